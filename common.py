@@ -1,0 +1,152 @@
+"""What every script needs: errors for people, files that are never half-written, and hashes."""
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+VERSION = "0.1.0"
+
+
+class Problem(Exception):
+    """Something the person at the keyboard can mend; its text says what, in which file, and what to do."""
+
+
+class UsageProblem(Problem):
+    """A wrong call (exit code 2), as opposed to work that failed (exit code 1)."""
+
+
+def run(work: Callable[[], int]) -> int:
+    """Calls `work` and turns what a person can foresee into one line on stderr and an exit code.
+
+    Returns what `work` returns; 2 for a wrong call, 1 for work that failed, 130 for Ctrl-C. Anything else
+    is a defect of ours and keeps its traceback.
+    """
+    try:
+        return work()
+    except UsageProblem as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return 2
+    except Problem as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # the output was piped to `head`: nobody is listening any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def whole_number(low: int, high: int = 2**31 - 1) -> Callable[[str], int]:
+    """An argparse type: an integer from `low` to `high`."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"must be between {low} and {high}, not {value}")
+        return value
+
+    return parse
+
+
+def positive_number(text: str) -> float:
+    """An argparse type: a finite float above zero."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a positive number, not {text}")
+    return value
+
+
+# ---------------------------------------------------------------------------------------------- files
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """Opens a temporary file beside `path`; on success it is synced and renamed to `path`, else removed.
+
+    Whoever is killed in the middle leaves the old file (or none) under the final name, never half of one.
+    Raises Problem when the file cannot be written (no space, no permission, a folder in its place).
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    except OSError as error:
+        raise Problem(f"cannot write {path}: {error.strerror or error}") from error
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that nobody else may read
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise Problem(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes a rename survive a power cut; Windows cannot open folders and does not need it."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    with atomic_write(path) as stream:
+        stream.write(text.encode())
+
+
+def write_json(path: Path, value: object) -> None:
+    """Writes `value` as JSON; a NaN becomes null, because JSON has no NaN."""
+    write_text(path, json.dumps(_without_nan(value), indent=2, ensure_ascii=False) + "\n")
+
+
+def _without_nan(value: object) -> object:
+    if isinstance(value, float) and value != value:
+        return None
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return value
+
+
+def sha256_of(parts: Iterable[bytes | str]) -> str:
+    """The SHA-256 of the parts in order, as 64 hex digits; each part is preceded by its length."""
+    digest = hashlib.sha256()
+    for part in parts:
+        raw = part.encode() if isinstance(part, str) else part
+        digest.update(len(raw).to_bytes(8, "little"))  # so that ("ab", "c") and ("a", "bc") differ
+        digest.update(raw)
+    return digest.hexdigest()
+
+
+def sha256_of_file(path: Path) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

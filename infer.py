@@ -1,0 +1,114 @@
+"""From a checkpoint or a graph to logits: the one door through which every reported number goes.
+
+    network_logits(...)   a PyTorch network over Batches
+    open_graph(...)       an ONNX file on the execution provider that was asked for, and on no other
+    graph_outputs(...)    that graph over raw uint8 images
+"""
+
+import argparse
+import contextlib
+import os
+import platform
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+
+from common import Problem, UsageProblem
+from data import Batches
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+GRAPH_OUTPUTS = ["probability", "decision", "logits"]
+
+
+def add_device_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="default: CUDA, else MPS, else CPU")
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name, or the best one there is for "auto". Raises UsageProblem if it is not there."""
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        name = next(device for device in ("cuda", "mps", "cpu") if there[device])
+    if not there[name]:
+        raise UsageProblem(f"--device {name}: PyTorch finds no such device here; --device auto takes what there is")
+    return torch.device(name)
+
+
+def describe_device(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpu = torch.cpu.get_capabilities().get("cpu_name") if hasattr(torch.cpu, "get_capabilities") else None
+    name = cpu or platform.processor() or platform.machine()
+    return f"CPU, {name}, {torch.get_num_threads()} threads" if device.type == "cpu" else f"{device.type}, {name}"
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16 itself; where it is emulated it is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
+        able = torch.cpu.get_capabilities()
+        return bool(able.get("amx_bf16") or able.get("avx512_bf16"))
+    return False
+
+
+def autocast(device: torch.device, enabled: bool = True) -> torch.autocast:
+    """bf16 where the hardware has it, float32 elsewhere: the same code path."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled and has_bf16(device))
+
+
+@torch.inference_mode()
+def network_logits(network: torch.nn.Module, batches: Batches, reduced: bool = False) -> np.ndarray:
+    """Logits of a whole set, (N, 2) float32, in the set's order; leaves the network in the mode it was in.
+
+    In float32, unless `reduced` allows bf16 (twice as fast, good enough to choose an epoch by).
+    """
+    was_training = network.training
+    network.eval()
+    kept = []
+    for images, _ in batches.epoch():
+        with autocast(batches.device, enabled=reduced):
+            kept.append(network(images).float())
+    network.train(was_training)
+    return torch.cat(kept).cpu().numpy()  # the one synchronisation
+
+
+def open_graph(path: Path, provider: str = "cpu") -> onnxruntime.InferenceSession:
+    """Opens an ONNX file on "cpu" or "cuda".
+
+    onnxruntime falls back to the CPU without an error when CUDA cannot be used; here that is a Problem.
+    """
+    if not path.is_file():
+        raise Problem(f"{path}: no such file")
+    wanted = PROVIDERS[provider]
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is raised, with the reason; the log would say it twice
+    settings: dict[str, str] = {}
+    if provider == "cuda":
+        if wanted not in onnxruntime.get_available_providers():
+            raise Problem(f"{path}: this onnxruntime was built without CUDA; onnxruntime-gpu has it")
+        if hasattr(onnxruntime, "preload_dlls"):
+            with contextlib.redirect_stdout(open(os.devnull, "w")):  # it prints what it misses; we read it back
+                onnxruntime.preload_dlls()
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        # TF32 is on by default and costs 3 digits; HEURISTIC does not search again for each new batch size.
+        settings = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=[(wanted, settings)])
+    except Exception as error:  # onnxruntime raises classes of its own, all derived from Exception directly
+        raise Problem(f"{path}: onnxruntime cannot open it on {provider} ({str(error).splitlines()[0]})") from error
+    if session.get_providers()[0] != wanted:
+        raise Problem(f"{path}: {provider} was asked for, and onnxruntime runs it on {session.get_providers()[0]}")
+    return session
+
+
+def graph_outputs(session: onnxruntime.InferenceSession, images: np.ndarray, batch_size: int) -> dict[str, np.ndarray]:
+    """probability (N,), decision (N,) and logits (N, 2) of raw (N, H, W) uint8 images."""
+    parts = [
+        session.run(GRAPH_OUTPUTS, {"image": np.ascontiguousarray(images[start : start + batch_size])})
+        for start in range(0, len(images), batch_size)
+    ]
+    return {name: np.concatenate(column) for name, column in zip(GRAPH_OUTPUTS, zip(*parts, strict=True), strict=True)}

@@ -1,0 +1,197 @@
+"""The three networks, and the checkpoint file that carries one.
+
+Every network takes (N, 1, S, S) normalised float pixels and returns (N, 2) logits, normal and pneumonia.
+"""
+
+import hashlib
+import io
+import pickle
+import urllib.error
+import zipfile
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from common import Problem, atomic_write
+
+ARCHITECTURES = ("simple", "resnet34", "resnet34-pretrained")
+IMAGENET_URL = torchvision.models.ResNet34_Weights.IMAGENET1K_V1.url  # ends in the first digits of its SHA-256
+FORMAT = 1  # of the checkpoint file
+
+
+class SimpleCNN(nn.Module):
+    """The notebooks' network: 2 convolutions and 3 fully connected layers; 5,406,306 parameters at 224 pixels."""
+
+    def __init__(self, size: int = 224) -> None:
+        super().__init__()
+        side = ((size - 4) // 2 - 4) // 2  # two rounds of: 5x5 convolution without padding, pooling by 2
+        self.conv1 = nn.Conv2d(1, 6, 5)
+        self.conv2 = nn.Conv2d(6, 16, 5)
+        self.fc1 = nn.Linear(16 * side * side, 120)
+        self.fc2 = nn.Linear(120, 84)
+        self.fc3 = nn.Linear(84, 2)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = nn.functional.max_pool2d(self.conv1(images).relu(), 2)
+        x = nn.functional.max_pool2d(self.conv2(x).relu(), 2)
+        x = self.fc1(x.flatten(1)).relu()
+        x = self.fc2(x).relu()
+        return self.fc3(x)
+
+
+def build(architecture: str, size: int = 224) -> nn.Module:
+    """A freshly initialised network; `resnet34-pretrained` is `resnet34` until `load_imagenet` fills it.
+
+    Raises ValueError for an unknown name.
+    """
+    if architecture == "simple":
+        return SimpleCNN(size)
+    if architecture in ("resnet34", "resnet34-pretrained"):
+        network = torchvision.models.resnet34(weights=None, num_classes=2)
+        network.conv1 = nn.Conv2d(1, 64, kernel_size=7, stride=2, padding=3, bias=False)
+        nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's stem
+        return network
+    raise ValueError(f"unknown architecture {architecture!r}: choose from {', '.join(ARCHITECTURES)}")
+
+
+def parameter_count(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def multiply_adds(network: nn.Module, size: int) -> int:
+    """Multiply-adds of convolutions and linear layers for one image of (size, size) pixels."""
+    device = next(network.parameters()).device
+    was_training = network.training
+    network.eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, 1, size, size, device=device))
+    network.train(was_training)
+    return counter.get_total_flops() // 2  # it counts a multiplication and an addition as two
+
+
+# ---------------------------------------------------------------------------------------- pretrained weights
+
+
+def load_imagenet(network: nn.Module, weights: Path | None = None) -> str:
+    """Fills a `resnet34` with ImageNet weights, all but its `fc`; returns a sentence on where they came from.
+
+    The weights are torchvision's, downloaded with its hash check, or those of `weights`: a state dict of
+    torchvision's resnet34 with an RGB stem, any number of classes, any float type.
+
+    Raises Problem when the download fails, or when the file is another network's, by its first mismatch.
+    """
+    if weights is None:
+        name = Path(IMAGENET_URL).name
+        try:
+            state = torch.hub.load_state_dict_from_url(
+                IMAGENET_URL, map_location="cpu", check_hash=True, weights_only=True
+            )
+        except (urllib.error.URLError, OSError, RuntimeError) as error:
+            reason = getattr(error, "reason", None) or error
+            raise Problem(
+                f"the ImageNet weights could not be downloaded from {IMAGENET_URL} ({reason}): "
+                f"connect to the internet, or fetch {name} elsewhere and say --weights {name}"
+            ) from error
+        where = f"ImageNet weights {name}"
+    else:
+        state = _read_state(weights)
+        where = f"weights {weights.name}, SHA-256 {hashlib.sha256(weights.read_bytes()).hexdigest()[:12]}"
+    network.load_state_dict(adapt_imagenet(state, network, str(weights or IMAGENET_URL)))
+    return where
+
+
+def _read_state(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise Problem(f"--weights {path}: no such file") from error
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        raise Problem(f"--weights {path}: not a torch state dict ({str(error).splitlines()[0]})") from error
+    if not isinstance(state, dict):
+        raise Problem(f"--weights {path}: not a torch state dict, but a {type(state).__name__}")
+    return state
+
+
+def adapt_imagenet(state: dict[str, torch.Tensor], network: nn.Module, file: str) -> dict[str, torch.Tensor]:
+    """Makes an RGB ImageNet state dict of resnet34 fit a network with a one-channel stem and 2 outputs.
+
+    The stem is folded by summing over its colour channels. A convolution is linear in its channels, so for a
+    grey image the folded stem answers exactly as the RGB stem does when it is given that image three times,
+    each copy normalised in the same way. (ImageNet's three normalisations differ from their mean by 0.04 of
+    the range at most; what is folded here does not keep that difference.) `fc` keeps the network's own values.
+
+    Raises Problem that names the first tensor that is missing, unexpected, or of another shape.
+    """
+    own = network.state_dict()
+    adapted = {}
+    for name, tensor in own.items():
+        if name.startswith("fc."):
+            adapted[name] = tensor
+            continue
+        found = state.get(name)
+        if not isinstance(found, torch.Tensor):
+            raise Problem(f"{file}: no tensor {name}: this is not a torchvision resnet34")
+        expected = (64, 3, 7, 7) if name == "conv1.weight" else tuple(tensor.shape)
+        if tuple(found.shape) != expected:
+            raise Problem(f"{file}: {name} has shape {tuple(found.shape)}, a torchvision resnet34 has {expected}")
+        if found.is_floating_point() and not found.isfinite().all():
+            raise Problem(f"{file}: {name} holds values that are not finite")
+        found = found.to(tensor.dtype)
+        adapted[name] = found.sum(1, keepdim=True) if name == "conv1.weight" else found
+    for name in state:
+        if name not in own:
+            raise Problem(f"{file}: unexpected tensor {name}: this is not a torchvision resnet34")
+    return adapted
+
+
+# ------------------------------------------------------------------------------------------ the checkpoint
+
+
+def state_sha256(state: dict[str, torch.Tensor]) -> str:
+    """A hash over names, types, shapes and values: torch.load does not notice a flipped byte, this does."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes() if tensor.dim() else str(tensor).encode())
+    return digest.hexdigest()
+
+
+def save_checkpoint(path: Path, checkpoint: dict) -> None:
+    """Writes a checkpoint: plain values and tensors only, so that it loads with weights_only=True.
+
+    Keys: see `train.new_checkpoint`. The format number and the hash of the weights are added here.
+    """
+    full = {**checkpoint, "format": FORMAT, "weights_sha256": state_sha256(checkpoint["state"])}
+    buffer = io.BytesIO()
+    torch.save(full, buffer)
+    with atomic_write(path) as stream:
+        stream.write(buffer.getbuffer())
+
+
+def load_checkpoint(path: Path) -> tuple[dict, nn.Module]:
+    """Reads a checkpoint and builds its network, in eval mode on the CPU.
+
+    Raises Problem when the file is not there, is no checkpoint of this project, or was damaged.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise Problem(f"{path}: no such file") from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise Problem(f"{path}: not a whole checkpoint ({(str(error) or type(error).__name__).splitlines()[0]})") from error
+    if not isinstance(checkpoint, dict) or "format" not in checkpoint or "state" not in checkpoint:
+        raise Problem(f"{path}: not a checkpoint that train.py wrote")
+    if checkpoint["format"] != FORMAT:
+        raise Problem(f"{path}: checkpoint format {checkpoint['format']}, this program reads format {FORMAT}")
+    if state_sha256(checkpoint["state"]) != checkpoint["weights_sha256"]:
+        raise Problem(f"{path}: the weights do not match their SHA-256: the file was damaged")
+    network = build(checkpoint["architecture"], checkpoint["size"])
+    try:
+        network.load_state_dict(checkpoint["state"])
+    except RuntimeError as error:
+        raise Problem(f"{path}: its weights do not fit {checkpoint['architecture']}: {error}") from error
+    return checkpoint, network.eval()
