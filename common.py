@@ -2,14 +2,15 @@
 
 import argparse
 import contextlib
+import csv
 import hashlib
+import io
 import json
 import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 VERSION = "0.1.0"
 
@@ -74,21 +75,22 @@ def positive_number(text: str) -> float:
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Opens a temporary file beside `path`; on success it is synced and renamed to `path`, else removed.
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`; on success its file is synced and renamed to `path`, else removed.
 
     Whoever is killed in the middle leaves the old file (or none) under the final name, never half of one.
     Raises Problem when the file cannot be written (no space, no permission, a folder in its place).
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=f".part{path.suffix}")
+        os.close(handle)
     except OSError as error:
         raise Problem(f"cannot write {path}: {error.strerror or error}") from error
+    temporary = Path(name)
     try:
-        with os.fdopen(handle, "wb") as stream:
-            yield stream
-            stream.flush()
+        yield temporary
+        with open(temporary, "rb+") as stream:
             os.fsync(stream.fileno())
         os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that nobody else may read
         os.replace(temporary, path)
@@ -96,8 +98,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         raise Problem(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
 
 
 def _umask() -> int:
@@ -117,14 +118,27 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
 def write_text(path: Path, text: str) -> None:
-    with atomic_write(path) as stream:
-        stream.write(text.encode())
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: object) -> None:
     """Writes `value` as JSON; a NaN becomes null, because JSON has no NaN."""
     write_text(path, json.dumps(_without_nan(value), indent=2, ensure_ascii=False) + "\n")
+
+
+def csv_text(rows: list[dict]) -> str:
+    """Rows with the same keys as CSV, the keys as its header."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
 
 
 def _without_nan(value: object) -> object:

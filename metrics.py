@@ -149,7 +149,7 @@ def decide(probabilities: ArrayLike, threshold: float) -> NDArray[np.int64]:
     (probabilities,) = _checked(probabilities=probabilities)
     if math.isnan(threshold):
         raise ValueError("threshold is nan")
-    # Both are float64 here; single-precision probabilities would have the threshold rounded to theirs.
+    # Float64 by now: single-precision probabilities would have had the threshold rounded to theirs.
     return (probabilities >= threshold).astype(np.int64)
 
 

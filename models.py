@@ -15,7 +15,7 @@ import torchvision
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from common import Problem, atomic_write
+from common import Problem, write_bytes
 
 ARCHITECTURES = ("simple", "resnet34", "resnet34-pretrained")
 IMAGENET_URL = torchvision.models.ResNet34_Weights.IMAGENET1K_V1.url  # ends in the first digits of its SHA-256
@@ -89,7 +89,7 @@ def load_imagenet(network: nn.Module, weights: Path | None = None) -> str:
             state = torch.hub.load_state_dict_from_url(
                 IMAGENET_URL, map_location="cpu", check_hash=True, weights_only=True
             )
-        except (urllib.error.URLError, OSError, RuntimeError) as error:
+        except (urllib.error.URLError, OSError, RuntimeError, pickle.UnpicklingError) as error:
             reason = getattr(error, "reason", None) or error
             raise Problem(
                 f"the ImageNet weights could not be downloaded from {IMAGENET_URL} ({reason}): "
@@ -168,8 +168,7 @@ def save_checkpoint(path: Path, checkpoint: dict) -> None:
     full = {**checkpoint, "format": FORMAT, "weights_sha256": state_sha256(checkpoint["state"])}
     buffer = io.BytesIO()
     torch.save(full, buffer)
-    with atomic_write(path) as stream:
-        stream.write(buffer.getbuffer())
+    write_bytes(path, buffer.getbuffer())
 
 
 def load_checkpoint(path: Path) -> tuple[dict, nn.Module]:

@@ -8,6 +8,7 @@ Coordinates: x and y run from -1 to 1 over the image, x to the right (the patien
 The drawings show the right organs in the right places and nothing more: they are no medical evidence.
 """
 
+from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,7 +19,8 @@ VERSION = 1  # part of the cache name: raise it when a pixel changes
 # every prefix; all else about a patient is drawn without looking at this letter.
 CYCLE = "NBVNBBNBNVBNBVN"
 IMAGES_PER_PATIENT = ((1, 2, 3, 4), (0.82, 0.11, 0.05, 0.02))  # how many films, how often
-STREAM_PATIENT, STREAM_FILM, STREAM_DISEASE = 0, 1, 2
+# One random stream for each purpose, so that no draw for one moves another.
+PATIENT, EXPOSURE, DISEASE, COUNT = 0, 1, 2, 3
 
 # Uniform ranges of what all films of one patient share (lengths in half image widths).
 ANATOMY = {
@@ -32,9 +34,9 @@ ANATOMY = {
     "dome_left": (0.02, 0.08),  # how much lower the left dome stands
     "rib_gap": (0.135, 0.165),
     "rib_shift": (0.0, 0.15),
-    "rib_bone": (0.16, 0.30),
+    "rib_bone": (0.18, 0.32),
     "spine_bone": (0.25, 0.50),
-    "clavicle": (-0.60, -0.48),  # height of their medial ends
+    "clavicle": (-0.54, -0.44),  # height of their medial ends
     "clavicle_tilt": (-0.08, 0.06),
     "vessels": (0.16, 0.50),  # prominence of the pulmonary vessels
     "stomach": (-0.6, 0.7),  # gas in the stomach; none when negative
@@ -69,14 +71,9 @@ LOBES = (
     (1, 0.38, -0.26, 0.25, 0.28),  # left upper
     (1, 0.47, 0.24, 0.24, 0.24),  # left lower
 )
-LOBAR_FILL = (0.45, 0.95)  # part of the air that is replaced: subtle to plain
-PATCHY_FILL = (0.45, 0.90)
+LOBAR_FILL = (0.38, 0.92)  # part of the air that is replaced: subtle to plain
+PATCHY_FILL = (0.38, 0.85)
 LETTER_R = np.array([[int(c) for c in row] for row in ("1110", "1001", "1110", "1010", "1001")], np.float32)
-
-
-def _rng(seed: int, patient: int, image: int, stream: int) -> np.random.Generator:
-    """Generator for one purpose only, so that no draw for one purpose moves another."""
-    return np.random.default_rng([seed, patient, image, stream])
 
 
 def _draw(rng: np.random.Generator, ranges: dict) -> SimpleNamespace:
@@ -149,16 +146,16 @@ def _blur(image: np.ndarray, width: float) -> np.ndarray:
 
 def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
     """Image coordinates of the pixel centres: x (1, size) and y (size, 1)."""
-    axis = ((np.arange(size, dtype=np.float32) + 0.5) * (2 / size) - 1).astype(np.float32)
+    axis = ((np.arange(size) + 0.5) * (2 / size) - 1).astype(np.float32)
     return axis[None, :], axis[:, None]
 
 
 def _pose(film: SimpleNamespace, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Body coordinates of every pixel, each (size, size), under this film's framing."""
+    """Body coordinates of every pixel, each float32 (size, size), under this film's framing."""
     x, y = _grid(size)
     x, y = x - film.shift_x, y - film.shift_y
-    c, s = np.cos(film.rotation) / film.scale, np.sin(film.rotation) / film.scale
-    return (c * x + s * y).astype(np.float32), (c * y - s * x).astype(np.float32)
+    c, s = float(np.cos(film.rotation)) / film.scale, float(np.sin(film.rotation)) / film.scale
+    return c * x + s * y, c * y - s * x
 
 
 def _cage(y: np.ndarray, body: SimpleNamespace) -> np.ndarray:
@@ -170,15 +167,17 @@ def _trunk(x: np.ndarray, y: np.ndarray, body: SimpleNamespace, film: SimpleName
     """Soft tissue of chest, neck, chin and arms; attenuation."""
     side = np.abs(x)
     half = body.chest + body.wall
-    torso = np.minimum(half + 0.05 * y - side, (y + 1.12 - 0.55 * side) * 0.9)
+    width = half + 0.05 * y + 0.12 * _step(-0.42 - y, 0.3)  # shoulders
+    torso = np.minimum(width - side, (y + 1.12 - 0.5 * side) * 0.9)
     neck = np.where(y < -0.4, 0.27 - side, -1)
-    shoulder = (half - 0.02, -0.54)
+    shoulder = (half + 0.02, -0.52)
     elbow = (shoulder[0] + 0.8 * np.cos(film.arm), shoulder[1] + 0.8 * np.sin(film.arm))
     arm = _segment(side, y, shoulder, elbow)
     soft = np.maximum(_bulge(torso, 0.34), 0.75 * _bulge(neck, 0.2))
     soft = np.maximum(soft, 0.6 * _bulge(0.20 - arm, 0.2))
     soft += 0.5 * _bulge(_ellipse(x, y, 0, film.chin - 0.1, 0.34, 0.26), 0.5)
-    humerus = _step(0.045 - arm, 0.03) + 0.6 * _step(0.085 - _length(side - shoulder[0], y - shoulder[1]), 0.04)
+    head = _length(side - shoulder[0], y - shoulder[1])
+    humerus = _step(0.045 - arm, 0.03) + 0.6 * _step(0.085 - head, 0.04)
     return body.girth * soft + 0.28 * humerus
 
 
@@ -204,7 +203,7 @@ def _vessels(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarr
     r = _length(side, y)
     angle = np.arctan2(y, side) + 4 * (x > 0)  # another part of the noise for the other lung
     grid = rng.standard_normal((64, 16), dtype=np.float32)
-    fine = _sample(grid, 5.5 * angle + 0.5 * np.sin(9 * r + 2 * angle), 6 * r)
+    fine = _sample(grid, 5.5 * angle + np.sin(8 * r + 3 * angle), 6 * r)
     ridge = 1 / (1 + (fine * (1 / 0.20)) ** 2)
     return ridge * np.exp(-2.4 * r) + 0.8 * np.exp(-((r * (1 / 0.13)) ** 2))
 
@@ -220,8 +219,8 @@ def _ribs(x: np.ndarray, y: np.ndarray, body: SimpleNamespace) -> np.ndarray:
         return _step(half - distance, 0.12) * (0.55 + 2.0 * distance)  # the cortex is denser than the marrow
 
     cubed = s * s * s
-    posterior = bands(0.34 * cubed - 0.10 * s, 0.22) * (1 + 1.2 * cubed * cubed)
-    anterior = bands(0.24 + 0.34 * (1 - s), 0.18) * _step(s - 0.45, 0.3)
+    posterior = bands(0.44 * cubed - 0.15 * s, 0.20) * (1 + 1.2 * cubed * cubed)
+    anterior = bands(0.29 + 0.42 * (1 - s), 0.17) * _step(s - 0.45, 0.3)
     inside = _step(1.02 - s, 0.06) * _step(y + 0.72, 0.1) * _step(0.75 - y, 0.5)
     return (posterior + 0.55 * anterior) * inside
 
@@ -232,8 +231,8 @@ def _bones(x: np.ndarray, y: np.ndarray, body: SimpleNamespace) -> np.ndarray:
     wave = np.cos(y * (2 * np.pi / (1.15 * body.rib_gap)))
     spine = _step(0.085 + 0.012 * wave - side, 0.03) * (0.8 + 0.2 * wave)
     spine += 0.25 * _step(0.02 - side, 0.02) * _step(wave, 0.8)  # spinous processes
-    inner, middle = (0.09, body.clavicle), (0.30, body.clavicle - 0.11)
-    outer = (0.66, body.clavicle - 0.14 + body.clavicle_tilt)
+    inner, middle = (0.09, body.clavicle), (0.30, body.clavicle - 0.12)
+    outer = (0.60, body.clavicle - 0.20 + body.clavicle_tilt)
     clavicle = np.minimum(_segment(side, y, inner, middle), _segment(side, y, middle, outer))
     scapula = _segment(side, y, (body.chest + 0.02, -0.5), (body.chest + 0.06, -0.1))
     bone = body.spine_bone * spine + 0.32 * _step(0.027 - clavicle, 0.02)
@@ -269,7 +268,7 @@ def _patchy(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarra
         cx, cy = side * rng.uniform(0.18, 0.55), rng.uniform(-0.4, 0.4)
         rx, ry = rng.uniform(0.12, 0.26, 2)
         clear *= 1 - rng.uniform(0.5, 1) * _step(_ellipse(x, y, cx, cy, rx, ry), 1.0)
-    streaks = np.clip(0.75 + 0.45 * _noise(rng, 30, len(x)), 0, 1.4)
+    streaks = np.clip(0.8 + 0.3 * (_noise(rng, 37, len(x)) + _noise(rng, 17, len(x))), 0.1, 1.4)
     return np.clip(fill * (1 - clear) * streaks, 0, 0.95)
 
 
@@ -299,9 +298,9 @@ def _frame(grey: np.ndarray, film: SimpleNamespace) -> None:
 
 def _render(seed: int, patient: int, image: int, kind: str, size: int) -> np.ndarray:
     """One film, uint8 (size, size).  `kind` (N, B or V) decides about the opacity and nothing else."""
-    anatomy_rng = _rng(seed, patient, 0, STREAM_PATIENT)
-    film_rng = _rng(seed, patient, image, STREAM_FILM)
-    disease_rng = _rng(seed, patient, image, STREAM_DISEASE)
+    anatomy_rng = np.random.default_rng([seed, patient, 0, PATIENT])
+    film_rng = np.random.default_rng([seed, patient, image, EXPOSURE])
+    disease_rng = np.random.default_rng([seed, patient, image, DISEASE])
     body, film = _draw(anatomy_rng, ANATOMY), _draw(film_rng, FILM)
     x, y = _pose(film, size)
     heart = _heart(x, y, body)
@@ -321,26 +320,25 @@ def _render(seed: int, patient: int, image: int, kind: str, size: int) -> np.nda
     return np.clip(grey * 255 + 0.5, 0, 255).astype(np.uint8)
 
 
+def _name(kind: str, patient: int, image: int, serial: int, second: bool) -> str:
+    """File name in the scheme of the real data set; `second` picks the second series of normals."""
+    if kind == "N":
+        return f"NORMAL/{'NORMAL2-' if second else ''}IM-{patient:04d}-{image + 1:04d}.png"
+    return f"PNEUMONIA/person{patient}_{'bacteria' if kind == 'B' else 'virus'}_{serial}.png"
+
+
 def _roster(count: int, seed: int) -> list[tuple[int, int, str, str]]:
     """The first `count` films as (patient, image, kind, file name)."""
-    roster, patients, films = [], {}, {}
-    patient = 0
-    while len(roster) < count:
+    roster, patients, films = [], Counter(), Counter()
+    for patient in range(count):  # never too few: each has at least one film
         kind = CYCLE[patient % len(CYCLE)]
-        rng = _rng(seed, patient, 1, STREAM_PATIENT)  # image 1: apart from the anatomy's draws
-        images = int(rng.choice(IMAGES_PER_PATIENT[0], p=IMAGES_PER_PATIENT[1]))
-        group = "NORMAL2-" if kind == "N" and rng.random() < 0.5 else kind
-        patients[group] = number = patients.get(group, 0) + 1
+        rng = np.random.default_rng([seed, patient, 0, COUNT])
+        images, second = rng.choice(IMAGES_PER_PATIENT[0], p=IMAGES_PER_PATIENT[1]), rng.random() < 0.5
+        series = (kind, second and kind == "N")
+        patients[series] += 1
         for image in range(images):
-            films[kind] = serial = films.get(kind, 0) + 1
-            if kind == "N":
-                prefix = "NORMAL2-" if group == "NORMAL2-" else ""
-                name = f"NORMAL/{prefix}IM-{number:04d}-{image + 1:04d}.png"
-            else:
-                etiology = "bacteria" if kind == "B" else "virus"
-                name = f"PNEUMONIA/person{number}_{etiology}_{serial}.png"
-            roster.append((patient, image, kind, name))
-        patient += 1
+            films[kind] += 1
+            roster.append((patient, image, kind, _name(kind, patients[series], image, films[kind], second)))
     return roster[:count]
 
 

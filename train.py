@@ -5,10 +5,8 @@ epoch) and run.json (options, versions, data). Test images are never read here: 
 """
 
 import argparse
-import csv
 import datetime
 import importlib.metadata
-import io
 import math
 import platform
 import subprocess
@@ -172,7 +170,7 @@ class Run:
         self.save("last.pt")
         if best:
             self.save("model.pt")
-        common.write_text(self.folder / "history.csv", as_csv(self.history))
+        common.write_text(self.folder / "history.csv", common.csv_text(self.history))
 
     def save(self, name: str) -> None:
         models.save_checkpoint(self.folder / name, {**self.checkpoint, "state": self.network.state_dict()})
@@ -320,14 +318,6 @@ def fresh_folder(out: Path, name: str) -> Path:
     except OSError as error:
         raise Problem(f"cannot write to {folder}: {error.strerror}; --out DIR writes elsewhere") from error
     return folder
-
-
-def as_csv(rows: list[dict]) -> str:
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return stream.getvalue()
 
 
 # -------------------------------------------------------------------------------------------- command line

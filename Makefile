@@ -1,0 +1,35 @@
+# make demo, make test: each does all of its own set-up, in .venv, and does it once.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+DEMO := --runs demo/runs --onnx demo/onnx
+
+.PHONY: demo test clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/ready
+	rm -rf demo
+	$(PY) train.py --arch simple --data phantoms --out demo/runs
+	$(PY) train.py --arch resnet34 --data phantoms --epochs 3 --out demo/runs
+	$(PY) export.py --all $(DEMO)
+	$(PY) evaluate.py --all $(DEMO) --report demo/report
+
+test: $(VENV)/ready-test
+	$(PY) -m pytest tests
+
+$(VENV)/ready: requirements.txt | $(VENV)/bin/python
+	@echo "installing the packages of requirements.txt into $(VENV): some GB, a few minutes the first time"
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/ready-test: requirements-test.txt $(VENV)/ready
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
+	@touch $@
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; make PYTHON=/path/to/python3.11 names one" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+clean:
+	rm -rf $(VENV) demo .pytest_cache __pycache__ tests/__pycache__
