@@ -347,7 +347,7 @@ def predictions(result: dict) -> list[dict]:
             "model": result["name"],
             "file": file,
             "class": data.CLASSES[label],
-            "probability": f"{probability:.6f}",
+            "probability": f"{probability:.9g}",
             "decision_at_0.5": data.CLASSES[at_half],
             "decision_at_validation_threshold": data.CLASSES[at_validation],
             "synthetic": result["data"]["synthetic"],

@@ -83,12 +83,36 @@ def to_graph(network: nn.Module, checkpoint: dict, checkpoint_hash: str) -> onnx
     opset = next(item.version for item in graph.opset_import if item.domain == "")
     if opset != OPSET:
         raise Problem(f"the exporter wrote opset {opset} where {OPSET} was asked for")
+    size_by_constant(graph.graph, checkpoint["size"])
     for item in (*graph.graph.node, *graph.graph.value_info, *graph.graph.input, *graph.graph.output,
                  *graph.graph.initializer, graph.graph, graph):  # fmt: skip
         del item.metadata_props[:]  # stack traces and paths of this machine
         item.doc_string = ""
     onnx.helper.set_model_props(graph, metadata(checkpoint, checkpoint_hash))
     return graph
+
+
+def size_by_constant(graph: onnx.GraphProto, size: int) -> None:
+    """Tells Resize its two output sides as a constant, where the exporter computes all four from the input's shape.
+
+    Nodes that compute shapes run on the CPU; without them a GPU can take the whole graph.
+    """
+    (resize,) = (node for node in graph.node if node.op_type == "Resize")
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array([size, size], np.int64), "sides"))
+    resize.input[3] = "sides"
+    resize.attribute.append(onnx.helper.make_attribute("axes", [2, 3]))
+    while True:  # what fed the old sizes feeds nothing now
+        used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+        unused = [node for node in graph.node if not used & set(node.output)]
+        if not unused:
+            break
+        for node in unused:
+            graph.node.remove(node)
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
+        graph.initializer.remove(tensor)
+    known = used | {output for node in graph.node for output in node.output}
+    for value in [value for value in graph.value_info if value.name not in known]:
+        graph.value_info.remove(value)
 
 
 def metadata(checkpoint: dict, checkpoint_hash: str) -> dict[str, str]:

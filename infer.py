@@ -7,8 +7,9 @@
 
 import argparse
 import contextlib
-import os
+import io
 import platform
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -79,23 +80,34 @@ def network_logits(network: torch.nn.Module, batches: Batches, reduced: bool = F
 def open_graph(path: Path, provider: str = "cpu") -> onnxruntime.InferenceSession:
     """Opens an ONNX file on "cpu" or "cuda".
 
-    onnxruntime falls back to the CPU without an error when CUDA cannot be used; here that is a Problem.
+    onnxruntime falls back to the CPU without an error when CUDA cannot be used; here that is a Problem. A graph of
+    which CUDA takes all but some nodes is opened, and that is said.
     """
     if not path.is_file():
         raise Problem(f"{path}: no such file")
+    if provider == "cpu":
+        return _session(path, provider, {})
+    if PROVIDERS[provider] not in onnxruntime.get_available_providers():
+        raise Problem(f"{path}: this onnxruntime was built without CUDA; onnxruntime-gpu has it")
+    if hasattr(onnxruntime, "preload_dlls"):
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it misses; the provider is read back below
+            onnxruntime.preload_dlls()
+    try:
+        return _session(path, provider, {"session.disable_cpu_ep_fallback": "1"})
+    except Problem:
+        session = _session(path, provider, {})
+        print(f"note: {path}: onnxruntime runs some of its nodes on the CPU, the others on CUDA", file=sys.stderr)
+        return session
+
+
+def _session(path: Path, provider: str, entries: dict[str, str]) -> onnxruntime.InferenceSession:
     wanted = PROVIDERS[provider]
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised, with the reason; the log would say it twice
-    settings: dict[str, str] = {}
-    if provider == "cuda":
-        if wanted not in onnxruntime.get_available_providers():
-            raise Problem(f"{path}: this onnxruntime was built without CUDA; onnxruntime-gpu has it")
-        if hasattr(onnxruntime, "preload_dlls"):
-            with contextlib.redirect_stdout(open(os.devnull, "w")):  # it prints what it misses; we read it back
-                onnxruntime.preload_dlls()
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        # TF32 is on by default and costs 3 digits; HEURISTIC does not search again for each new batch size.
-        settings = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+    for key, value in entries.items():
+        options.add_session_config_entry(key, value)
+    # TF32 is on by default and costs 3 digits; HEURISTIC does not search again for each new batch size.
+    settings = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"} if provider == "cuda" else {}
     try:
         session = onnxruntime.InferenceSession(path, options, providers=[(wanted, settings)])
     except Exception as error:  # onnxruntime raises classes of its own, all derived from Exception directly

@@ -1,0 +1,261 @@
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from PIL import Image
+
+import data
+import export
+import infer
+import metrics
+import models
+import train
+from common import Problem
+
+CPU = torch.device("cpu")
+
+
+def shaken(architecture: str, size: int) -> torch.nn.Module:
+    """A network whose batch-norm statistics and parameters are not those of a fresh one, which hide errors."""
+    torch.manual_seed(0)
+    network = models.build(architecture, size)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.2)
+            module.running_var.uniform_(0.5, 1.5)
+            module.weight.data.uniform_(0.5, 1.5)
+            module.bias.data.normal_(0, 0.2)
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory, cache, phantoms) -> dict[str, Path]:
+    """A checkpoint of each kind of network, with a temperature and a threshold that are not 1 and 0.5."""
+    out = tmp_path_factory.mktemp("runs")
+    options = ["--data", "phantoms", "--cache", str(cache), "--size", "64", "--out", str(out), "--quick"]
+    assert train.main(["--arch", "simple", *options]) == 0
+    checkpoint, network = models.load_checkpoint(out / "simple" / "model.pt")
+    split = data.split(phantoms)
+    found = {}
+    for architecture in ("simple", "resnet34"):
+        if architecture == "resnet34":
+            network = shaken(architecture, 64)
+        content = {**checkpoint, "name": architecture, "architecture": architecture, "temperature": 1.7,
+                   "state": network.state_dict()}  # fmt: skip
+        content["threshold"] = export.reference(network, {**content, "threshold": 0.5}, phantoms, split.validation)
+        content["threshold"] = float(np.median(content["threshold"].probabilities)) + 1e-3
+        found[architecture] = out / architecture / "model.pt"
+        models.save_checkpoint(found[architecture], content)
+    return found
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoints, cache, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("onnx")
+    for path in checkpoints.values():
+        assert export.main([str(path), "--cache", str(cache), "--onnx", str(folder)]) == 0
+    return folder
+
+
+def expected_of(path: Path, phantoms: data.Dataset) -> export.Reference:
+    checkpoint, network = models.load_checkpoint(path)
+    return export.reference(network, checkpoint, phantoms, data.split(phantoms).validation)
+
+
+@pytest.mark.parametrize("architecture", ["simple", "resnet34"])
+def test_a_graph_gives_pytorchs_answers_and_says_what_it_is(exported, checkpoints, phantoms, architecture):
+    graph = onnx.load(exported / f"{architecture}.onnx")
+    assert [item.version for item in graph.opset_import if item.domain == ""] == [export.OPSET]
+    assert not any(tensor.external_data for tensor in graph.graph.initializer)
+    # Nodes that compute shapes would be left on the CPU when the graph runs on a GPU.
+    assert not {node.op_type for node in graph.graph.node} & {"Shape", "Size", "Concat", "NonZero"}
+    facts = {item.key: item.value for item in graph.metadata_props}
+    checkpoint, _ = models.load_checkpoint(checkpoints[architecture])
+    assert json.loads(facts["classes"]) == ["NORMAL", "PNEUMONIA"]
+    assert json.loads(facts["temperature"]) == 1.7
+    assert json.loads(facts["threshold"]) == checkpoint["threshold"]
+    assert json.loads(facts["normalisation"]) == checkpoint["normalisation"]
+    assert json.loads(facts["data"])["synthetic"] is True
+    assert facts["architecture"] == architecture
+    certificate = json.loads((exported / f"{architecture}.json").read_text())
+    assert [(row["provider"], row["batch"], row["passed"]) for row in certificate["checks"]][:3] == [
+        ("cpu", 1, True), ("cpu", 2, True), ("cpu", 32, True)]  # fmt: skip
+    # The numbers of the certificate again, without our verifier: onnxruntime and scipy-free softmax by hand.
+    expected = expected_of(checkpoints[architecture], phantoms)
+    session = onnxruntime.InferenceSession(exported / f"{architecture}.onnx", providers=["CPUExecutionProvider"])
+    probability, decision, logits = session.run(None, {"image": expected.images})
+    odds = np.exp((logits[:, 1].astype(np.float64) - logits[:, 0]) / 1.7)
+    np.testing.assert_allclose(probability, odds / (1 + odds), atol=1e-6)
+    np.testing.assert_array_equal(decision, probability >= np.float32(checkpoint["threshold"]))
+    np.testing.assert_allclose(logits, expected.logits, atol=1e-4 * np.abs(expected.logits).max())
+    assert 0 < decision.sum() < len(decision)
+
+
+def test_exporting_twice_gives_the_same_bytes_and_no_paths(exported, checkpoints, cache, tmp_path):
+    assert export.main([str(checkpoints["simple"]), "--cache", str(cache), "--onnx", str(tmp_path)]) == 0
+    content = (tmp_path / "simple.onnx").read_bytes()
+    assert content == (exported / "simple.onnx").read_bytes()
+    for trace in (str(Path(export.__file__).parent), str(checkpoints["simple"].parent), "Traceback", "site-packages"):
+        assert trace.encode() not in content
+
+
+@pytest.mark.parametrize("size", [(64, 64), (31, 97), (300, 211), (1, 1), (64, 500)])
+def test_the_graph_resizes_as_data_does(exported, checkpoints, tmp_path, size):
+    """Raw pixels of any size through the graph, against data.decode and PyTorch, which share no code with it."""
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 256, (12, 12), np.uint8))
+    image = coarse.resize(size[::-1], Image.Resampling.BICUBIC)
+    image.save(tmp_path / "x.png")
+    decoded, _ = data.decode(tmp_path / "x.png", 64)
+    checkpoint, network = models.load_checkpoint(checkpoints["simple"])
+    raw = np.asarray(image)[None]
+    resized = export.Deployed(network, checkpoint).resize(torch.from_numpy(raw.copy()))[0, 0].numpy()
+    assert np.abs(resized - decoded.astype(float)).max() <= 1
+    mean, std = checkpoint["normalisation"]
+    with torch.no_grad():
+        logits = network(torch.from_numpy((decoded[None, None] / 255.0 - mean) / std).float()).numpy()
+    found = infer.graph_outputs(infer.open_graph(exported / "simple.onnx"), raw, 1)
+    assert abs(found["probability"][0] - metrics.positive_probability(logits, checkpoint["temperature"])[0]) < 5e-3
+
+
+def edited(source: Path, target: Path, edit) -> Path:
+    graph = onnx.load(source)
+    edit(graph)
+    onnx.save(graph, target)
+    return target
+
+
+def scale_initializer(name_part: str, factor: float):
+    def edit(graph: onnx.ModelProto) -> None:
+        tensor = next(t for t in graph.graph.initializer if name_part in t.name)
+        values = onnx.numpy_helper.to_array(tensor) * np.float32(factor)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float32), tensor.name))
+
+    return edit
+
+
+@pytest.mark.parametrize("architecture", ["simple", "resnet34"])
+@pytest.mark.parametrize("factor", [1.01, float("nan")])
+def test_a_perturbed_weight_is_caught(exported, checkpoints, phantoms, tmp_path, architecture, factor):
+    part = {"simple": "fc1.weight", "resnet34": "layer2.0.conv1.weight"}[architecture]
+    names = [t.name for t in onnx.load(exported / f"{architecture}.onnx").graph.initializer]
+    part = part if any(part in name for name in names) else next(n for n in names if n.endswith("weight"))
+    path = edited(exported / f"{architecture}.onnx", tmp_path / "x.onnx", scale_initializer(part, factor))
+    with pytest.raises(Problem, match="the graph's answers differ from PyTorch's on cpu, batches of 1"):
+        export.check(path, expected_of(checkpoints[architecture], phantoms), ["cpu"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"temperature": 1.0}, {"threshold": 0.9999}, {"normalisation": [0.45, 0.25]}],
+    ids=["dropped temperature", "other threshold", "wrong normalisation"],
+)
+def test_a_graph_made_with_other_facts_is_caught(checkpoints, phantoms, tmp_path, change):
+    checkpoint, network = models.load_checkpoint(checkpoints["simple"])
+    graph = export.to_graph(network, {**checkpoint, **change}, "hash")
+    onnx.save(graph, tmp_path / "x.onnx")
+    with pytest.raises(Problem, match="the graph's answers differ"):
+        export.check(tmp_path / "x.onnx", expected_of(checkpoints["simple"], phantoms), ["cpu"])
+
+
+def test_batch_norm_in_training_mode_and_swapped_classes_are_caught(checkpoints, phantoms):
+    expected = expected_of(checkpoints["resnet34"], phantoms)
+    every = np.arange(len(expected.images))
+    good = {"logits": expected.logits, "probability": expected.probabilities, "decision": expected.decisions}
+    assert export.compare(good, expected, every, 1e-4)["passed"]
+    _, network = models.load_checkpoint(checkpoints["resnet34"])
+    checkpoint, _ = models.load_checkpoint(checkpoints["resnet34"])
+    deployed = export.Deployed(network, checkpoint)
+    deployed.network.train()
+    with torch.no_grad():
+        names = infer.GRAPH_OUTPUTS
+        wrong = dict(zip(names, (t.numpy() for t in deployed(torch.from_numpy(expected.images))), strict=True))
+    assert not export.compare(wrong, expected, every, 1e-4)["passed"]
+    swapped = {**good, "logits": expected.logits[:, ::-1]}
+    assert not export.compare(swapped, expected, every, 1e-4)["passed"]
+    flipped = {**good, "decision": 1 - expected.decisions}
+    row = export.compare(flipped, expected, every, 1e-4)
+    assert not row["passed"] and len(row["flipped"]) == len(every)
+
+
+def test_a_fixed_batch_dimension_is_caught(exported, checkpoints, phantoms, tmp_path):
+    def fix(graph: onnx.ModelProto) -> None:
+        dimension = graph.graph.input[0].type.tensor_type.shape.dim[0]
+        dimension.Clear()
+        dimension.dim_value = 1
+
+    path = edited(exported / "simple.onnx", tmp_path / "x.onnx", fix)
+    with pytest.raises(Problem):
+        export.check(path, expected_of(checkpoints["simple"], phantoms), ["cpu"])
+
+
+def test_a_broken_export_exits_with_1_and_leaves_no_graph(exported, checkpoints, cache, tmp_path, monkeypatch, capsys):
+    honest = export.to_graph
+
+    def broken(*arguments):
+        graph = honest(*arguments)
+        scale_initializer("fc2.weight", 1.05)(graph)
+        return graph
+
+    monkeypatch.setattr(export, "to_graph", broken)
+    (tmp_path / "simple.onnx").write_bytes(b"an earlier graph")
+    arguments = [str(checkpoints["simple"]), "--cache", str(cache), "--onnx", str(tmp_path)]
+    assert export.main(arguments) == 1
+    captured = capsys.readouterr()
+    assert "DIFFERENT" in captured.out
+    assert f"error: {checkpoints['simple']}: the graph's answers differ from PyTorch's" in captured.err
+    assert [path.name for path in tmp_path.iterdir()] == ["simple.onnx.old"]
+    assert (tmp_path / "simple.onnx.old").read_bytes() == b"an earlier graph"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here: CUDA does not fall back")
+def test_a_silent_fall_back_from_cuda_is_a_failure(exported):
+    with warnings.catch_warnings(), pytest.raises(Problem, match="cuda was asked for, and onnxruntime runs it on CPU"):
+        warnings.simplefilter("ignore", UserWarning)  # onnxruntime's own warning that it falls back
+        infer.open_graph(exported / "simple.onnx", "cuda")
+
+
+def test_a_provider_that_is_replaced_is_noticed(exported, monkeypatch):
+    class Replaced:
+        def __init__(self, *_, **__):
+            pass
+
+        def get_providers(self):
+            return ["CPUExecutionProvider"]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Replaced)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    with pytest.raises(Problem, match="cuda was asked for, and onnxruntime runs it on CPUExecutionProvider"):
+        infer.open_graph(exported / "simple.onnx", "cuda")
+
+
+def test_where_there_is_a_gpu_cuda_is_checked_too(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert export.providers() == (["cpu", "cuda"], [])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    names, unchecked = export.providers()
+    assert names == ["cpu"] and "CUDA was not checked" in unchecked[0]
+
+
+def test_errors_are_named(tmp_path, cache, capsys):
+    with pytest.raises(SystemExit) as caught:
+        export.main([])
+    assert caught.value.code == 2
+    assert export.main(["--all", "--runs", str(tmp_path)]) == 1
+    assert "no checkpoint" in capsys.readouterr().err
+    (tmp_path / "x.pt").write_text("no checkpoint")
+    assert export.main([str(tmp_path / "x.pt"), "--onnx", str(tmp_path)]) == 1
+    assert "x.pt: not a whole checkpoint" in capsys.readouterr().err
+    (tmp_path / "x.onnx").write_text("no graph")
+    with pytest.raises(Problem, match="x.onnx: onnxruntime cannot open it on cpu"):
+        infer.open_graph(tmp_path / "x.onnx")
+    with pytest.raises(Problem, match="none.onnx: no such file"):
+        infer.open_graph(tmp_path / "none.onnx")
+    with pytest.raises(SystemExit) as caught:
+        export.main(["--help"])
+    assert caught.value.code == 0 and "--all" in capsys.readouterr().out

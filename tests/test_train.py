@@ -1,0 +1,288 @@
+import csv
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import scipy.special
+import torch
+import torchvision
+
+import data
+import infer
+import metrics
+import models
+import train
+from common import Problem
+from data import Batches
+
+CPU = torch.device("cpu")
+FAST = ["--data", "phantoms", "--size", "64"]
+
+
+def run(tmp_path, cache, *options: str) -> int:
+    return train.main([*FAST, "--cache", str(cache), "--out", str(tmp_path / "runs"), *options])
+
+
+def history(folder) -> list[dict]:
+    with open(folder / "history.csv", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+# ------------------------------------------------------------------------------------------------- the loop
+
+
+def test_a_few_steps_on_phantoms_improve_the_network(phantoms):
+    """Loss on images it was not trained on falls, and the network ranks better than chance."""
+    split = data.split(phantoms)
+    table = data.table_on(phantoms, CPU)
+    statistics = data.pixel_statistics(table, split.train)
+    torch.manual_seed(0)
+    network = models.build("simple", 64)
+    recipe = train.Recipe(epochs=6, learning_rate=1e-3, batch_size=32)
+    rows = []
+    train.train(
+        network,
+        recipe,
+        Batches(table, phantoms.labels, split.train, 32, CPU, statistics, recipe.augment),
+        Batches(table, phantoms.labels, split.validation, 32, CPU, statistics),
+        lambda row, logits: rows.append(row),
+    )
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert rows[-1]["val_loss"] < rows[0]["val_loss"] < 0.75
+    assert rows[-1]["train_loss"] < rows[0]["train_loss"]
+    assert rows[-1]["val_auroc"] > 0.6
+
+
+class Recorder(torch.nn.Module):
+    """Stands in for a network: remembers the mode that it was called in and what it answered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 2)
+        self.matrix = torch.nn.Parameter(torch.zeros(2, 2))
+        self.calls: list[tuple[bool, bool, torch.Tensor]] = []
+
+    def forward(self, images):
+        logits = self.layer(images.mean((1, 2, 3))[:, None]) @ (torch.eye(2) + self.matrix)
+        self.calls.append((self.training, torch.is_inference_mode_enabled(), logits.detach().float()))
+        return logits
+
+
+def test_modes_true_mean_and_untouched_validation(phantoms):
+    indices = np.arange(101)  # batches of 25 and 26: a mean of batch means would differ from the true mean
+    table = data.table_on(phantoms, CPU)
+    network = Recorder()
+    recipe = train.Recipe(epochs=1, learning_rate=1e-2, batch_size=26)
+    kept = []
+    train.train(
+        network,
+        recipe,
+        Batches(table, phantoms.labels, indices, 26, CPU, (0.5, 0.25), recipe.augment),
+        Batches(table, phantoms.labels, indices, 64, CPU, (0.5, 0.25)),
+        lambda row, logits: kept.append((row, logits)),
+    )
+    assert [call[:2] for call in network.calls] == [(True, False)] * 4 + [(False, True)] * 2
+    assert network.training  # and back
+    ((row, logits),) = kept
+    batches = Batches(table, phantoms.labels, indices, 26, CPU, (0.5, 0.25), recipe.augment)
+    labels = torch.cat([labels for _, labels in batches.epoch(1)])
+    met = torch.cat([call[2] for call in network.calls[:4]])
+    expected = torch.nn.functional.cross_entropy(met.double(), labels).item()
+    assert row["train_loss"] == pytest.approx(expected, rel=1e-6)
+    answered = torch.cat([call[2] for call in network.calls[4:]]).numpy()
+    np.testing.assert_array_equal(logits, answered)
+    log_probability = scipy.special.log_softmax(answered.astype(np.float64), axis=1)
+    by_hand = -log_probability[np.arange(101), phantoms.labels[:101]].mean()
+    assert row["val_loss"] == pytest.approx(by_hand, rel=1e-6)
+
+
+def test_the_learning_rate_rises_and_falls_as_the_recipe_says():
+    recipe = train.Recipe(epochs=1, learning_rate=1.0, warm_up=0.1)
+    factors = [train.rate_factor(step, 1000, recipe) for step in range(1000)]
+    assert factors[:100] == sorted(factors[:100]) and factors[0] == pytest.approx(1 / 101)
+    assert factors[100] == 1 and factors[100:] == sorted(factors[100:], reverse=True)
+    assert factors[550] == pytest.approx(0.5, abs=1e-3) and factors[-1] < 1e-5
+    assert {train.rate_factor(step, 10, train.SEED_RECIPE) for step in range(10)} == {1.0}
+
+
+def test_weight_decay_spares_vectors():
+    optimizer = train.make_optimizer(models.build("resnet34"), train.RECIPES["default"]["resnet34"])
+    matrices, vectors = optimizer.param_groups
+    assert matrices["weight_decay"] > 0 and all(p.dim() > 1 for p in matrices["params"])
+    assert vectors["weight_decay"] == 0 and all(p.dim() == 1 for p in vectors["params"])
+
+
+def test_the_seed_recipe_is_the_notebooks():
+    for architecture in models.ARCHITECTURES:
+        recipe = train.RECIPES["seed"][architecture]
+        assert (recipe.optimizer, recipe.learning_rate, recipe.batch_size, recipe.epochs) == ("adam", 1e-4, 64, 20)
+        assert recipe.augment == replace(data.NO_AUGMENT, flip=True)
+        assert not recipe.decay and recipe.warm_up == 0 and recipe.weight_decay == 0
+    assert not any(recipe.augment.flip for recipe in train.RECIPES["default"].values())
+
+
+def test_an_output_that_is_not_finite_stops_the_run_and_names_the_step(phantoms):
+    class Breaks(Recorder):
+        def forward(self, images):
+            logits = super().forward(images)
+            return logits * float("nan") if len(self.calls) == 3 else logits
+
+    table = data.table_on(phantoms, CPU)
+    batches = Batches(table, phantoms.labels, np.arange(100), 20, CPU, (0.5, 0.25), data.Augment())
+    with pytest.raises(Problem, match="epoch 1, step 3: the network's output is not finite"):
+        train.train(Breaks(), train.Recipe(2, 1e-3), batches, batches, lambda *_: None)
+
+
+def test_the_best_epoch_is_the_highest_auroc_and_loss_breaks_ties():
+    rows = [{"val_auroc": a, "val_loss": b} for a, b in ((0.9, 0.3), (0.95, 0.5), (0.95, 0.4), (0.95, 0.45))]
+    assert max(rows, key=train.rank) is rows[2]
+    assert not train.rank(rows[1]) > train.rank(rows[1])  # an equal epoch does not replace the earlier one
+
+
+def test_a_separated_validation_set_does_not_make_the_network_surer():
+    logits = np.array([[2.0, 0.0], [0.5, 0.0], [0.0, 0.4], [0.0, 3.0]])
+    decision = train.fit_decision(logits, np.array([0, 0, 1, 1]))
+    assert decision["temperature"] == 1.0
+    labels = np.array([0, 1, 0, 1])
+    decision = train.fit_decision(logits, labels)
+    assert decision["temperature"] == pytest.approx(metrics.fit_temperature(logits, labels))
+
+
+# ---------------------------------------------------------------------------------------------- whole runs
+
+
+def test_a_run_leaves_what_it_promises(tmp_path, cache, phantoms, capsys):
+    assert run(tmp_path, cache, "--arch", "simple", "--epochs", "3", "--batch-size", "48", "--lr", "2e-3") == 0
+    out = capsys.readouterr().out
+    assert out.startswith("SYNTHETIC: 600 phantoms")
+    assert out.count("epoch ") >= 3 and "next: python evaluate.py --all" in out
+    folder = tmp_path / "runs" / "simple"
+    assert sorted(path.name for path in folder.iterdir()) == ["history.csv", "last.pt", "model.pt", "run.json"]
+    rows = history(folder)
+    assert list(rows[0]) == ["epoch", "learning_rate", "train_loss", "train_accuracy", "train_auroc", "val_loss",
+                             "val_accuracy", "val_auroc", "seconds", "images_per_second"]  # fmt: skip
+    record = json.loads((folder / "run.json").read_text())
+    split = data.split(phantoms)
+    assert record["finished"] and record["data"]["synthetic"]
+    assert record["data"]["fingerprint"] == phantoms.fingerprint
+    assert record["split"]["fingerprint"] == split.fingerprint
+    assert record["options"]["epochs"] == 3 and record["recipe"]["batch_size"] == 48
+    assert record["recipe"]["learning_rate"] == 2e-3
+    assert record["versions"]["torch"] == str(torch.__version__).split("+")[0]
+    assert record["device"].startswith("CPU")
+
+    checkpoint, network = models.load_checkpoint(folder / "model.pt")
+    best = max(range(3), key=lambda i: (float(rows[i]["val_auroc"]), -float(rows[i]["val_loss"])))
+    assert checkpoint["epoch"] == best + 1
+    last, _ = models.load_checkpoint(folder / "last.pt")
+    assert last["epoch"] == 3
+    # What is stored can be found again from the weights: the epoch's AUROC, the temperature and the threshold.
+    table = data.table_on(phantoms, CPU)
+    batches = Batches(table, phantoms.labels, split.validation, 64, CPU, tuple(checkpoint["normalisation"]))
+    logits = infer.network_logits(network, batches)
+    labels = phantoms.labels[split.validation]
+    assert metrics.auroc(labels, logits[:, 1] - logits[:, 0]) == pytest.approx(float(rows[best]["val_auroc"]), abs=0.02)
+    assert train.fit_decision(logits, labels) == pytest.approx(
+        {key: checkpoint[key] for key in ("temperature", "threshold")}, rel=1e-4
+    )
+    seen = np.concatenate([split.train, split.validation])
+    assert torch.equal(checkpoint["seen_patients"], data.hashed([phantoms.patients[i] for i in seen]))
+
+
+def test_the_same_seed_gives_the_same_history_and_another_seed_another(tmp_path, cache):
+    for name, seed in (("a", "5"), ("b", "5"), ("c", "6")):
+        assert run(tmp_path, cache, "--arch", "simple", "--quick", "--seed", seed, "--name", name) == 0
+    a, b, c = (
+        [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in history(tmp_path / "runs" / n)]
+        for n in "abc"
+    )
+    assert a == b
+    assert a != c
+
+
+def test_an_earlier_run_is_moved_aside_not_overwritten(tmp_path, cache, capsys):
+    run(tmp_path, cache, "--arch", "simple", "--quick")
+    before = (tmp_path / "runs" / "simple" / "model.pt").read_bytes()
+    capsys.readouterr()
+    run(tmp_path, cache, "--arch", "simple", "--quick", "--seed", "1")
+    assert "the earlier " in capsys.readouterr().out
+    (old,) = (tmp_path / "runs" / "old").iterdir()
+    assert (old / "model.pt").read_bytes() == before
+    assert (tmp_path / "runs" / "simple" / "model.pt").read_bytes() != before
+
+
+def test_offline_pretrained_is_skipped_in_all_and_the_exit_code_tells(tmp_path, cache, monkeypatch, capsys):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    monkeypatch.setattr(models, "IMAGENET_URL", "http://127.0.0.1:9/resnet34-b627a593.pth")
+    assert run(tmp_path, cache, "--arch", "resnet34-pretrained", "--quick") == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 or "Downloading" in error
+    assert "error: the ImageNet weights could not be downloaded" in error and "--weights" in error
+    assert run(tmp_path, cache, "--all", "--quick") == 1
+    error = capsys.readouterr().err
+    assert "resnet34-pretrained was skipped: the ImageNet weights could not be downloaded" in error
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["resnet34", "simple"]
+
+
+def test_pretrained_starts_from_the_weights_that_were_given(tmp_path, cache):
+    torch.manual_seed(1)
+    torch.save(torchvision.models.resnet34(num_classes=5).state_dict(), tmp_path / "w.pth")
+    assert run(tmp_path, cache, "--arch", "resnet34-pretrained", "--quick", "--weights", str(tmp_path / "w.pth")) == 0
+    record = json.loads((tmp_path / "runs" / "resnet34-pretrained" / "run.json").read_text())
+    assert record["initial_weights"].startswith("weights w.pth, SHA-256 ")
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ([], "one of the arguments --arch --all is required"),
+        (["--arch", "simpel"], "invalid choice: 'simpel'"),
+        (["--arch", "simple", "--epochs", "0"], "--epochs: must be between 1 and"),
+        (["--arch", "simple", "--epochs", "many"], "'many' is not a whole number"),
+        (["--arch", "simple", "--lr", "-1"], "--lr: must be a positive number"),
+        (["--arch", "simple", "--batch-size", "1"], "--batch-size: must be between 2 and"),
+        (["--arch", "simple", "--size", "8"], "--size: must be between 32 and"),
+        (["--arch", "simple", "--name", "../x"], "--name is one plain folder name"),
+        (["--all", "--name", "x"], "--name is one plain folder name"),
+        (["--arch", "simple", "--weights", "x.pth"], "--weights is for resnet34-pretrained"),
+        (["--arch", "simple", "--split", "patients"], "invalid choice: 'patients'"),
+    ],
+)
+def test_a_wrong_call_exits_with_2_and_says_what_is_wrong(options, complaint, capsys):
+    with pytest.raises(SystemExit) as caught:
+        train.main(options)
+    assert caught.value.code == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_a_missing_folder_and_a_missing_device_are_wrong_calls(tmp_path, cache, capsys, monkeypatch):
+    assert train.main(["--arch", "simple", "--data", str(tmp_path / "nowhere"), "--cache", str(cache)]) == 2
+    assert capsys.readouterr().err == f"error: --data {tmp_path / 'nowhere'}: no such folder\n"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert train.main(["--arch", "simple", "--device", "cuda"]) == 2
+    assert "--device cuda: PyTorch finds no such device here" in capsys.readouterr().err
+
+
+def test_an_output_folder_that_cannot_be_made_is_said(tmp_path, cache, capsys):
+    (tmp_path / "runs").write_text("a file")
+    assert run(tmp_path, cache, "--arch", "simple", "--quick") == 1
+    assert "error: cannot write to" in capsys.readouterr().err
+
+
+def test_help_names_every_option(capsys):
+    with pytest.raises(SystemExit) as caught:
+        train.main(["--help"])
+    assert caught.value.code == 0
+    out = capsys.readouterr().out
+    for option in ("--arch", "--all", "--data", "--split", "--recipe", "--epochs", "--batch-size", "--lr", "--seed",
+                   "--name", "--out", "--quick", "--device", "--weights", "--cache", "--size", "--flip"):  # fmt: skip
+        assert option in out
+
+
+def test_quick_takes_a_few_images_of_both_classes(phantoms):
+    split = data.split(phantoms)
+    few = train.thinned(split.train, phantoms)
+    assert len(few) <= train.QUICK_IMAGES and set(few) <= set(split.train)
+    assert math.isclose(phantoms.labels[few].mean(), phantoms.labels[split.train].mean(), abs_tol=0.02)
