@@ -132,6 +132,11 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(_without_nan(value), indent=2, ensure_ascii=False) + "\n")
 
 
+def printable(text: str) -> str:
+    """The text with control characters and what cannot be encoded escaped, so that it stays on one line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+
+
 def csv_text(rows: list[dict]) -> str:
     """Rows with the same keys as CSV, the keys as its header."""
     stream = io.StringIO()

@@ -24,7 +24,8 @@ import infer
 import metrics
 import models
 from common import Problem
-from data import Batches, Dataset, Split
+from batches import Batches, table_on
+from data import Dataset, Split
 
 # The published notebooks' test results: 468 images, some of them mirrored at random.
 # source, model, n, accuracy, loss, TN, FP, FN, TP
@@ -66,10 +67,10 @@ def open_model(path: Path) -> Model:
         return Model(path, checkpoint, network, None)
     session = infer.open_graph(path)
     facts = session.get_modelmeta().custom_metadata_map
-    texts = ("name", "architecture", "threshold_rule", "initial_weights", "checkpoint_sha256", "intended_use")
+    texts = ("name", "architecture", "fit", "threshold_rule", "initial_weights", "checkpoint_sha256", "intended_use")
     try:
         facts = {key: value if key in texts else json.loads(value) for key, value in facts.items()}
-        missing = {"name", "architecture", "size", "temperature", "threshold", "data", "split"} - set(facts)
+        missing = {"name", "architecture", "size", "fit", "temperature", "threshold", "data", "split"} - set(facts)
     except json.JSONDecodeError as error:
         raise Problem(f"{path}: its metadata was not written by export.py ({error})") from error
     if missing:
@@ -88,7 +89,7 @@ def evaluate(model: Model, dataset: Dataset, split: Split, device: torch.device)
     facts, test = model.facts, split.test
     notes = check_provenance(model, dataset, split)
     if model.network:
-        table = data.table_on(dataset, device)
+        table = table_on(dataset.images, device)
         network = model.network.to(device, memory_format=torch.channels_last)
         batches = Batches(table, dataset.labels, test, 128, device, tuple(facts["normalisation"]))
         logits = infer.network_logits(network, batches)
@@ -386,9 +387,10 @@ def evaluate_all(paths: list[Path], args: argparse.Namespace) -> tuple[list[dict
             print(f"error: {problem}", file=sys.stderr)
     for model in opened:
         try:
-            key = (source_of(model, opened, args.data), model.facts["size"])
+            key = (source_of(model, opened, args.data), model.facts["size"], model.facts["fit"])
             if key not in loaded:
-                loaded[key] = data.load(*key, args.cache)
+                source, size, fit = key
+                loaded[key] = data.load(source, size, args.cache, fit, args.skip_bad)
             split = data.split(loaded[key], model.facts["split"]["how"], model.facts["split"]["seed"])
             if not len(split.test):
                 raise Problem(f"{model.path}: {loaded[key].source} has no test images in the {split.how} split; "
@@ -419,6 +421,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def work(args: argparse.Namespace) -> int:
+    infer.keep_freed_memory()
     paths = args.models
     if args.all:
         order = {name: i for i, name in enumerate(models.ARCHITECTURES)}

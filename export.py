@@ -27,7 +27,7 @@ import infer
 import metrics
 import models
 from common import Problem
-from data import Batches
+from batches import Batches, table_on
 
 # Opset 18 is the first whose Resize can antialias, and the one that onnxruntime's CUDA kernels cover best
 # (microsoft/onnxruntime #19595, #27415). The exporter is torch's dynamo-based one, since the older one cannot express
@@ -46,13 +46,13 @@ class Deployed(nn.Module):
     def __init__(self, network: nn.Module, checkpoint: dict) -> None:
         super().__init__()
         self.network = network
-        self.size = checkpoint["size"]
+        self.size, self.fit = checkpoint["size"], checkpoint["fit"]
         self.mean, self.std = checkpoint["normalisation"]
         self.temperature, self.threshold = checkpoint["temperature"], checkpoint["threshold"]
 
     def resize(self, image: torch.Tensor) -> torch.Tensor:
         """(N, H, W) uint8 to (N, 1, S, S) float of whole grey levels, as data.decode stores them."""
-        pixels = image.unsqueeze(1).float()
+        pixels = squared(image, self.fit).unsqueeze(1).float()
         pixels = F.interpolate(pixels, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
         return pixels.round().clamp(0, 255)
 
@@ -60,6 +60,20 @@ class Deployed(nn.Module):
         logits = self.network((self.resize(image) / 255 - self.mean) / self.std)  # (N, 2)
         probability = (logits / self.temperature).softmax(1)[:, 1]  # (N,)
         return probability, (probability >= self.threshold).long(), logits
+
+
+def squared(image: torch.Tensor, fit: str) -> torch.Tensor:
+    """images.squared for a batch, (N, H, W): as it is, on a black square, or cut to the centre square."""
+    if fit == "stretch":
+        return image
+    height, width = image.shape[1:]
+    side = torch.sym_max(height, width) if fit == "pad" else torch.sym_min(height, width)
+    # A negative border cuts away: slicing to a length that is computed cannot be exported.
+    sign = 1 if fit == "pad" else -1
+    rows, columns = sign * (side - height), sign * (side - width)  # to add or to cut, half on either side
+    top, left = rows // 2, columns // 2
+    bottom, right = rows - top, columns - left
+    return F.pad(image, (sign * left, sign * right, sign * top, sign * bottom))
 
 
 def to_graph(network: nn.Module, checkpoint: dict, checkpoint_hash: str) -> onnx.ModelProto:
@@ -122,6 +136,7 @@ def metadata(checkpoint: dict, checkpoint_hash: str) -> dict[str, str]:
         "architecture": checkpoint["architecture"],
         "classes": checkpoint["classes"],
         "size": checkpoint["size"],
+        "fit": checkpoint["fit"],
         "normalisation": checkpoint["normalisation"],
         "temperature": checkpoint["temperature"],
         "threshold": checkpoint["threshold"],
@@ -153,9 +168,9 @@ class Reference:
 
 
 def reference(network: nn.Module, checkpoint: dict, dataset: data.Dataset, indices: np.ndarray) -> Reference:
-    """Goes through data.Batches and metrics.py, as evaluate.py does: not through the module that is exported."""
+    """Goes through Batches and metrics.py, as evaluate.py does: not through the module that is exported."""
     device = torch.device("cpu")
-    table = data.table_on(dataset, device)
+    table = table_on(dataset.images, device)
     batches = Batches(table, dataset.labels, indices, 32, device, tuple(checkpoint["normalisation"]))
     logits = infer.network_logits(network, batches)
     probabilities = metrics.positive_probability(logits, checkpoint["temperature"])
@@ -226,7 +241,7 @@ def export(path: Path, args: argparse.Namespace) -> Path:
     """Exports and verifies one checkpoint. Raises Problem, and leaves no graph of that name, if it differs."""
     checkpoint, network = models.load_checkpoint(path)
     source = args.data or checkpoint["data"]["source"]
-    dataset = data.load(source, checkpoint["size"], args.cache)
+    dataset = data.load(source, checkpoint["size"], args.cache, checkpoint["fit"], args.skip_bad)
     split = data.split(dataset, checkpoint["split"]["how"], checkpoint["split"]["seed"])
     if split.fingerprint != checkpoint["split"]["fingerprint"]:
         print(f"note: {source} is not the data {path} was trained on; its validation images serve all the same")

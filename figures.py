@@ -6,8 +6,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-import data
 import metrics
+import sources
 
 NAMES = ("learning_curves.png", "roc.png", "confusion.png")
 # Okabe & Ito's palette, which people with any colour vision can tell apart (jfly.uni-koeln.de/color), less its yellow.
@@ -93,7 +93,7 @@ def confusion(results: list[dict]) -> Figure:
             share = shares[row, column]
             axes.text(column, row, f"{count:,}\n{100 * share:.1f} %", ha="center", va="center",
                       color="white" if share > 0.5 else "black")  # fmt: skip
-        names = [name.capitalize() for name in data.CLASSES]
+        names = [name.capitalize() for name in sources.CLASSES]
         axes.set_xticks([0, 1], names)
         axes.set_yticks([0, 1], names, rotation=90, va="center")
         axes.set(xlabel="decision", ylabel="truth", title=f"{result['name']}\nthreshold {at['threshold']:.3f}")

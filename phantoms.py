@@ -296,7 +296,7 @@ def _frame(grey: np.ndarray, film: SimpleNamespace) -> None:
         np.maximum(box, 0.92 * letter, out=box)
 
 
-def _render(seed: int, patient: int, image: int, kind: str, size: int) -> np.ndarray:
+def render(seed: int, patient: int, image: int, kind: str, size: int) -> np.ndarray:
     """One film, uint8 (size, size).  `kind` (N, B or V) decides about the opacity and nothing else."""
     anatomy_rng = np.random.default_rng([seed, patient, 0, PATIENT])
     film_rng = np.random.default_rng([seed, patient, image, EXPOSURE])
@@ -327,9 +327,9 @@ def _name(kind: str, patient: int, image: int, serial: int, second: bool) -> str
     return f"PNEUMONIA/person{patient}_{'bacteria' if kind == 'B' else 'virus'}_{serial}.png"
 
 
-def _roster(count: int, seed: int) -> list[tuple[int, int, str, str]]:
+def roster(count: int, seed: int) -> list[tuple[int, int, str, str]]:
     """The first `count` films as (patient, image, kind, file name)."""
-    roster, patients, films = [], Counter(), Counter()
+    found, patients, films = [], Counter(), Counter()
     for patient in range(count):  # never too few: each has at least one film
         kind = CYCLE[patient % len(CYCLE)]
         rng = np.random.default_rng([seed, patient, 0, COUNT])
@@ -338,8 +338,8 @@ def _roster(count: int, seed: int) -> list[tuple[int, int, str, str]]:
         patients[series] += 1
         for image in range(images):
             films[kind] += 1
-            roster.append((patient, image, kind, _name(kind, patients[series], image, films[kind], second)))
-    return roster[:count]
+            found.append((patient, image, kind, _name(kind, patients[series], image, films[kind], second)))
+    return found[:count]
 
 
 def generate(count: int = 600, size: int = 224, seed: int = 0) -> tuple[np.ndarray, np.ndarray, list[str]]:
@@ -349,9 +349,9 @@ def generate(count: int = 600, size: int = 224, seed: int = 0) -> tuple[np.ndarr
     names in the scheme of the real data set.  A film depends on the seed, its place and the size alone, so
     a shorter run gives the beginning of a longer one.
     """
-    roster = _roster(count, seed)
+    films = roster(count, seed)
     images = np.empty((count, size, size), np.uint8)
-    for k, (patient, image, kind, _) in enumerate(roster):
-        images[k] = _render(seed, patient, image, kind, size)
-    labels = np.array([kind != "N" for _, _, kind, _ in roster], np.int64).reshape(count)
-    return images, labels, [name for *_, name in roster]
+    for k, (patient, image, kind, _) in enumerate(films):
+        images[k] = render(seed, patient, image, kind, size)
+    labels = np.array([kind != "N" for _, _, kind, _ in films], np.int64).reshape(count)
+    return images, labels, [name for *_, name in films]

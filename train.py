@@ -22,13 +22,15 @@ import torch.nn.functional as F
 from tabulate import tabulate
 from tqdm import tqdm
 
+import audit
 import common
 import data
 import infer
 import metrics
 import models
 from common import Problem, UsageProblem
-from data import Augment, Batches, Dataset, Split
+from batches import NO_AUGMENT, Augment, Batches, pixel_statistics, table_on
+from data import Dataset, Split
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Recipe:
 
 
 # What the published notebooks did, the same for all three networks.
-SEED_RECIPE = Recipe(20, 1e-4, 64, "adam", 0.0, 0.0, False, replace(data.NO_AUGMENT, flip=True))
+SEED_RECIPE = Recipe(20, 1e-4, 64, "adam", 0.0, 0.0, False, replace(NO_AUGMENT, flip=True))
 RECIPES = {
     "default": {
         "simple": Recipe(epochs=20, learning_rate=1e-3),
@@ -205,8 +207,8 @@ def train_run(
         training, validation = thinned(training, dataset), thinned(validation, dataset)
     torch.manual_seed(args.seed)
     network = network.to(device, memory_format=torch.channels_last)
-    table = data.table_on(dataset, device)
-    normalisation = data.pixel_statistics(table, training)
+    table = table_on(dataset.images, device)
+    normalisation = pixel_statistics(table, training)
     labels = dataset.labels
     folder = fresh_folder(Path(args.out), name)
     run = Run(folder, network, recipe, new_checkpoint(name, origin, dataset, split, args, recipe, normalisation, device))
@@ -250,6 +252,7 @@ def new_checkpoint(
         "architecture": args.architecture,
         "classes": list(data.CLASSES),
         "size": args.size,
+        "fit": dataset.fit,  # how images are made square
         "normalisation": list(normalisation),  # mean and standard deviation of pixels in [0, 1]
         "initial_weights": origin,
         "data": {
@@ -257,6 +260,7 @@ def new_checkpoint(
             "fingerprint": dataset.fingerprint,
             "source": dataset.source,
             "synthetic": dataset.synthetic,
+            "skipped": [list(pair) for pair in dataset.bad],  # files that could not be read, with --skip-bad
         },
         "split": {
             "how": split.how,
@@ -371,7 +375,14 @@ def prepare(architecture: str, args: argparse.Namespace) -> tuple[torch.nn.Modul
     return network, "random"
 
 
+def contradictions(dataset: Dataset) -> list[str]:
+    found = audit.contradictions(dataset)
+    example = dataset.files[found[0][0]] if found else ""
+    return [f"WARNING: {len(found):,} sets of identical images carry both labels (such as {example})"] if found else []
+
+
 def work(args: argparse.Namespace) -> int:
+    infer.keep_freed_memory()
     infer.pick_device(args.device)  # a wrong one is said before the data is read
     networks, skipped = {}, {}
     for architecture in models.ARCHITECTURES if args.all else (args.arch,):
@@ -382,12 +393,12 @@ def work(args: argparse.Namespace) -> int:
                 raise
             skipped[architecture] = problem
             print(f"{architecture} is skipped: {problem}", file=sys.stderr)
-    dataset = data.load(args.data, args.size, args.cache)
+    dataset = data.load(args.data, args.size, args.cache, args.fit, args.skip_bad)
     split = data.split(dataset, args.split, args.split_seed)
     print(dataset.name)
     print(f"split by {split.how}, seed {split.seed}, fingerprint {split.fingerprint}: {len(split.train):,} training, "
           f"{len(split.validation):,} validation, {len(split.test):,} test images")  # fmt: skip
-    for note in split.notes:
+    for note in (*split.notes, *contradictions(dataset)):
         print(note, file=sys.stderr)
     rows = []
     for architecture, (network, origin) in networks.items():

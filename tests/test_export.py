@@ -11,6 +11,7 @@ from PIL import Image
 
 import data
 import export
+import images
 import infer
 import metrics
 import models
@@ -105,13 +106,12 @@ def test_exporting_twice_gives_the_same_bytes_and_no_paths(exported, checkpoints
 
 
 @pytest.mark.parametrize("size", [(64, 64), (31, 97), (300, 211), (1, 1), (64, 500)])
-def test_the_graph_resizes_as_data_does(exported, checkpoints, tmp_path, size):
-    """Raw pixels of any size through the graph, against data.decode and PyTorch, which share no code with it."""
+def test_the_graph_resizes_as_data_does(exported, checkpoints, size):
+    """Raw pixels of any size through the graph, against images.decode and PyTorch, which share no code with it."""
     rng = np.random.default_rng(0)
     coarse = Image.fromarray(rng.integers(0, 256, (12, 12), np.uint8))
     image = coarse.resize(size[::-1], Image.Resampling.BICUBIC)
-    image.save(tmp_path / "x.png")
-    decoded, _ = data.decode(tmp_path / "x.png", 64)
+    decoded = images.decode(np.asarray(image), 64).pixels
     checkpoint, network = models.load_checkpoint(checkpoints["simple"])
     raw = np.asarray(image)[None]
     resized = export.Deployed(network, checkpoint).resize(torch.from_numpy(raw.copy()))[0, 0].numpy()
@@ -120,6 +120,22 @@ def test_the_graph_resizes_as_data_does(exported, checkpoints, tmp_path, size):
     with torch.no_grad():
         logits = network(torch.from_numpy((decoded[None, None] / 255.0 - mean) / std).float()).numpy()
     found = infer.graph_outputs(infer.open_graph(exported / "simple.onnx"), raw, 1)
+    assert abs(found["probability"][0] - metrics.positive_probability(logits, checkpoint["temperature"])[0]) < 5e-3
+
+
+@pytest.mark.parametrize("fit", ["pad", "crop"])
+@pytest.mark.parametrize("size", [(64, 64), (300, 211), (31, 97), (1, 40)])
+def test_other_fits_are_in_the_graph_too(checkpoints, tmp_path, fit, size):
+    checkpoint, network = models.load_checkpoint(checkpoints["simple"])
+    checkpoint["fit"] = fit
+    onnx.save(export.to_graph(network, checkpoint, "hash"), tmp_path / "x.onnx")
+    coarse = Image.fromarray(np.random.default_rng(1).integers(0, 256, (12, 12), np.uint8))
+    raw = np.asarray(coarse.resize(size[::-1], Image.Resampling.BICUBIC))
+    decoded = images.decode(raw, 64, fit).pixels
+    mean, std = checkpoint["normalisation"]
+    with torch.no_grad():
+        logits = network(torch.from_numpy((decoded[None, None] / 255.0 - mean) / std).float()).numpy()
+    found = infer.graph_outputs(infer.open_graph(tmp_path / "x.onnx"), raw[None], 1)
     assert abs(found["probability"][0] - metrics.positive_probability(logits, checkpoint["temperature"])[0]) < 5e-3
 
 

@@ -74,7 +74,7 @@ def test_every_prefix_holds_both_classes(count):
 
 
 def test_some_patients_have_several_films_in_either_class():
-    roster = phantoms._roster(2000, 0)
+    roster = phantoms.roster(2000, 0)
     per_patient = {}
     for patient, _, kind, name in roster:
         per_patient.setdefault(patient_key(name), []).append((patient, kind))
@@ -92,7 +92,7 @@ def test_no_two_films_are_alike():
 
 def test_films_of_one_patient_share_anatomy():
     def film(patient: int, image: int) -> np.ndarray:
-        return phantoms._render(0, patient, image, "N", 64)[16:48].astype(float).ravel()
+        return phantoms.render(0, patient, image, "N", 64)[16:48].astype(float).ravel()
 
     def alike(a: np.ndarray, b: np.ndarray) -> float:
         return np.corrcoef(a, b)[0, 1]
@@ -106,7 +106,7 @@ def test_films_of_one_patient_share_anatomy():
 def test_disease_changes_nothing_outside_the_lungs(kind):
     brighter = []
     for patient in range(25):
-        normal, ill = (phantoms._render(0, patient, 0, k, 96).astype(int) for k in ("N", kind))
+        normal, ill = (phantoms.render(0, patient, 0, k, 96).astype(int) for k in ("N", kind))
         change = ill - normal
         assert not change[:5].any() and not change[-9:].any()  # neck, abdomen
         assert not change[:, :4].any() and not change[:, -4:].any()  # arms, air

@@ -29,7 +29,7 @@ def test_the_deployment_example_runs(tmp_path, cache, phantoms, monkeypatch, cap
     assert 0 <= float(lines[1]) <= 1
 
 
-@pytest.mark.parametrize("script", ["train", "evaluate", "export"])
+@pytest.mark.parametrize("script", ["data", "train", "evaluate", "export", "bench"])
 def test_every_command_shown_is_one_that_the_script_accepts(script):
     module = __import__(script)
     shown = re.findall(rf"python {script}\.py ([^#\n`]*)", README)
@@ -40,4 +40,4 @@ def test_every_command_shown_is_one_that_the_script_accepts(script):
 
 def test_every_script_is_listed():
     listed = set(re.findall(r"(\w+\.py)", README[README.index("## The files") :]))
-    assert listed == {path.name for path in Path(train.__file__).parent.glob("*.py")} - {"download.py"}
+    assert listed == {path.name for path in Path(train.__file__).parent.glob("*.py")}

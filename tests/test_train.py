@@ -14,8 +14,9 @@ import infer
 import metrics
 import models
 import train
+from batches import NO_AUGMENT, Augment, Batches, pixel_statistics, table_on
 from common import Problem
-from data import Batches
+from folders import make_folder
 
 CPU = torch.device("cpu")
 FAST = ["--data", "phantoms", "--size", "64"]
@@ -36,8 +37,8 @@ def history(folder) -> list[dict]:
 def test_a_few_steps_on_phantoms_improve_the_network(phantoms):
     """Loss on images it was not trained on falls, and the network ranks better than chance."""
     split = data.split(phantoms)
-    table = data.table_on(phantoms, CPU)
-    statistics = data.pixel_statistics(table, split.train)
+    table = table_on(phantoms.images, CPU)
+    statistics = pixel_statistics(table, split.train)
     torch.manual_seed(0)
     network = models.build("simple", 64)
     recipe = train.Recipe(epochs=6, learning_rate=1e-3, batch_size=32)
@@ -72,7 +73,7 @@ class Recorder(torch.nn.Module):
 
 def test_modes_true_mean_and_untouched_validation(phantoms):
     indices = np.arange(101)  # batches of 25 and 26: a mean of batch means would differ from the true mean
-    table = data.table_on(phantoms, CPU)
+    table = table_on(phantoms.images, CPU)
     network = Recorder()
     recipe = train.Recipe(epochs=1, learning_rate=1e-2, batch_size=26)
     kept = []
@@ -118,7 +119,7 @@ def test_the_seed_recipe_is_the_notebooks():
     for architecture in models.ARCHITECTURES:
         recipe = train.RECIPES["seed"][architecture]
         assert (recipe.optimizer, recipe.learning_rate, recipe.batch_size, recipe.epochs) == ("adam", 1e-4, 64, 20)
-        assert recipe.augment == replace(data.NO_AUGMENT, flip=True)
+        assert recipe.augment == replace(NO_AUGMENT, flip=True)
         assert not recipe.decay and recipe.warm_up == 0 and recipe.weight_decay == 0
     assert not any(recipe.augment.flip for recipe in train.RECIPES["default"].values())
 
@@ -129,8 +130,8 @@ def test_an_output_that_is_not_finite_stops_the_run_and_names_the_step(phantoms)
             logits = super().forward(images)
             return logits * float("nan") if len(self.calls) == 3 else logits
 
-    table = data.table_on(phantoms, CPU)
-    batches = Batches(table, phantoms.labels, np.arange(100), 20, CPU, (0.5, 0.25), data.Augment())
+    table = table_on(phantoms.images, CPU)
+    batches = Batches(table, phantoms.labels, np.arange(100), 20, CPU, (0.5, 0.25), Augment())
     with pytest.raises(Problem, match="epoch 1, step 3: the network's output is not finite"):
         train.train(Breaks(), train.Recipe(2, 1e-3), batches, batches, lambda *_: None)
 
@@ -179,7 +180,7 @@ def test_a_run_leaves_what_it_promises(tmp_path, cache, phantoms, capsys):
     last, _ = models.load_checkpoint(folder / "last.pt")
     assert last["epoch"] == 3
     # What is stored can be found again from the weights: the epoch's AUROC, the temperature and the threshold.
-    table = data.table_on(phantoms, CPU)
+    table = table_on(phantoms.images, CPU)
     batches = Batches(table, phantoms.labels, split.validation, 64, CPU, tuple(checkpoint["normalisation"]))
     logits = infer.network_logits(network, batches)
     labels = phantoms.labels[split.validation]
@@ -259,7 +260,7 @@ def test_a_wrong_call_exits_with_2_and_says_what_is_wrong(options, complaint, ca
 
 def test_a_missing_folder_and_a_missing_device_are_wrong_calls(tmp_path, cache, capsys, monkeypatch):
     assert train.main(["--arch", "simple", "--data", str(tmp_path / "nowhere"), "--cache", str(cache)]) == 2
-    assert capsys.readouterr().err == f"error: --data {tmp_path / 'nowhere'}: no such folder\n"
+    assert capsys.readouterr().err == f"error: --data {tmp_path / 'nowhere'}: no such file or folder\n"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert train.main(["--arch", "simple", "--device", "cuda"]) == 2
     assert "--device cuda: PyTorch finds no such device here" in capsys.readouterr().err
@@ -269,6 +270,19 @@ def test_an_output_folder_that_cannot_be_made_is_said(tmp_path, cache, capsys):
     (tmp_path / "runs").write_text("a file")
     assert run(tmp_path, cache, "--arch", "simple", "--quick") == 1
     assert "error: cannot write to" in capsys.readouterr().err
+
+
+def test_skipped_files_stand_in_the_record(tmp_path, cache, capsys):
+    folder = make_folder(tmp_path / "x", count=30)
+    (folder / "NORMAL" / "IM-0001-0001.jpeg").write_bytes(b"")
+    arguments = ["--arch", "simple", "--data", str(folder), "--size", "32", "--cache", str(cache), "--quick",
+                 "--out", str(tmp_path / "runs")]  # fmt: skip
+    assert train.main(arguments) == 1
+    assert "IM-0001-0001.jpeg: the file is empty" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+    assert train.main([*arguments, "--skip-bad"]) == 0
+    record = json.loads((tmp_path / "runs" / "simple" / "run.json").read_text())
+    assert record["data"]["skipped"] == [["NORMAL/IM-0001-0001.jpeg", "the file is empty"]]
 
 
 def test_help_names_every_option(capsys):

@@ -1,0 +1,352 @@
+"""Where images come from: a folder, a zip of one, a CSV manifest, PneumoniaMNIST arrays, or the phantoms.
+
+    open_source(...)   what --data names -> Source: one Entry an image, with its label, side and patient
+"""
+
+import collections
+import csv
+import functools
+import hashlib
+import re
+import stat
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+import images
+import phantoms
+from common import Problem, UsageProblem, sha256_of_file
+
+CLASSES = ("NORMAL", "PNEUMONIA")  # label 0 and label 1
+SIDES = ("train", "val", "test")
+MAX_BYTES = 500_000_000  # of one image file; above this it is a mistake or an attack
+
+# Kermany et al. 2018, Mendeley Data rscbjbr9sj version 2. Kaggle's copy moves 16 training images to val/.
+KERMANY_V2 = {
+    ("train", "normal"): 1349,
+    ("train", "bacteria"): 2538,
+    ("train", "virus"): 1345,
+    ("test", "normal"): 234,
+    ("test", "bacteria"): 242,
+    ("test", "virus"): 148,
+}
+PNEUMONIAMNIST = {"train": 4708, "val": 524, "test": 624}  # MedMNIST v2: the same 5,856 images, cropped
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One image: its name below the source, its label, where it belongs, and how to get at it.
+
+    Attributes:
+        file: path below the source, with forward slashes.
+        label: 0 normal, 1 pneumonia.
+        folder: "train", "val", "test", or "" where the source does not say.
+        read: returns the bytes of the file, or pixels (H, W) uint8. Raises OSError or ValueError.
+        identity: returns a text that changes when the content does. Raises OSError or ValueError.
+        patient: key of the patient, None where the name says nothing.
+        etiology: "normal", "bacteria", "virus" or "pneumonia".
+    """
+
+    file: str
+    label: int
+    folder: str
+    read: Callable[[], bytes | np.ndarray]
+    identity: Callable[[], str]
+    patient: str | None
+    etiology: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """Everything that --data names, before a pixel of it is decoded."""
+
+    path: str  # absolute, or "phantoms"
+    name: str  # one sentence for people
+    entries: list[Entry]
+    has_patients: bool = True  # False where nothing could say which images belong to one patient
+    own_validation: bool = False  # its "val" side is a validation set of a useful size
+    synthetic: bool = False
+    notes: list[str] = field(default_factory=list)
+
+
+def open_source(source: str | None, size: int) -> Source:
+    """Opens what --data names; None is data/chest_xray beside the scripts, else the phantoms.
+
+    Raises UsageProblem when it is not there or of no known kind, Problem when there is nothing usable in it.
+    """
+    if source is None:
+        beside = Path(__file__).resolve().parent / "data" / "chest_xray"
+        source = str(beside) if beside.is_dir() else "phantoms"
+    if source == "phantoms":
+        return _phantoms(size)
+    path = Path(source)
+    kinds = {".zip": _zip, ".csv": _manifest, ".npz": _pneumoniamnist}
+    try:
+        if not path.exists():
+            raise UsageProblem(f"--data {source}: no such file or folder")
+        if path.is_dir():
+            return _folder(path)
+        if path.suffix.lower() not in kinds:
+            raise UsageProblem(f"--data {source}: a folder, .zip, .csv or .npz is needed, and this file is none")
+        return kinds[path.suffix.lower()](path)
+    except OSError as error:
+        raise Problem(f"{error.filename or source}: {error.strerror or error}") from error
+
+
+# ----------------------------------------------------------------------------------------- names and facts
+
+
+def patient_of(file: str) -> str | None:
+    """The patient key in a file name of Kermany's data, or None.
+
+    `person<id>_<bacteria|virus>_<n>`: bacterial and viral ids are two separate counters, so the key is both.
+    `[NORMAL2-]IM-<id>-<n>`: the prefix belongs to the key for the same reason.
+    """
+    name = file.rsplit("/", 1)[-1]
+    if match := re.match(r"person(\d+)_(bacteria|virus)_\d", name):
+        return f"person{match[1]}_{match[2]}"
+    if match := re.match(r"(NORMAL2-)?IM-(\d+)-\d", name):
+        return f"{match[1] or ''}IM-{match[2]}"
+    return None
+
+
+def etiology_of(file: str, label: int) -> str:
+    """"normal", "bacteria", "virus", or "pneumonia" where the file name does not say which."""
+    match = re.search(r"person\d+_(bacteria|virus)_", file)
+    return "normal" if label == 0 else match[1] if match else "pneumonia"
+
+
+def count_facts(folders: list[str], etiologies: list[str]) -> list[tuple[str, str, int, int | None]]:
+    """(side, etiology, found, expected in Kermany's data); expected is None for what that does not have."""
+    found = collections.Counter(zip(("train" if side == "val" else side for side in folders), etiologies, strict=True))
+    sides = {side for side, _ in found}
+    expected: collections.Counter = collections.Counter()
+    for (side, etiology), count in KERMANY_V2.items():
+        if sides == {""}:  # one folder: only the sums over both sides are known
+            expected["", etiology] += count
+        elif side in sides:
+            expected[side, etiology] = count
+    return [(*key, found[key], expected.get(key)) for key in sorted({*found, *expected})]
+
+
+def describe(entries: list[Entry]) -> str:
+    """One sentence: which known data set this is and whether it is whole; otherwise just the counts."""
+    total, known = len(entries), sum(KERMANY_V2.values())
+    if any(patient_of(entry.file) is None for entry in entries):
+        ill = sum(entry.label for entry in entries)
+        return f"{total:,} images: {total - ill:,} normal, {ill:,} pneumonia"
+    wrong = [
+        f"{side} {etiology} {found:,}".strip() + (" that it does not have" if wanted is None else f" instead of {wanted:,}")
+        for side, etiology, found, wanted in count_facts([e.folder for e in entries], [e.etiology for e in entries])
+        if found != wanted
+    ]
+    if wrong:
+        return (f"Kermany v2: {total:,} of {known:,} images by their file names, not a complete copy "
+                f"({', '.join(wrong)})")  # fmt: skip
+    sides = {"train" if entry.folder == "val" else entry.folder for entry in entries}
+    if sides in ({"train", "test"}, {""}):
+        return f"Kermany v2: all {known:,} images"
+    return f"Kermany v2: {total:,} of {known:,} images, {sides.pop()} only"
+
+
+# ----------------------------------------------------------------------------------------- folders and zips
+
+
+def _folder(path: Path) -> Source:
+    root, found, others = _arrange(path)
+    entries = []
+    for side, label, file in found:
+        name = file.relative_to(root).as_posix()
+        entries.append(
+            Entry(name, label, side, functools.partial(read_file, file), functools.partial(sha256_of_regular, file),
+                  patient_of(name), etiology_of(name, label))
+        )  # fmt: skip
+    return _listed(root.resolve(), entries, others)
+
+
+def _zip(path: Path) -> Source:
+    try:
+        archive = zipfile.ZipFile(path)  # stays open: entries are read from it later
+    except zipfile.BadZipFile as error:
+        raise Problem(f"{path}: not a whole zip file ({error})") from error
+    root, found, others = _arrange(zipfile.Path(archive))
+    entries = []
+    for side, label, file in found:
+        member = archive.getinfo(file.at)
+        name = file.at[len(root.at) :]
+        entries.append(
+            Entry(name, label, side, functools.partial(_read_member, archive, member),
+                  functools.partial("{:08x} {}".format, member.CRC, member.file_size),
+                  patient_of(name), etiology_of(name, label))
+        )  # fmt: skip
+    return _listed(path.resolve(), entries, others)
+
+
+def _listed(path: Path, entries: list[Entry], others: int) -> Source:
+    entries.sort(key=lambda entry: entry.file)
+    for label, name in enumerate(CLASSES):
+        if not any(entry.label == label for entry in entries):
+            raise Problem(f"{path}: no JPEG, PNG or DICOM image in any folder named {name}")
+    notes = [f"{others:,} files in {path} are no JPEG, PNG or DICOM by their names and are not used"] if others else []
+    return Source(str(path), describe(entries), entries, notes=notes)
+
+
+def _arrange(root: Path | zipfile.Path) -> tuple[Path | zipfile.Path, list[tuple], int]:
+    """Finds the class folders below `root`: in train/, val/ and test/, or directly.
+
+    Wrapping folders with nothing else in them (chest_xray/chest_xray) are walked through. Returns the folder that
+    was used, (side, label, file) of its images, and the number of files that are no images by their names.
+    """
+    root = _unwrap(root)
+    found, others = [], 0
+    for side, side_folder in (_subfolders(root, SIDES) or {"": root}).items():
+        for name, class_folder in _subfolders(side_folder, tuple(c.lower() for c in CLASSES)).items():
+            for file in _files(class_folder):
+                if file.name.lower().endswith(images.SUFFIXES):
+                    found.append((side, [c.lower() for c in CLASSES].index(name), file))
+                else:
+                    others += 1
+    return root, found, others
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _files(folder: Path | zipfile.Path) -> Iterator[Path | zipfile.Path]:
+    for item in folder.iterdir():
+        if _hidden(item.name):
+            continue
+        if item.is_dir():
+            if not (isinstance(item, Path) and item.is_symlink()):  # a link to a folder may lead round in a circle
+                yield from _files(item)
+        else:
+            yield item
+
+
+def _subfolders(folder: Path | zipfile.Path, names: tuple[str, ...]) -> dict[str, Path | zipfile.Path]:
+    """The sub-folders of `folder` with one of these names, in whatever case they are written."""
+    found = {item.name.lower(): item for item in folder.iterdir() if item.is_dir()}
+    return {name: found[name] for name in names if name in found}
+
+
+def _unwrap(root: Path | zipfile.Path) -> Path | zipfile.Path:
+    wanted = (*SIDES, *(c.lower() for c in CLASSES))
+    start = root
+    for _ in range(4):
+        if _subfolders(root, wanted):
+            return root
+        inner = [item for item in root.iterdir() if item.is_dir() and not _hidden(item.name)]
+        if len(inner) != 1:
+            break
+        root = inner[0]
+    raise Problem(f"{start}: no folders named {' and '.join(CLASSES)}, neither here nor in train/, val/ and test/")
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a regular file. Raises ValueError for a pipe or device, on which reading could hang."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("not a regular file")
+    if status.st_size > MAX_BYTES:
+        raise ValueError(f"{status.st_size:,} bytes is more than the limit of {MAX_BYTES:,}")
+    return path.read_bytes()
+
+
+def sha256_of_regular(path: Path) -> str:
+    return hashlib.sha256(read_file(path)).hexdigest()
+
+
+def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    if member.file_size > MAX_BYTES:
+        raise ValueError(f"{member.file_size:,} bytes is more than the limit of {MAX_BYTES:,}")
+    try:
+        return archive.read(member)
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:  # CRC, password, method
+        raise ValueError(str(error)) from error
+
+
+# ------------------------------------------------------------------------------------ manifests and arrays
+
+
+def _manifest(path: Path) -> Source:
+    """A CSV file with columns path and label, and perhaps patient, split and etiology; paths are relative to it."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream, strict=True)
+            columns = {name.strip().lower(): name for name in reader.fieldnames or () if name}
+            for name in ("path", "label"):
+                if name not in columns:
+                    raise Problem(f"{path}: no column '{name}'; path and label are needed, patient, split and "
+                                  "etiology are used when there")  # fmt: skip
+            rows = [(reader.line_num, {key: (row[name] or "").strip() for key, name in columns.items()})
+                    for row in reader]  # fmt: skip
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise Problem(f"{path}: not a CSV file in UTF-8 ({error})") from error
+    entries = [_manifest_entry(path, line, row) for line, row in rows]
+    twice = [file for file, count in collections.Counter(e.file for e in entries).items() if count > 1]
+    if twice:
+        raise Problem(f"{path}: {len(twice):,} files are listed more than once (such as {twice[0]})")
+    if {entry.label for entry in entries} != {0, 1}:
+        raise Problem(f"{path}: both labels, 0 (normal) and 1 (pneumonia), are needed")
+    entries.sort(key=lambda entry: entry.file)
+    return Source(
+        str(path.resolve()), describe(entries), entries, has_patients="patient" in columns,
+        own_validation=any(entry.folder == "val" for entry in entries),
+    )  # fmt: skip
+
+
+def _manifest_entry(path: Path, line: int, row: dict[str, str]) -> Entry:
+    labels = {"0": 0, "1": 1} | {name.lower(): label for label, name in enumerate(CLASSES)}
+    sides = {side: side for side in SIDES} | {"validation": "val", "valid": "val", "training": "train", "": ""}
+    label, side = labels.get(row["label"].lower()), sides.get(row.get("split", "").lower())
+    if not row["path"]:
+        raise Problem(f"{path}, line {line}: no path")
+    if label is None:
+        raise Problem(f"{path}, line {line}: label {row['label']!r} is none of 0, 1, NORMAL, PNEUMONIA")
+    if side is None:
+        raise Problem(f"{path}, line {line}: split {row['split']!r} is none of train, val, test")
+    if "patient" in row and not row["patient"]:
+        raise Problem(f"{path}, line {line}: no patient, and other lines may be of the same one")
+    file = path.parent / row["path"]
+    etiology = row.get("etiology", "").lower() or etiology_of(row["path"], label)
+    return Entry(row["path"].replace("\\", "/"), label, side, functools.partial(read_file, file),
+                 functools.partial(sha256_of_regular, file), row.get("patient"), etiology)  # fmt: skip
+
+
+def _pneumoniamnist(path: Path) -> Source:
+    """MedMNIST's arrays {train,val,test}_{images,labels}: uint8 (N, S, S) and (N, 1), label 1 is pneumonia."""
+    digest = sha256_of_file(path)
+    entries = []
+    try:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+            for side in SIDES:
+                pixels, labels = arrays[f"{side}_images"], arrays[f"{side}_labels"].reshape(-1)
+                if pixels.ndim != 3 or pixels.dtype != np.uint8 or len(pixels) != len(labels) or set(labels) - {0, 1}:
+                    raise Problem(f"{path}: {side}_images must be uint8 (N, S, S), {side}_labels (N, 1) of 0 and 1; "
+                                  f"found {pixels.dtype} {pixels.shape} and {labels.shape}")  # fmt: skip
+                for i, label in enumerate(labels.tolist()):
+                    identity = functools.partial(str, f"{digest} {side} {i}")
+                    entries.append(Entry(f"{side}/{i:05d}", label, side, functools.partial(pixels.__getitem__, i),
+                                         identity, None, etiology_of("", label)))  # fmt: skip
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise Problem(f"{path}: not PneumoniaMNIST's arrays ({error})") from error
+    counts = dict(collections.Counter(entry.folder for entry in entries))
+    known = "PneumoniaMNIST" if counts == PNEUMONIAMNIST else "arrays like PneumoniaMNIST's"
+    name = f"{known}: {', '.join(f'{side} {count:,}' for side, count in counts.items())} images"
+    return Source(str(path.resolve()), name, entries, has_patients=False, own_validation=True)
+
+
+def _phantoms(size: int, count: int = 600) -> Source:
+    entries = [
+        Entry(file, int(kind != "N"), "", functools.partial(phantoms.render, 0, patient, image, kind, size),
+              functools.partial(str, f"phantom {phantoms.VERSION}"), patient_of(file),
+              etiology_of(file, int(kind != "N")))
+        for patient, image, kind, file in phantoms.roster(count, 0)
+    ]  # fmt: skip
+    entries.sort(key=lambda entry: entry.file)
+    name = f"SYNTHETIC: {count} phantoms drawn by this program, no X-rays"
+    return Source("phantoms", name, entries, synthetic=True)

@@ -1,0 +1,156 @@
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from batches import NO_AUGMENT, Augment, Batches, change, draw_changes, in_background, pixel_statistics, table_on
+
+CPU = torch.device("cpu")
+
+
+
+def batches(dataset, indices, **options) -> Batches:
+    return Batches(table_on(dataset.images, CPU), dataset.labels, indices, 16, CPU, (0.5, 0.25), **options)
+
+
+def test_without_augmentation_batches_are_the_normalised_pixels_in_order(phantoms):
+    indices = np.array([5, 2, 9, *range(20, 60)])
+    found = list(batches(phantoms, indices).epoch())
+    assert [len(labels) for _, labels in found] == [16, 16, 11]
+    images = torch.cat([images for images, _ in found]).numpy()
+    expected = (phantoms.images[indices][:, None] / 255.0 - 0.5) / 0.25
+    np.testing.assert_allclose(images, expected, atol=1e-5)
+    assert (torch.cat([labels for _, labels in found]).numpy() == phantoms.labels[indices]).all()
+    assert images.dtype == np.float32
+
+
+def test_training_batches_hold_every_image_once_and_none_is_tiny(phantoms):
+    indices = np.arange(0, 97)
+    labels = np.arange(len(phantoms.labels))  # a label of its own for every image shows which was met
+    loader = Batches(table_on(phantoms.images, CPU), labels, indices, 16, CPU, (0.5, 0.25), Augment(), 3)
+    epochs = [[y.numpy() for _, y in loader.epoch(epoch)] for epoch in (1, 2, 1)]
+    for epoch in epochs:
+        assert sorted(np.concatenate(epoch)) == list(indices)
+        assert {len(part) for part in epoch} <= {13, 14}  # 97 images in 7 batches
+        assert len(epoch) == len(loader)
+    assert (np.concatenate(epochs[0]) != np.concatenate(epochs[1])).any()
+    assert (np.concatenate(epochs[0]) == np.concatenate(epochs[2])).all()
+
+
+def test_the_same_seed_gives_the_same_augmented_pixels(phantoms):
+    indices = np.arange(40)
+    first, again, other = (
+        torch.cat([x for x, _ in batches(phantoms, indices, augment=Augment(), seed=seed).epoch(1)])
+        for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_no_change_changes_nothing():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(5, 1, 20, 20)
+    affine, tone = draw_changes(NO_AUGMENT, 5, generator)
+    torch.testing.assert_close(change(images, affine, tone), images, atol=1e-5, rtol=0)
+
+
+def test_changes_stay_within_their_bounds():
+    augment = Augment(0.06, 0.1, 7.0, 0.1, 0.15)
+    affine, tone = draw_changes(augment, 4000, torch.Generator().manual_seed(0))
+    zoom = 1 / torch.linalg.det(affine[:, :, :2]).sqrt()
+    angle = torch.atan2(affine[:, 1, 0], affine[:, 0, 0]).rad2deg()
+    for values, low, high in [
+        (zoom, 0.9, 1.1), (angle, -7, 7), (affine[:, :, 2], -0.12, 0.12), (tone[:, 0], 0.85, 1.15), (tone[:, 1], -0.1, 0.1)
+    ]:  # fmt: skip
+        spread = high - low
+        assert low - 1e-5 <= values.min() < low + 0.02 * spread
+        assert high - 0.02 * spread < values.max() <= high + 1e-5
+    assert (torch.linalg.det(affine[:, :, :2]) > 0).all()  # no mirror image unless it was asked for
+
+
+def test_flips_mirror_half_of_the_images_exactly():
+    augment = Augment(0, 0, 0, 0, 0, flip=True)
+    affine, tone = draw_changes(augment, 200, torch.Generator().manual_seed(0))
+    images = torch.rand(200, 1, 16, 16)
+    found = change(images, affine, tone)
+    mirrored = [bool(torch.allclose(a, b.flip(-1), atol=1e-5)) for a, b in zip(found, images, strict=True)]
+    same = [bool(torch.allclose(a, b, atol=1e-5)) for a, b in zip(found, images, strict=True)]
+    assert all(a != b for a, b in zip(mirrored, same, strict=True))
+    assert 60 < sum(mirrored) < 140
+
+
+def test_shift_and_tone_do_what_their_units_say():
+    image = torch.full((1, 1, 100, 100), 0.5)
+    image[..., 40:60, 40:60] = 0.9
+    affine = torch.tensor([[[1.0, 0, 0.2], [0, 1.0, 0]]])  # 0.2 of the coordinates' 2 is a tenth of the side
+    moved = change(image, affine, torch.tensor([[1.0, 0.0]]))
+    assert moved[0, 0, 50, 31] > 0.85 and moved[0, 0, 50, 55] < 0.55  # to the left by 10 pixels
+    assert moved[0, 0, 50, 95] == 0  # black comes in from outside
+    plain = torch.tensor([[[1.0, 0, 0], [0, 1.0, 0]]])
+    brighter = change(image, plain, torch.tensor([[1.0, 0.05]]))
+    torch.testing.assert_close(brighter, image + 0.05)
+    steeper = change(image, plain, torch.tensor([[1.1, 0.0]]))
+    torch.testing.assert_close(steeper.mean(), image.mean())
+    torch.testing.assert_close(steeper.std(), image.std() * 1.1)
+
+
+def test_pixel_statistics_are_exact(phantoms):
+    indices = np.arange(7, 300, 3)
+    mean, std = pixel_statistics(table_on(phantoms.images, CPU), indices)
+    pixels = phantoms.images[indices].astype(np.float64) / 255
+    assert mean == pytest.approx(pixels.mean(), abs=1e-12)
+    assert std == pytest.approx(pixels.std(), abs=1e-12)
+
+
+# -------------------------------------------------------------------------------------------------- streaming
+
+
+@pytest.mark.parametrize("augment", [None, Augment(flip=True)])
+def test_streamed_batches_are_the_same_as_resident_ones(phantoms, augment):
+    indices = np.arange(3, 150, 2)
+    resident, streamed = (
+        [(x.clone(), y.clone()) for x, y in batches(phantoms, indices, augment=augment, seed=4, stream=stream).epoch(2)]
+        for stream in (False, True)
+    )
+    assert len(resident) == len(streamed) > 2
+    for (x, y), (x2, y2) in zip(resident, streamed, strict=True):
+        assert torch.equal(x, x2) and torch.equal(y, y2)
+
+
+def test_a_table_elsewhere_than_the_device_is_streamed(phantoms):
+    table = table_on(phantoms.images, CPU)
+    for device, expected in ((CPU, False), (torch.device("meta"), True)):
+        found = Batches(table, phantoms.labels, np.arange(4), 2, device, (0.5, 0.25))
+        assert found.stream is expected
+
+
+def test_an_error_in_the_background_is_raised_and_an_early_stop_leaves_no_thread():
+    def broken():
+        yield torch.zeros(1)
+        raise OSError("the disk went away")
+
+    before = threading.active_count()
+    stream = in_background(broken(), pin=False)
+    next(stream)
+    with pytest.raises(OSError, match="the disk went away"):
+        next(stream)
+    endless = in_background((torch.zeros(1) for _ in range(10**9)), pin=False)
+    next(endless)
+    endless.close()
+    assert threading.active_count() == before
+
+
+def test_the_background_runs_a_bounded_number_ahead():
+    made = []
+
+    def produce():
+        for i in range(50):
+            made.append(i)
+            yield torch.tensor(i)
+
+    stream = in_background(produce(), pin=False, ahead=2)
+    next(stream)
+    threading.Event().wait(0.3)
+    assert len(made) <= 5  # one taken, two waiting, one held by the thread, one being made
+    assert [int(t) for t in stream] == list(range(1, 50))

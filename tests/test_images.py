@@ -1,0 +1,204 @@
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms.v2 import functional
+
+import images
+
+
+def film(size: tuple[int, int] = (50, 40), seed: int = 0) -> np.ndarray:
+    """(H, W) uint8 of smooth structure, so that JPEG keeps it; `size` is width, height as Pillow counts."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (9, 7), np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC))
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+@pytest.mark.parametrize("size", [(50, 40), (400, 233), (64, 64), (17, 900), (1, 1), (2000, 1500)])
+def test_decoding_agrees_with_torchvisions_antialiased_bilinear(size, kind):
+    content = encoded(Image.fromarray(film(size)), kind)
+    with Image.open(io.BytesIO(content)) as image:
+        pixels = torch.from_numpy(np.array(image))[None]
+    expected = functional.resize(pixels, [64, 64], antialias=True)[0].numpy()
+    found = images.decode(content, 64)
+    assert np.abs(found.pixels.astype(int) - expected.astype(int)).max() <= 1
+    assert (found.width, found.height) == size and found.mode == "L"
+
+
+def test_one_film_in_any_mode_decodes_alike():
+    grey = film()
+    image = Image.fromarray(grey)
+    variants = {
+        "RGB": encoded(image.convert("RGB")),
+        "RGBA": encoded(image.convert("RGBA")),
+        "LA": encoded(image.convert("LA")),
+        "P": encoded(image.convert("P")),
+        "I;16": encoded(Image.fromarray(grey.astype(np.uint16) * 257)),
+    }
+    plain = images.decode(encoded(image), 32)
+    for mode, content in variants.items():
+        found = images.decode(content, 32)
+        assert found.mode == mode
+        assert np.array_equal(found.pixels, plain.pixels), mode
+        assert found.pixel_hash == plain.pixel_hash, mode
+
+
+def test_a_grey_film_in_a_colour_jpeg_decodes_as_in_a_grey_one():
+    grey = film((300, 200))
+    plain = images.decode(encoded(Image.fromarray(grey), "JPEG", quality=95), 64).pixels.astype(int)
+    colour = images.decode(encoded(Image.fromarray(grey).convert("RGB"), "JPEG", quality=95), 64)
+    cmyk = images.decode(encoded(Image.fromarray(grey).convert("CMYK"), "JPEG", quality=95), 64)
+    assert (colour.mode, cmyk.mode) == ("RGB", "CMYK")
+    assert np.abs(colour.pixels - plain).max() <= 1
+    assert np.abs(cmyk.pixels - plain).max() <= 3  # compressed in four channels, so not to the same values
+
+
+def test_16_bits_are_scaled_not_clipped():
+    ramp = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
+    found = images.decode(encoded(Image.fromarray(ramp)), 64).pixels
+    assert np.abs(found.astype(float) - ramp / 257).max() <= 0.5 + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "the file is empty"),
+        (b"a text file", "not a JPEG, PNG or DICOM file"),
+        (encoded(Image.fromarray(film()), "JPEG")[:300], "(?i)truncated"),
+        (encoded(Image.fromarray(film((200, 200))))[:-300], "truncated|broken|unrecognized"),
+        (encoded(Image.fromarray(film()).convert("P"), "GIF"), "not a JPEG, PNG or DICOM file"),
+        (b"\x89PNG\r\n\x1a\n" + b"\0" * 40, "."),
+        (b"\0" * 128 + b"DICM", "DICOM"),
+    ],
+    ids=["empty", "text", "cut JPEG", "cut PNG", "GIF", "PNG header", "DICOM header"],
+)
+def test_what_is_no_image_has_its_reason(content, reason):
+    with pytest.raises(ValueError, match=reason) as caught:
+        images.decode(content, 32)
+    assert "\n" not in str(caught.value)
+
+
+def test_too_many_pixels_are_refused_before_they_are_decoded(monkeypatch):
+    with pytest.raises(ValueError, match="20,000 x 20,000 pixels is more than the limit|more pixels than the limit"):
+        images.decode(bomb(20_000), 32)
+    monkeypatch.setattr(images, "MAX_PIXELS", 1999)
+    with pytest.raises(ValueError, match="50 x 40 pixels is more than the limit"):
+        images.decode(encoded(Image.fromarray(film())), 32)
+
+
+def bomb(side: int) -> bytes:
+    """A PNG of a few hundred bytes that claims side x side pixels."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("size", [(60, 40), (40, 60), (41, 60), (50, 50)])
+def test_pad_keeps_everything_and_crop_keeps_the_centre(size):
+    grey = film(size)
+    padded, cropped = images.squared(grey, "pad"), images.squared(grey, "crop")
+    assert padded.shape == (max(size), max(size)) and cropped.shape == (min(size), min(size))
+    assert padded.sum(dtype=np.int64) == grey.sum(dtype=np.int64)  # borders are black
+    top, left = (grey.shape[0] - min(size)) // 2, (grey.shape[1] - min(size)) // 2
+    assert np.array_equal(cropped, grey[top : top + min(size), left : left + min(size)])
+    assert images.squared(grey, "stretch") is grey
+    for fit in images.FITS:
+        assert images.decode(encoded(Image.fromarray(grey)), 32, fit).pixels.shape == (32, 32)
+
+
+# --------------------------------------------------------------------------------------------------- DICOM
+
+pydicom = pytest.importorskip("pydicom")
+
+
+def dicom(pixels: np.ndarray, bits: int = 12, frames: int = 0, **header) -> bytes:
+    """An uncompressed DICOM file of stored values (H, W) or (F, H, W), with what `header` adds."""
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    file = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
+    file.SOPClassUID, file.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+    file.Rows, file.Columns = pixels.shape[-2:]
+    file.SamplesPerPixel, file.PhotometricInterpretation, file.PixelRepresentation = 1, "MONOCHROME2", 0
+    file.BitsAllocated, file.BitsStored, file.HighBit = 8 if bits == 8 else 16, bits, bits - 1
+    if frames:
+        file.NumberOfFrames = frames
+    for name, value in header.items():
+        setattr(file, name, value)
+    file.PixelData = pixels.astype(np.uint8 if bits == 8 else np.uint16).tobytes()
+    stream = io.BytesIO()
+    file.save_as(stream, enforce_file_format=True)
+    return stream.getvalue()
+
+
+def stored(bits: int) -> np.ndarray:
+    return (film((64, 64)).astype(np.float64) / 255 * (2**bits - 1)).astype(np.uint16)
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 16])
+def test_dicom_of_any_depth_uses_its_full_range(bits):
+    values = stored(bits)
+    found = images.decode(dicom(values, bits), 64)
+    low, high = float(values.min()), float(values.max())
+    assert np.abs(found.pixels - (values - low) / (high - low) * 255).max() <= 0.51
+    assert found.mode == "DICOM MONOCHROME2"
+
+
+def test_monochrome1_is_inverted():
+    values = stored(12)
+    plain = images.decode(dicom(values), 64).pixels.astype(int)
+    inverted = images.decode(dicom(values, PhotometricInterpretation="MONOCHROME1"), 64).pixels.astype(int)
+    assert (plain + inverted == 255).all()
+
+
+def test_rescale_and_window_follow_the_standard():
+    """DICOM PS3.3, C.11.2.1.2: y = ((x - (c - 0.5)) / (w - 1) + 0.5), clipped, after x = slope * stored + intercept."""
+    values = stored(12)
+    header = {"RescaleSlope": 2, "RescaleIntercept": -1000, "WindowCenter": 2500, "WindowWidth": 3001}
+    found = images.decode(dicom(values, **header), 64).pixels
+    x = 2.0 * values - 1000
+    expected = np.clip((x - 2499.5) / 3000 + 0.5, 0, 1) * 255
+    assert np.abs(found - expected).max() <= 0.51
+    first = images.decode(dicom(values, **{**header, "WindowCenter": [2500, 9], "WindowWidth": [3001, 5]}), 64).pixels
+    assert np.array_equal(first, found)  # of several windows the first
+
+
+def test_several_frames_are_said():
+    frames = np.stack([stored(12), stored(12) // 2])
+    found = images.decode(dicom(frames, frames=2), 64)
+    assert found.warning == "the first of 2 frames is used"
+    assert np.array_equal(found.pixels, images.decode(dicom(frames[0]), 64).pixels)
+
+
+def test_the_patient_is_a_pseudonym_and_nothing_else_leaves():
+    header = {"PatientID": "ID-4711", "PatientName": "Planted^Name"}
+    found = images.decode(dicom(stored(12), **header), 64)
+    again = images.decode(dicom(stored(12) // 3, **header), 64)
+    other = images.decode(dicom(stored(12), PatientID="ID-4712"), 64)
+    assert found.patient == again.patient != other.patient
+    assert "4711" not in repr(found) and "Planted" not in repr(found)
+    assert images.decode(dicom(stored(12), PatientID=" "), 64).patient is None
+
+
+def test_a_cut_dicom_has_its_reason():
+    content = dicom(stored(12))
+    for length in (140, 300, len(content) - 100):
+        with pytest.raises(ValueError, match="DICOM"):
+            images.decode(content[:length], 64)
