@@ -15,6 +15,8 @@ demo: $(VENV)/ready
 	$(PY) evaluate.py --all $(DEMO) --report demo/report
 
 test: $(VENV)/ready-test
+	$(PY) -m ruff check --quiet .
+	$(PY) -m ruff format --check --quiet .
 	$(PY) -m pytest tests
 
 $(VENV)/ready: requirements.txt | $(VENV)/bin/python
@@ -32,4 +34,4 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf $(VENV) demo .pytest_cache __pycache__ tests/__pycache__
+	rm -rf $(VENV) demo .pytest_cache .ruff_cache __pycache__ tests/__pycache__

@@ -342,7 +342,7 @@ def print_report(report: dict) -> None:
     for key, title in SECTIONS.items():
         rows = report[key]
         more = f" (the first {SHOWN} of {len(rows):,})" if len(rows) > SHOWN else ""
-        none = key == "near" and report["near_note"] or "none"
+        none = (key == "near" and report["near_note"]) or "none"
         print(f"\n{title}{more}" if rows else f"\n{title}: {none}")
         if rows:  # numbers stay as they are written: a file may be called 1e5
             numeric = [any(isinstance(row[name], int | float) for row in rows) for name in rows[0]]

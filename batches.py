@@ -1,5 +1,6 @@
 """From the table of pixels to batches on the device: gathered, augmented and normalised, whole batches at a time."""
 
+import itertools
 import math
 import queue
 import threading
@@ -94,7 +95,7 @@ class Batches:
         order = order.to(self.device)
         offset = torch.tensor(-self.mean / self.std)
         bounds = np.cumsum([0, *map(len, parts)]).tolist()
-        places = [slice(start, stop) for start, stop in zip(bounds[:-1], bounds[1:], strict=True)]
+        places = [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
         gathered = (self.table.index_select(0, rows[here]) for here in places)  # (B, S, S) uint8
         if self.stream:
             gathered = in_background(gathered, pin=self.device.type == "cuda")

@@ -51,9 +51,7 @@ def drain(epoch) -> int:
 
 def our_batches(dataset: data.Dataset, augment: batches.Augment | None) -> batches.Batches:
     every = np.arange(len(dataset.labels))
-    return batches.Batches(
-        batches.table_on(dataset.images, CPU), dataset.labels, every, 64, CPU, (MEAN, STD), augment
-    )
+    return batches.Batches(batches.table_on(dataset.images, CPU), dataset.labels, every, 64, CPU, (MEAN, STD), augment)
 
 
 def bench_data(args: argparse.Namespace) -> list[dict]:

@@ -103,16 +103,24 @@ class Split:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that choose the data; every script that reads images has the same ones."""
-    parser.add_argument("--data", metavar="PATH", help="folder, .zip, .csv manifest or PneumoniaMNIST .npz; 'phantoms' "
-                        "for the built-in drawings (default: data/chest_xray beside the scripts, else phantoms)")  # fmt: skip
+    parser.add_argument(
+        "--data",
+        metavar="PATH",
+        help="folder, .zip, .csv manifest or PneumoniaMNIST .npz; 'phantoms' "
+        "for the built-in drawings (default: data/chest_xray beside the scripts, else phantoms)",
+    )
     parser.add_argument("--cache", metavar="DIR", type=Path, help="where decoded images are kept (default: ~/.cache)")
     parser.add_argument("--skip-bad", action="store_true", help="go on without files that cannot be read")
 
 
 def add_split_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=whole_number(32, 2048), default=224, help="side of the images in pixels")
-    parser.add_argument("--fit", choices=images.FITS, default="stretch",
-                        help="how images are made square: stretch (default), pad with black, or crop to the centre")  # fmt: skip
+    parser.add_argument(
+        "--fit",
+        choices=images.FITS,
+        default="stretch",
+        help="how images are made square: stretch (default), pad with black, or crop to the centre",
+    )
     parser.add_argument("--split", choices=SPLITS, default="patient",
                         help="patient (default): 70/10/20, patients kept whole; official: test/ is the test set; "
                         "image: by image, which leaks patients and is there to show what that does")  # fmt: skip
@@ -245,7 +253,9 @@ def _cached(folder: Path, entries: list[Entry], size: int, fit: str) -> tuple[np
                     whole.rename(folder)
             common.sync_folder(folder.parent)
         except OSError as error:
-            raise Problem(f"cannot write the cache {folder}: {error.strerror or error}; --cache DIR moves it") from error
+            raise Problem(
+                f"cannot write the cache {folder}: {error.strerror or error}; --cache DIR moves it"
+            ) from error
         cached = _open_cache(folder, size)
     if cached is None:
         raise Problem(f"the cache {folder} could not be read back; --cache DIR moves it")
@@ -325,12 +335,13 @@ def split(dataset: Dataset, how: str = "patient", seed: int = 0) -> Split:
     if not len(sides["test"]):
         notes.append("there are no test images here: this split can be trained on, but not tested")
     for side, indices in sides.items():
-        if len(indices) and len(set(dataset.labels[indices])) < 2 or side != "test" and not len(indices):
+        if (len(indices) and len(set(dataset.labels[indices])) < 2) or (side != "test" and not len(indices)):
             raise Problem(f"{dataset.source}: too few images: the {side} side of the split lacks a class")
     notes += _refuse_leaks(dataset, sides, how)
     if dataset.unknown_patients:
         notes.append(
-            f"nothing says of {dataset.unknown_patients:,} images who their patient is: each counts as a patient of its own"
+            f"nothing says of {dataset.unknown_patients:,} images who their patient is: "
+            "each counts as a patient of its own"
         )
     listing = sorted(f"{dataset.files[i]}\t{side}" for side, indices in sides.items() for i in indices)
     return Split(how, seed, sides["train"], sides["validation"], sides["test"], sha256_of(listing)[:12], tuple(notes))
@@ -453,7 +464,9 @@ def show_command(args: argparse.Namespace) -> int:
     originals = np.array(dataset.images[some])
     affine, tone = batches.draw_changes(batches.Augment(), len(some), torch.Generator().manual_seed(args.seed))
     changed = batches.change(torch.from_numpy(originals)[:, None].float() / 255, affine, tone)[:, 0].numpy()
-    sheet = audit.contact_sheet(originals, changed, [dataset.files[i] for i in some], dataset.labels[some], dataset.name)
+    sheet = audit.contact_sheet(
+        originals, changed, [dataset.files[i] for i in some], dataset.labels[some], dataset.name
+    )
     common.write_bytes(args.out, sheet)
     print(f"{args.out}: {len(some)} images of {dataset.source}, and the same as training sees them")
     return 0
@@ -468,7 +481,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Gets, audits and shows the data; training needs none of these first.")
     commands = parser.add_subparsers(required=True, metavar="download | check | show")
     get = commands.add_parser("download", help="fetch the data set, verify and unpack it")
-    get.add_argument("--source", choices=sorted({name for name, _ in download.SOURCES}), default="kermany", help="default: kermany, 1.2 GB")
+    get.add_argument(
+        "--source",
+        choices=sorted({name for name, _ in download.SOURCES}),
+        default="kermany",
+        help="default: kermany, 1.2 GB",
+    )
     get.add_argument("--size", type=int, choices=(28, 64, 128, 224), default=224, help="of PneumoniaMNIST's images")
     get.add_argument("--out", type=Path, default=Path("data"), metavar="DIR", help="default: data")
     get.set_defaults(command=download_command)
@@ -476,7 +494,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     check.add_argument("--json", type=Path, metavar="FILE", help="write the findings there as well")
     check.set_defaults(command=check_command)
     show = commands.add_parser("show", help="write a contact sheet of images as stored and as training sees them")
-    show.add_argument("--out", type=Path, default=Path("contact_sheet.png"), metavar="FILE", help="default: %(default)s")
+    show.add_argument(
+        "--out", type=Path, default=Path("contact_sheet.png"), metavar="FILE", help="default: %(default)s"
+    )
     show.add_argument("--count", type=whole_number(1, 50), default=6, help="images of each class")
     show.add_argument("--seed", type=whole_number(0), default=0, help="another number, other images")
     show.set_defaults(command=show_command)

@@ -1,7 +1,7 @@
 """Fetches the public data sets: resumes what was interrupted, trusts nothing but the hash, unpacks with care.
 
-    download(...)  name of a data set -> its folder or file below `out`
-    fetch(...)     the same for any Source
+download(...)  name of a data set -> its folder or file below `out`
+fetch(...)     the same for any Source
 """
 
 import contextlib

@@ -23,8 +23,8 @@ import figures
 import infer
 import metrics
 import models
-from common import Problem
 from batches import Batches, table_on
+from common import Problem
 from data import Dataset, Split
 
 # The published notebooks' test results: 468 images, some of them mirrored at random.
@@ -143,8 +143,8 @@ def check_provenance(model: Model, dataset: Dataset, split: Split) -> list[str]:
         notes.append(f"{model.name}: a graph does not carry what it was trained on; whether it saw these is unknown")
     if not same:
         notes.append(
-            f"{model.name} was trained on the split {facts['split']['fingerprint']} of \"{facts['data']['name']}\", "
-            f"and is tested on the split {split.fingerprint} of \"{dataset.name}\""
+            f'{model.name} was trained on the split {facts["split"]["fingerprint"]} of "{facts["data"]["name"]}", '
+            f'and is tested on the split {split.fingerprint} of "{dataset.name}"'
         )
     if facts["quick"]:
         notes.append(f"{model.name} is from a smoke run (--quick): its numbers mean nothing")
@@ -178,7 +178,8 @@ def compare(question: str, a: dict, b: dict, point: str) -> dict:
     """Differences b - a at one operating point, with McNemar's exact p; both on the same images."""
     x, y = a["points"][point], b["points"][point]
     right = [
-        metrics.decide(model["probabilities"], model["points"][point]["threshold"]) == model["labels"] for model in (a, b)
+        metrics.decide(model["probabilities"], model["points"][point]["threshold"]) == model["labels"]
+        for model in (a, b)
     ]
     only_a, only_b, p = metrics.mcnemar_exact(*right)
     return {
@@ -217,7 +218,7 @@ def cross_check(results: list[dict]) -> list[str]:
     notes = []
     tested: dict[str, list[str]] = {}
     for result in results:
-        key = f"{result['split']['fingerprint']} of \"{result['data']['name']}\""
+        key = f'{result["split"]["fingerprint"]} of "{result["data"]["name"]}"'
         tested.setdefault(key, []).append(result["name"])
     if len(tested) > 1:
         listing = "; ".join(f"split {key}: {', '.join(names)}" for key, names in tested.items())
@@ -271,10 +272,19 @@ def convergence_table(results: list[dict]) -> tuple[list[str], list[list]]:
     rows = []
     for result in results:
         if training := result["training"]:
-            rows.append([result["name"], training["epochs"], number(training["epochs_to_90"], 0),
-                         number(training["seconds_to_90"], 0), training["best_epoch"],
-                         number(training["best_val_loss"], 4), f"{training['parameters']:,}",
-                         f"{training['multiply_adds'] / 1e6:,.0f} M", number(training["images_per_second"], 0)])  # fmt: skip
+            rows.append(
+                [
+                    result["name"],
+                    training["epochs"],
+                    number(training["epochs_to_90"], 0),
+                    number(training["seconds_to_90"], 0),
+                    training["best_epoch"],
+                    number(training["best_val_loss"], 4),
+                    f"{training['parameters']:,}",
+                    f"{training['multiply_adds'] / 1e6:,.0f} M",
+                    number(training["images_per_second"], 0),
+                ]
+            )
     return headers, rows
 
 
@@ -334,7 +344,9 @@ def write_report(folder: Path, results: list[dict], comparisons: list[dict], not
         for r in results for point, found in r["points"].items()
     ]  # fmt: skip
     common.write_text(folder / "results.csv", common.csv_text(rows))
-    common.write_text(folder / "predictions.csv", common.csv_text([row for result in results for row in predictions(result)]))
+    common.write_text(
+        folder / "predictions.csv", common.csv_text([row for result in results for row in predictions(result)])
+    )
     for name, figure in figures.draw(results).items():
         common.write_bytes(folder / name, figure)
 
@@ -410,8 +422,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")
     parser.add_argument("--onnx", type=Path, default=Path("onnx"), metavar="DIR", help="default: onnx")
     parser.add_argument("--report", type=Path, default=Path("report"), metavar="DIR", help="default: report")
-    parser.add_argument("--format", choices=tabulate_formats, default="simple", metavar="FORMAT",
-                        help="of the tables, any of tabulate's: github, latex, html, ... (default: simple)")  # fmt: skip
+    parser.add_argument(
+        "--format",
+        choices=tabulate_formats,
+        default="simple",
+        metavar="FORMAT",
+        help="of the tables, any of tabulate's: github, latex, html, ... (default: simple)",
+    )
     data.add_arguments(parser)
     infer.add_device_argument(parser)
     args = parser.parse_args(argv)

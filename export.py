@@ -26,8 +26,8 @@ import data
 import infer
 import metrics
 import models
-from common import Problem
 from batches import Batches, table_on
+from common import Problem
 
 # Opset 18 is the first whose Resize can antialias, and the one that onnxruntime's CUDA kernels cover best
 # (microsoft/onnxruntime #19595, #27415). The exporter is torch's dynamo-based one, since the older one cannot express
@@ -247,15 +247,27 @@ def export(path: Path, args: argparse.Namespace) -> Path:
         print(f"note: {source} is not the data {path} was trained on; its validation images serve all the same")
     expected = reference(network, checkpoint, dataset, split.validation)
     target = args.onnx / f"{checkpoint['name']}.onnx"
-    graph = to_graph(network, checkpoint, common.sha256_of_file(path))
+    checkpoint_hash = common.sha256_of_file(path)
+    graph = to_graph(network, checkpoint, checkpoint_hash)
     names, unchecked = providers()
     with refused_on_failure(target), common.atomic_path(target) as temporary:
         temporary.write_bytes(graph.SerializeToString(deterministic=True))
         rows = check(temporary, expected, names)
-    report = {"file": target.name, "sha256": common.sha256_of_file(target), "metadata": metadata(checkpoint, common.sha256_of_file(path)), "opset": OPSET, "data": dataset.name,
-               "images": "validation", "checks": rows, "not_checked": unchecked,
-               "versions": {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__,
-                            "torch": str(torch.__version__)}}  # fmt: skip
+    report = {
+        "file": target.name,
+        "sha256": common.sha256_of_file(target),
+        "metadata": metadata(checkpoint, checkpoint_hash),
+        "opset": OPSET,
+        "data": dataset.name,
+        "images": "validation",
+        "checks": rows,
+        "not_checked": unchecked,
+        "versions": {
+            "onnx": onnx.__version__,
+            "onnxruntime": onnxruntime.__version__,
+            "torch": str(torch.__version__),
+        },
+    }
     common.write_json(target.with_suffix(".json"), report)
     print("\n".join(unchecked))
     print(f"{target}: {target.stat().st_size / 1e6:.1f} MB, opset {OPSET}"

@@ -1,6 +1,6 @@
 """One image file to one grey square of pixels: JPEG, PNG and DICOM.
 
-    decode(content, size, fit)   the bytes of a file -> Film, or ValueError with the reason
+decode(content, size, fit)   the bytes of a file -> Film, or ValueError with the reason
 """
 
 import hashlib
@@ -123,7 +123,9 @@ def _decode_dicom(content: bytes) -> tuple[np.ndarray, str, str | None, str]:
         pixels = header.pixel_array
     except (AttributeError, KeyError, NotImplementedError, RuntimeError, OSError, EOFError, TypeError, ValueError,
             pydicom.errors.InvalidDicomError) as error:  # fmt: skip
-        raise ValueError(f"a DICOM file that cannot be decoded ({(str(error) or type(error).__name__).splitlines()[0]})") from error
+        raise ValueError(
+            f"a DICOM file that cannot be decoded ({(str(error) or type(error).__name__).splitlines()[0]})"
+        ) from error
     warning = ""
     frames = int(header.get("NumberOfFrames", 1) or 1)
     if frames > 1:

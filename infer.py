@@ -1,8 +1,8 @@
 """From a checkpoint or a graph to logits: the one door through which every reported number goes.
 
-    network_logits(...)   a PyTorch network over Batches
-    open_graph(...)       an ONNX file on the execution provider that was asked for, and on no other
-    graph_outputs(...)    that graph over raw uint8 images
+network_logits(...)   a PyTorch network over Batches
+open_graph(...)       an ONNX file on the execution provider that was asked for, and on no other
+graph_outputs(...)    that graph over raw uint8 images
 """
 
 import argparse
@@ -17,8 +17,8 @@ import numpy as np
 import onnxruntime
 import torch
 
-from common import Problem, UsageProblem
 from batches import Batches
+from common import Problem, UsageProblem
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}

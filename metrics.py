@@ -213,9 +213,7 @@ def mcnemar_exact(correct_a: ArrayLike, correct_b: ArrayLike) -> tuple[int, int,
     return only_a, only_b, min(1.0, 2 * tail / 2**n)
 
 
-def fit_temperature(
-    logits: ArrayLike, labels: ArrayLike, bounds: tuple[float, float] = (0.05, 20.0)
-) -> float:
+def fit_temperature(logits: ArrayLike, labels: ArrayLike, bounds: tuple[float, float] = (0.05, 20.0)) -> float:
     """Temperature within bounds that minimises log_loss(logits, labels, temperature).
 
     logits: (N, 2); labels: (N,) of 0/1. Separable data gives the lower bound, data where every margin is

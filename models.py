@@ -181,11 +181,15 @@ def load_checkpoint(path: Path) -> tuple[dict, nn.Module]:
     except FileNotFoundError as error:
         raise Problem(f"{path}: no such file") from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise Problem(f"{path}: not a whole checkpoint ({(str(error) or type(error).__name__).splitlines()[0]})") from error
+        raise Problem(
+            f"{path}: not a whole checkpoint ({(str(error) or type(error).__name__).splitlines()[0]})"
+        ) from error
     if not isinstance(checkpoint, dict) or "format" not in checkpoint or "state" not in checkpoint:
         raise Problem(f"{path}: not a checkpoint that train.py wrote")
     if checkpoint["format"] != FORMAT:
         raise Problem(f"{path}: checkpoint format {checkpoint['format']}, this program reads format {FORMAT}")
+    if Path(checkpoint.get("name", "model")).name != checkpoint.get("name", "model"):
+        raise Problem(f"{path}: its name is no plain file name")  # export.py names a file after it
     if state_sha256(checkpoint["state"]) != checkpoint["weights_sha256"]:
         raise Problem(f"{path}: the weights do not match their SHA-256: the file was damaged")
     network = build(checkpoint["architecture"], checkpoint["size"])

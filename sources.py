@@ -1,6 +1,6 @@
 """Where images come from: a folder, a zip of one, a CSV manifest, PneumoniaMNIST arrays, or the phantoms.
 
-    open_source(...)   what --data names -> Source: one Entry an image, with its label, side and patient
+open_source(...)   what --data names -> Source: one Entry an image, with its label, side and patient
 """
 
 import collections
@@ -114,7 +114,7 @@ def patient_of(file: str) -> str | None:
 
 
 def etiology_of(file: str, label: int) -> str:
-    """"normal", "bacteria", "virus", or "pneumonia" where the file name does not say which."""
+    """ "normal", "bacteria", "virus", or "pneumonia" where the file name does not say which."""
     match = re.search(r"person\d+_(bacteria|virus)_", file)
     return "normal" if label == 0 else match[1] if match else "pneumonia"
 
@@ -139,7 +139,8 @@ def describe(entries: list[Entry]) -> str:
         ill = sum(entry.label for entry in entries)
         return f"{total:,} images: {total - ill:,} normal, {ill:,} pneumonia"
     wrong = [
-        f"{side} {etiology} {found:,}".strip() + (" that it does not have" if wanted is None else f" instead of {wanted:,}")
+        f"{side} {etiology} {found:,}".strip()
+        + (" that it does not have" if wanted is None else f" instead of {wanted:,}")
         for side, etiology, found, wanted in count_facts([e.folder for e in entries], [e.etiology for e in entries])
         if found != wanted
     ]

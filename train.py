@@ -28,8 +28,8 @@ import data
 import infer
 import metrics
 import models
-from common import Problem, UsageProblem
 from batches import NO_AUGMENT, Augment, Batches, pixel_statistics, table_on
+from common import Problem
 from data import Dataset, Split
 
 
@@ -211,7 +211,9 @@ def train_run(
     normalisation = pixel_statistics(table, training)
     labels = dataset.labels
     folder = fresh_folder(Path(args.out), name)
-    run = Run(folder, network, recipe, new_checkpoint(name, origin, dataset, split, args, recipe, normalisation, device))
+    run = Run(
+        folder, network, recipe, new_checkpoint(name, origin, dataset, split, args, recipe, normalisation, device)
+    )
     common.write_json(folder / "run.json", run_record(run.checkpoint, args, None))
     print(f"{name}: {models.parameter_count(network):,} parameters, {len(training):,} training and "
           f"{len(validation):,} validation images, {recipe.epochs} epochs on {run.checkpoint['device']}")  # fmt: skip
@@ -345,8 +347,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     data.add_arguments(parser)
     data.add_split_arguments(parser)
     infer.add_device_argument(parser)
-    parser.add_argument("--recipe", choices=tuple(RECIPES), default="default",
-                        help="seed: the published notebooks' settings (Adam 1e-4, batch 64, 20 epochs, flips)")  # fmt: skip
+    parser.add_argument(
+        "--recipe",
+        choices=tuple(RECIPES),
+        default="default",
+        help="seed: the published notebooks' settings (Adam 1e-4, batch 64, 20 epochs, flips)",
+    )
     parser.add_argument("--epochs", type=common.whole_number(1), help="default: the recipe's")
     parser.add_argument("--batch-size", type=common.whole_number(2), help="default: the recipe's")
     parser.add_argument("--lr", type=common.positive_number, help="highest learning rate; default: the recipe's")
@@ -356,8 +362,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
                         help="ImageNet weights for resnet34-pretrained: a torchvision resnet34 state dict")  # fmt: skip
     parser.add_argument("--name", help="of the run's folder; default: the architecture")
     parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")
-    parser.add_argument("--quick", action="store_true",
-                        help=f"a smoke run: {QUICK_EPOCHS} epochs on {QUICK_IMAGES} images; its results mean nothing")  # fmt: skip
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help=f"a smoke run: {QUICK_EPOCHS} epochs on {QUICK_IMAGES} images; its results mean nothing",
+    )
     args = parser.parse_args(argv)
     if args.name and (args.all or args.name in ("old", ".", "..") or set(args.name) & set("/\\")):
         parser.error("--name is one plain folder name other than 'old', and goes with --arch")

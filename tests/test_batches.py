@@ -9,7 +9,6 @@ from batches import NO_AUGMENT, Augment, Batches, change, draw_changes, in_backg
 CPU = torch.device("cpu")
 
 
-
 def batches(dataset, indices, **options) -> Batches:
     return Batches(table_on(dataset.images, CPU), dataset.labels, indices, 16, CPU, (0.5, 0.25), **options)
 
@@ -61,8 +60,12 @@ def test_changes_stay_within_their_bounds():
     zoom = 1 / torch.linalg.det(affine[:, :, :2]).sqrt()
     angle = torch.atan2(affine[:, 1, 0], affine[:, 0, 0]).rad2deg()
     for values, low, high in [
-        (zoom, 0.9, 1.1), (angle, -7, 7), (affine[:, :, 2], -0.12, 0.12), (tone[:, 0], 0.85, 1.15), (tone[:, 1], -0.1, 0.1)
-    ]:  # fmt: skip
+        (zoom, 0.9, 1.1),
+        (angle, -7, 7),
+        (affine[:, :, 2], -0.12, 0.12),
+        (tone[:, 0], 0.85, 1.15),
+        (tone[:, 1], -0.1, 0.1),
+    ]:
         spread = high - low
         assert low - 1e-5 <= values.min() < low + 0.02 * spread
         assert high - 0.02 * spread < values.max() <= high + 1e-5

@@ -54,7 +54,8 @@ def test_a_killed_write_leaves_the_old_file(tmp_path):
     common.write_text(path, "old")
     code = (
         "import sys, pathlib, time; sys.path.insert(0, sys.argv[1]); import common\n"
-        "with common.atomic_path(pathlib.Path(sys.argv[2])) as t: t.write_text('half'); print(1, flush=True); time.sleep(60)"
+        "with common.atomic_path(pathlib.Path(sys.argv[2])) as t: t.write_text('half'); "
+        "print(1, flush=True); time.sleep(60)"
     )
     root = os.path.dirname(common.__file__)
     with subprocess.Popen([sys.executable, "-c", code, root, str(path)], stdout=subprocess.PIPE) as child:

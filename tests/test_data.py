@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from folders import draw, make_folder
 
 import data
 import images
 import sources
 from common import Problem, UsageProblem
-from folders import draw, make_folder
-
 
 # ------------------------------------------------------------------------------------- layouts and errors
 
@@ -283,7 +282,13 @@ def test_show_writes_a_picture(tmp_path, cache, capsys):
 
 
 def test_wrong_calls(capsys, tmp_path):
-    for arguments in ([], ["chek"], ["download", "--source", "nih"], ["check", "--size", "0"], ["show", "--count", "x"]):
+    for arguments in (
+        [],
+        ["chek"],
+        ["download", "--source", "nih"],
+        ["check", "--size", "0"],
+        ["show", "--count", "x"],
+    ):
         with pytest.raises(SystemExit) as caught:
             data.main(arguments)
         assert caught.value.code == 2

@@ -192,9 +192,7 @@ def test_classification_marks_what_is_undefined(
 
 
 @pytest.mark.parametrize("confidence", [0.5, 0.9, 0.95, 0.999])
-@pytest.mark.parametrize(
-    ("successes", "n"), [(0, 1), (1, 1), (0, 20), (20, 20), (3, 10), (388, 390), (5, 9000)]
-)
+@pytest.mark.parametrize(("successes", "n"), [(0, 1), (1, 1), (0, 20), (20, 20), (3, 10), (388, 390), (5, 9000)])
 def test_wilson_agrees_with_scipy(successes: int, n: int, confidence: float) -> None:
     expected = scipy.stats.binomtest(successes, n).proportion_ci(confidence, method="wilson")
     low, high = metrics.wilson(successes, n, confidence)

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from folders import draw, make_folder
+from test_images import dicom
 
 import data
 import sources
 from common import Problem, UsageProblem
-from folders import draw, make_folder
 
 
 @pytest.mark.parametrize(
@@ -257,3 +258,29 @@ def test_a_folder_that_may_not_be_read(tmp_path, cache):
             data.load(str(folder), 32, cache)
     finally:
         (folder / "NORMAL").chmod(0o755)
+
+
+# ----------------------------------------------------------------------------------------------------- DICOM
+
+
+def test_dicom_patients_are_kept_together_and_never_named(tmp_path):
+    """Twelve patients a class with three films each; neither cache nor data set may hold an id or a name."""
+    for i in range(72):
+        label, patient = ("NORMAL", "PNEUMONIA")[i % 2], i // 6
+        path = tmp_path / "x" / label / f"{i}.dcm"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        values = np.random.default_rng(i).integers(0, 4096, (40, 50)).astype(np.uint16)
+        path.write_bytes(dicom(values, PatientID=f"PLANTED-{label}-{patient}", PatientName="Planted^Name"))
+    dataset = data.load(str(tmp_path / "x"), 32, tmp_path / "cache")
+    assert dataset.has_patients and dataset.unknown_patients == 0 and len(set(dataset.patients)) == 24
+    for i, file in enumerate(dataset.files):
+        number = int(Path(file).stem)
+        mates = {
+            int(Path(dataset.files[j]).stem) // 6 for j, p in enumerate(dataset.patients) if p == dataset.patients[i]
+        }
+        assert mates == {number // 6}
+    assert data.describe_leak(dataset, data.split(dataset, "patient").sides) == ""
+    for path in (tmp_path / "cache").rglob("*"):
+        if path.is_file():
+            assert b"PLANTED" not in path.read_bytes() and b"Planted" not in path.read_bytes()
+    assert "PLANTED" not in repr(dataset) and "Planted" not in repr(dataset)

@@ -8,6 +8,7 @@ import pytest
 import scipy.special
 import torch
 import torchvision
+from folders import make_folder
 
 import data
 import infer
@@ -16,7 +17,6 @@ import models
 import train
 from batches import NO_AUGMENT, Augment, Batches, pixel_statistics, table_on
 from common import Problem
-from folders import make_folder
 
 CPU = torch.device("cpu")
 FAST = ["--data", "phantoms", "--size", "64"]
@@ -196,7 +196,10 @@ def test_the_same_seed_gives_the_same_history_and_another_seed_another(tmp_path,
     for name, seed in (("a", "5"), ("b", "5"), ("c", "6")):
         assert run(tmp_path, cache, "--arch", "simple", "--quick", "--seed", seed, "--name", name) == 0
     a, b, c = (
-        [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in history(tmp_path / "runs" / n)]
+        [
+            {k: v for k, v in row.items() if k not in ("seconds", "images_per_second")}
+            for row in history(tmp_path / "runs" / n)
+        ]
         for n in "abc"
     )
     assert a == b

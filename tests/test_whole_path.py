@@ -119,9 +119,7 @@ def test_comparisons_agree_with_scipy(world):
     comparisons = world.results()["comparisons"]
     assert [(c["question"], c["threshold"]) for c in comparisons] == [
         ("Does depth help?", "0.5"), ("Does depth help?", "validation")]  # fmt: skip
-    for comparison, column in zip(
-        comparisons, ("decision_at_0.5", "decision_at_validation_threshold"), strict=True
-    ):
+    for comparison, column in zip(comparisons, ("decision_at_0.5", "decision_at_validation_threshold"), strict=True):
         right = {name: np.array([row[column] == row["class"] for row in predictions if row["model"] == name])
                  for name in ("simple", "resnet34")}  # fmt: skip
         only_a = int((right["simple"] & ~right["resnet34"]).sum())
@@ -198,7 +196,9 @@ def test_images_that_a_model_was_trained_on_are_no_test(world, capsys, tmp_path)
     checkpoint, network = models.load_checkpoint(path)
     checkpoint["split"] = {**checkpoint["split"], "seed": 3}  # as if its settings had been lost
     models.save_checkpoint(tmp_path / "model.pt", {**checkpoint, "state": network.state_dict()})
-    assert evaluate.main([str(tmp_path / "model.pt"), "--cache", str(world.cache), "--report", str(tmp_path / "r")]) == 1
+    assert (
+        evaluate.main([str(tmp_path / "model.pt"), "--cache", str(world.cache), "--report", str(tmp_path / "r")]) == 1
+    )
     assert re.search(r"model.pt: \d+ of the test images were seen in its training", capsys.readouterr().err)
     assert not (tmp_path / "r").exists()
 
@@ -221,7 +221,6 @@ def test_errors_are_named_and_the_others_go_on(world, capsys, tmp_path):
 
 
 def test_a_graph_that_export_did_not_make_is_refused(world, capsys, tmp_path):
-    import onnx
 
     graph = onnx.load(world.folder / "onnx" / "simple.onnx")
     del graph.metadata_props[:]
@@ -233,7 +232,9 @@ def test_a_graph_that_export_did_not_make_is_refused(world, capsys, tmp_path):
 def test_the_scripts_run_as_scripts_from_another_folder(tmp_path):
     for script in ("train.py", "evaluate.py", "export.py"):
         command = [sys.executable, str(ROOT / script), "--help"]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "COLUMNS": "40"})
+        done = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "COLUMNS": "40"}
+        )
         assert done.returncode == 0 and done.stderr == "" and "--data" in done.stdout
 
 
