@@ -15,7 +15,7 @@ import torchvision
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from common import Problem, write_bytes
+from common import Problem, UsageProblem, write_bytes
 
 ARCHITECTURES = ("simple", "resnet34", "resnet34-pretrained")
 IMAGENET_URL = torchvision.models.ResNet34_Weights.IMAGENET1K_V1.url  # ends in the first digits of its SHA-256
@@ -107,12 +107,19 @@ def _read_state(path: Path) -> dict[str, torch.Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise Problem(f"--weights {path}: no such file") from error
+        raise UsageProblem(f"--weights {path}: no such file") from error
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        raise Problem(f"--weights {path}: not a torch state dict ({str(error).splitlines()[0]})") from error
+        raise Problem(f"--weights {path}: not a torch state dict ({_reason(error)})") from error
     if not isinstance(state, dict):
         raise Problem(f"--weights {path}: not a torch state dict, but a {type(state).__name__}")
     return state
+
+
+def _reason(error: Exception) -> str:
+    """Why torch.load failed, in one line, without its advice to load files that may run code."""
+    if isinstance(error, pickle.UnpicklingError):
+        return "it holds something else than plain values and tensors, or was damaged"
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def adapt_imagenet(state: dict[str, torch.Tensor], network: nn.Module, file: str) -> dict[str, torch.Tensor]:
@@ -181,9 +188,7 @@ def load_checkpoint(path: Path) -> tuple[dict, nn.Module]:
     except FileNotFoundError as error:
         raise Problem(f"{path}: no such file") from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise Problem(
-            f"{path}: not a whole checkpoint ({(str(error) or type(error).__name__).splitlines()[0]})"
-        ) from error
+        raise Problem(f"{path}: not a whole checkpoint ({_reason(error)})") from error
     if not isinstance(checkpoint, dict) or "format" not in checkpoint or "state" not in checkpoint:
         raise Problem(f"{path}: not a checkpoint that train.py wrote")
     if checkpoint["format"] != FORMAT:
