@@ -96,7 +96,8 @@ def _decode_picture(content: bytes) -> tuple[np.ndarray, str]:
                 image.draft("L", None)  # a colour JPEG holds its grey channel apart: the colours need no decoding
             if mode.startswith("I"):  # 16 bits: convert("L") would clip at 255 instead of scaling
                 return (np.asarray(image, np.float32) / 257).round().astype(np.uint8), mode
-            return np.asarray(image.convert("L")), mode
+            image.load()
+            return np.asarray(image if image.mode == "L" else image.convert("L")), mode  # convert would copy
     except Image.DecompressionBombError as error:
         raise ValueError(f"more pixels than the limit of {MAX_PIXELS:,}") from error
     except Image.UnidentifiedImageError as error:
