@@ -7,6 +7,7 @@ import collections
 import csv
 import functools
 import hashlib
+import os
 import re
 import stat
 import zipfile
@@ -249,12 +250,14 @@ def _unwrap(root: Path | zipfile.Path) -> Path | zipfile.Path:
 
 def read_file(path: Path) -> bytes:
     """The bytes of a regular file. Raises ValueError for a pipe or device, on which reading could hang."""
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise ValueError("not a regular file")
-    if status.st_size > MAX_BYTES:
-        raise ValueError(f"{status.st_size:,} bytes is more than the limit of {MAX_BYTES:,}")
-    return path.read_bytes()
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with open(handle, "rb", buffering=0) as stream:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("not a regular file")
+        if status.st_size > MAX_BYTES:
+            raise ValueError(f"{status.st_size:,} bytes is more than the limit of {MAX_BYTES:,}")
+        return stream.readall()
 
 
 def sha256_of_regular(path: Path) -> str:
