@@ -163,9 +163,9 @@ class Run:
         self.history.append(row)
         tqdm.write(
             f"epoch {row['epoch']:>2}/{self.recipe.epochs}  lr {row['learning_rate']:.1e}  "
-            f"train loss {row['train_loss']:.4f}  accuracy {row['train_accuracy']:.4f}   "
-            f"validation loss {row['val_loss']:.4f}  accuracy {row['val_accuracy']:.4f}  AUROC {row['val_auroc']:.4f}"
-            f"   {row['seconds']:.0f} s  {row['images_per_second']:.0f} images/s{'  best' if best else ''}"
+            f"train loss {row['train_loss']:.4f} acc {row['train_accuracy']:.3f}  "
+            f"val loss {row['val_loss']:.4f} acc {row['val_accuracy']:.3f} AUROC {row['val_auroc']:.4f}  "
+            f"{row['seconds']:.0f} s, {row['images_per_second']:.0f} images/s{'  best' if best else ''}"
         )
         self.checkpoint |= {"epoch": row["epoch"], "history": self.history, "seconds": self.seconds()}
         self.checkpoint |= fit_decision(validation_logits, labels)

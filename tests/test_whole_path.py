@@ -14,6 +14,7 @@ import onnx
 import pytest
 import scipy.stats
 import sklearn.metrics
+from folders import draw, make_folder
 
 import data
 import evaluate
@@ -201,6 +202,34 @@ def test_images_that_a_model_was_trained_on_are_no_test(world, capsys, tmp_path)
     )
     assert re.search(r"model.pt: \d+ of the test images were seen in its training", capsys.readouterr().err)
     assert not (tmp_path / "r").exists()
+
+
+def test_a_split_without_test_images_can_be_trained_on_but_not_tested(cache, capsys, tmp_path):
+    folder = make_folder(tmp_path / "x", ("train",), count=40)
+    options = ["--data", str(folder), "--split", "official", "--size", "32", "--cache", str(cache)]
+    assert train.main(["--arch", "simple", "--quick", *options, "--out", str(tmp_path / "runs")]) == 0
+    assert "can be trained on, but not tested" in capsys.readouterr().err
+    model = str(tmp_path / "runs" / "simple" / "model.pt")
+    arguments = [model, "--cache", str(cache), "--report", str(tmp_path / "report")]
+    assert evaluate.main(arguments) == 1
+    assert "has no test images in the official split; --data names a folder that has" in capsys.readouterr().err
+    # With the test folder there the same model is tested, on images that it has not seen.
+    for seed, file in enumerate(["NORMAL/IM-9001-0001.jpeg", "PNEUMONIA/person9001_virus_1.jpeg"]):
+        draw(folder / "test" / file, 5000 + seed)
+    assert evaluate.main(arguments) == 0
+    assert "was trained on the split" in capsys.readouterr().out
+
+
+def test_a_leak_stops_training_before_it_starts(cache, capsys, tmp_path):
+    folder = make_folder(tmp_path / "x", ("train", "test"), count=40)
+    draw(folder / "test" / "NORMAL" / "IM-0003-0009.jpeg", 6000)  # a film of a patient in train/
+    options = ["--data", str(folder), "--size", "32", "--cache", str(cache), "--out", str(tmp_path / "runs")]
+    assert train.main(["--arch", "simple", "--quick", "--split", "official", *options]) == 1
+    error = capsys.readouterr().err
+    assert "1 patients are on more than one side (such as IM-0003)" in error and "data.py check" in error
+    assert not (tmp_path / "runs").exists()
+    assert train.main(["--arch", "simple", "--quick", "--split", "image", *options]) == 0
+    assert "WARNING" in capsys.readouterr().err
 
 
 def test_errors_are_named_and_the_others_go_on(world, capsys, tmp_path):
