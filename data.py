@@ -8,25 +8,16 @@ As a script: `python data.py download` gets the data, `check` audits it, `show` 
 
 import argparse
 import collections
-import contextlib
-import hashlib
-import io
-import json
-import os
-import shutil
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 import audit
 import batches
+import cache as decoded
 import common
 import download
 import images
@@ -35,7 +26,6 @@ from common import Problem, UsageProblem, sha256_of, whole_number
 from sources import CLASSES, Entry, Source
 
 SPLITS = ("patient", "official", "image")
-TASK = 16  # images that a thread takes at a time
 
 
 @dataclass(frozen=True)
@@ -127,7 +117,7 @@ def add_split_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split-seed", type=whole_number(0), default=0, help="another number, another split")
 
 
-# --------------------------------------------------------------------------------- decoding and the cache
+# ------------------------------------------------------------------------------------------------ loading
 
 
 def load(
@@ -146,10 +136,8 @@ def load(
     """
     opened = sources.open_source(source, size)
     entries = opened.entries
-    identities = _in_threads(lambda i: _identity(entries[i]), len(entries), "reading")
-    parts = [part for entry, identity in zip(entries, identities, strict=True) for part in (entry.file, identity)]
-    key = sha256_of([f"decoder {images.DECODER_VERSION}", f"{size} pixels", fit, *parts])[:16]
-    table, listing = _cached((cache or default_cache()) / key, entries, size, fit)
+    folder = (cache or decoded.default_folder()) / decoded.identity(entries, size, fit)
+    table, listing = decoded.open_or_build(folder, entries, size, fit)
     bad = [(entries[i].file, reason) for i, reason in listing["bad"]]
     report_bad(bad, len(entries), opened.path, skip_bad)
     films = listing["films"]
@@ -196,123 +184,6 @@ def report_bad(bad: list[tuple[str, str]], total: int, source: str, skip: bool) 
     if not skip or len(bad) == total:
         raise Problem(text.format("; mend or remove them, or go on without them by --skip-bad"))
     print("note: " + text.format(" and are left out"), file=sys.stderr)
-
-
-def default_cache() -> Path:
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "chest-xray"
-    except RuntimeError as error:
-        raise Problem("there is no home folder to keep decoded images in: say --cache DIR") from error
-
-
-def _identity(entry: Entry) -> str:
-    try:
-        return entry.identity()
-    except (OSError, ValueError) as error:  # decoding will say it again, by name
-        return f"unreadable: {error}"
-
-
-def _in_threads(work: Callable, count: int, what: str) -> Iterator:
-    """work(0), work(1), ... in order, in threads: decoding and hashing release the interpreter lock.
-
-    A thread takes TASK items at a time, because handing one over costs as much as decoding a tenth of a small image;
-    a few tasks are in flight, so that no thread waits for the consumer and memory stays bounded for any count.
-    """
-    workers = os.cpu_count() or 1
-    waiting: collections.deque = collections.deque()
-    with (
-        ThreadPoolExecutor(workers) as pool,
-        tqdm(total=count, desc=what, unit=" images", disable=not sys.stderr.isatty(), leave=False, delay=1) as bar,
-    ):
-        for start in range(0, count + TASK * 4 * workers, TASK):
-            if start < count:
-                items = range(start, min(start + TASK, count))
-                waiting.append(pool.submit(lambda items: [work(i) for i in items], items))
-            if waiting and (len(waiting) > 4 * workers or start >= count):
-                done = waiting.popleft().result()
-                bar.update(len(done))
-                yield from done
-
-
-def _cached(folder: Path, entries: list[Entry], size: int, fit: str) -> tuple[np.ndarray, dict]:
-    """The table of pixels and its listing from `folder`, built there first if need be.
-
-    A cache is built in a temporary folder and renamed when it is whole: a killed build leaves nothing under the final
-    name, and of two processes that build the same one, the first to finish is used by both.
-    """
-    cached = _open_cache(folder, size)
-    if cached is None:
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(folder, ignore_errors=True)  # a damaged one
-            with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-                whole = Path(temporary) / "cache"
-                whole.mkdir()
-                _build_cache(whole, entries, size, fit)
-                with contextlib.suppress(FileExistsError, OSError):  # another process was first
-                    whole.rename(folder)
-            common.sync_folder(folder.parent)
-        except OSError as error:
-            raise Problem(
-                f"cannot write the cache {folder}: {error.strerror or error}; --cache DIR moves it"
-            ) from error
-        cached = _open_cache(folder, size)
-    if cached is None:
-        raise Problem(f"the cache {folder} could not be read back; --cache DIR moves it")
-    return cached
-
-
-def _build_cache(folder: Path, entries: list[Entry], size: int, fit: str) -> None:
-    """Writes images.npy, a row for each image that can be read, and listing.json.
-
-    Rows are written to the file, not to a memory map: what a process has written to a map counts as its own memory.
-    """
-
-    def work(i: int) -> tuple[int, images.Film | str, str]:
-        try:
-            content = entries[i].read()
-            raw = content if isinstance(content, bytes) else np.ascontiguousarray(content)
-            return i, images.decode(content, size, fit), hashlib.sha256(raw).hexdigest()[:16]
-        except (OSError, ValueError) as error:
-            return i, getattr(error, "strerror", None) or str(error), ""
-
-    films, bad = [], []
-    with open(folder / "images.npy", "wb") as stream:
-        stream.write(_npy_header(len(entries), size))
-        for i, film, content in _in_threads(work, len(entries), "decoding"):
-            if isinstance(film, str):
-                bad.append((i, film))
-                continue
-            stream.write(film.pixels)
-            films.append({"index": i, "content": content, "pixels": film.pixel_hash, "width": film.width,
-                          "height": film.height, "mode": film.mode, "patient": film.patient,
-                          "warning": film.warning})  # fmt: skip
-        stream.seek(0)
-        stream.write(_npy_header(len(films), size))
-        stream.flush()
-        os.fsync(stream.fileno())
-    common.write_text(folder / "listing.json", json.dumps({"films": films, "bad": bad}))
-
-
-def _npy_header(count: int, size: int) -> bytes:
-    """The header of an .npy file, which numpy pads to the same length for any count."""
-    stream = io.BytesIO()
-    shape = {"descr": "|u1", "fortran_order": False, "shape": (count, size, size)}
-    np.lib.format.write_array_header_1_0(stream, shape)
-    return stream.getvalue()
-
-
-def _open_cache(folder: Path, size: int) -> tuple[np.ndarray, dict] | None:
-    try:
-        listing = json.loads((folder / "listing.json").read_text())
-        if not listing["films"]:
-            return np.zeros((0, size, size), np.uint8), listing
-        # Copy-on-write, because torch wants a writable array; nothing of ours writes to it.
-        table = np.load(folder / "images.npy", mmap_mode="c")
-        whole = table.shape == (len(listing["films"]), size, size) and table.dtype == np.uint8
-    except (OSError, ValueError, EOFError, KeyError, TypeError):
-        return None
-    return (table, listing) if whole else None
 
 
 # ---------------------------------------------------------------------------------------------- splitting

@@ -1,0 +1,160 @@
+"""Decoded pixels on disk: one folder a source and size, built once, memory-mapped ever after.
+
+identity(...)        what names the content of the entries
+open_or_build(...)   the table of pixels and what is known of each image
+"""
+
+import collections
+import contextlib
+import hashlib
+import io
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+import common
+import images
+from common import Problem, sha256_of
+from sources import Entry
+
+TASK = 16  # images that a thread takes at a time
+
+
+def identity(entries: list[Entry], size: int, fit: str) -> str:
+    """16 hex digits that name the content of all entries and what is made of it: another name, another cache."""
+    found = in_threads(lambda i: _identity(entries[i]), len(entries), "reading")
+    parts = [part for entry, text in zip(entries, found, strict=True) for part in (entry.file, text)]
+    return sha256_of([f"decoder {images.DECODER_VERSION}", f"{size} pixels", fit, *parts])[:16]
+
+
+def default_folder() -> Path:
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "chest-xray"
+    except RuntimeError as error:
+        raise Problem("there is no home folder to keep decoded images in: say --cache DIR") from error
+
+
+def _identity(entry: Entry) -> str:
+    try:
+        return entry.identity()
+    except (OSError, ValueError) as error:  # decoding will say it again, by name
+        return f"unreadable: {error}"
+
+
+def in_threads(work: Callable, count: int, what: str) -> Iterator:
+    """work(0), work(1), ... in order, in threads: decoding and hashing release the interpreter lock.
+
+    A thread takes TASK items at a time, because handing one over costs as much as decoding a tenth of a small image;
+    a few tasks are in flight, so that no thread waits for the consumer and memory stays bounded for any count.
+    """
+    workers = os.cpu_count() or 1
+    waiting: collections.deque = collections.deque()
+    with (
+        ThreadPoolExecutor(workers) as pool,
+        tqdm(total=count, desc=what, unit=" images", disable=not sys.stderr.isatty(), leave=False, delay=1) as bar,
+    ):
+
+        def finish_oldest() -> list:
+            done = waiting.popleft().result()
+            bar.update(len(done))
+            return done
+
+        for start in range(0, count, TASK):
+            items = range(start, min(start + TASK, count))
+            waiting.append(pool.submit(lambda items: [work(i) for i in items], items))
+            if len(waiting) > 4 * workers:
+                yield from finish_oldest()
+        while waiting:
+            yield from finish_oldest()
+
+
+def open_or_build(folder: Path, entries: list[Entry], size: int, fit: str) -> tuple[np.ndarray, dict]:
+    """The table of pixels (N, size, size) uint8, memory-mapped, and its listing from `folder`, built there if need be.
+
+    The listing is {"films": [{"index", "content", "pixels", "width", ...}], "bad": [(index, reason)]}; a film's row in
+    the table is its place in the list, its index that of its entry.
+
+    A cache is built in a temporary folder and renamed when it is whole: a killed build leaves nothing under the final
+    name, and of two processes that build the same one, the first to finish is used by both.
+    """
+    cached = _open(folder, size)
+    if cached is None:
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)  # a damaged one
+            with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+                whole = Path(temporary) / "cache"
+                whole.mkdir()
+                _build(whole, entries, size, fit)
+                with contextlib.suppress(FileExistsError, OSError):  # another process was first
+                    whole.rename(folder)
+            common.sync_folder(folder.parent)
+        except OSError as error:
+            raise Problem(
+                f"cannot write the cache {folder}: {error.strerror or error}; --cache DIR moves it"
+            ) from error
+        cached = _open(folder, size)
+    if cached is None:
+        raise Problem(f"the cache {folder} could not be read back; --cache DIR moves it")
+    return cached
+
+
+def _build(folder: Path, entries: list[Entry], size: int, fit: str) -> None:
+    """Writes images.npy, a row for each image that can be read, and listing.json.
+
+    Rows are written to the file, not to a memory map: what a process has written to a map counts as its own memory.
+    """
+
+    def work(i: int) -> tuple[int, images.Film | str, str]:
+        try:
+            content = entries[i].read()
+            raw = content if isinstance(content, bytes) else np.ascontiguousarray(content)
+            return i, images.decode(content, size, fit), hashlib.sha256(raw).hexdigest()[:16]
+        except (OSError, ValueError) as error:
+            return i, getattr(error, "strerror", None) or str(error), ""
+
+    films, bad = [], []
+    with open(folder / "images.npy", "wb") as stream:
+        stream.write(_npy_header(len(entries), size))
+        for i, film, content in in_threads(work, len(entries), "decoding"):
+            if isinstance(film, str):
+                bad.append((i, film))
+                continue
+            stream.write(film.pixels)
+            films.append({"index": i, "content": content, "pixels": film.pixel_hash, "width": film.width,
+                          "height": film.height, "mode": film.mode, "patient": film.patient,
+                          "warning": film.warning})  # fmt: skip
+        stream.seek(0)
+        stream.write(_npy_header(len(films), size))
+        stream.flush()
+        os.fsync(stream.fileno())
+    common.write_text(folder / "listing.json", json.dumps({"films": films, "bad": bad}))
+
+
+def _npy_header(count: int, size: int) -> bytes:
+    """The header of an .npy file, which numpy pads to the same length for any count."""
+    stream = io.BytesIO()
+    shape = {"descr": "|u1", "fortran_order": False, "shape": (count, size, size)}
+    np.lib.format.write_array_header_1_0(stream, shape)
+    return stream.getvalue()
+
+
+def _open(folder: Path, size: int) -> tuple[np.ndarray, dict] | None:
+    try:
+        listing = json.loads((folder / "listing.json").read_text())
+        if not listing["films"]:
+            return np.zeros((0, size, size), np.uint8), listing
+        # Copy-on-write, because torch wants a writable array; nothing of ours writes to it.
+        table = np.load(folder / "images.npy", mmap_mode="c")
+        whole = table.shape == (len(listing["films"]), size, size) and table.dtype == np.uint8
+    except (OSError, ValueError, EOFError, KeyError, TypeError):
+        return None
+    return (table, listing) if whole else None
