@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+import data
 import download
 from common import Problem, UsageProblem
 
@@ -761,3 +762,18 @@ def test_every_source_is_on_the_web_and_has_a_hash_of_its_own():
         assert files.setdefault(source.digest, source.file) == source.file
     assert len(files) == 5
     assert {size for name, size in download.SOURCES if name == "pneumoniamnist"} == {28, 64, 128, 224}
+
+
+# -------------------------------------------------------------------------------------------- command line
+
+
+def test_the_command_fetches_what_it_is_asked_for(server, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(download.SOURCES, ("pneumoniamnist", 64), source_of(server))
+    command = ["download", "--source", "pneumoniamnist", "--size", "64", "--out", str(tmp_path)]
+    assert data.main(command) == 0
+    assert (tmp_path / source_of(server).file).read_bytes() == CONTENT
+    assert "next: python data.py check --data" in capsys.readouterr().out
+    server.always = {"status": 404}
+    assert data.main([*command[:-1], str(tmp_path / "other")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "404" in error and error.count("\n") == 1
