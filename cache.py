@@ -5,8 +5,8 @@ open_or_build(...)   the table of pixels and what is known of each image
 """
 
 import collections
-import contextlib
 import hashlib
+import importlib.util
 import io
 import json
 import os
@@ -30,9 +30,12 @@ TASK = 16  # images that a thread takes at a time
 
 def identity(entries: list[Entry], size: int, fit: str) -> str:
     """16 hex digits that name the content of all entries and what is made of it: another name, another cache."""
+    # Without pydicom, DICOM files are unreadable; that must not outlast its installation.
+    dicom = any(entry.file.lower().endswith(".dcm") for entry in entries)
+    reader = f"pydicom {importlib.util.find_spec('pydicom') is not None}" if dicom else ""
     found = in_threads(lambda i: _identity(entries[i]), len(entries), "reading")
     parts = [part for entry, text in zip(entries, found, strict=True) for part in (entry.file, text)]
-    return sha256_of([f"decoder {images.DECODER_VERSION}", f"{size} pixels", fit, *parts])[:16]
+    return sha256_of([f"decoder {images.DECODER_VERSION}", f"{size} pixels", fit, reader, *parts])[:16]
 
 
 def default_folder() -> Path:
@@ -85,17 +88,22 @@ def open_or_build(folder: Path, entries: list[Entry], size: int, fit: str) -> tu
     A cache is built in a temporary folder and renamed when it is whole: a killed build leaves nothing under the final
     name, and of two processes that build the same one, the first to finish is used by both.
     """
+    there = folder.exists()  # asked before: what another process finishes in between must not count as damaged
     cached = _open(folder, size)
     if cached is None:
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(folder, ignore_errors=True)  # a damaged one
+            if there:
+                shutil.rmtree(folder)  # damaged
             with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
                 whole = Path(temporary) / "cache"
                 whole.mkdir()
                 _build(whole, entries, size, fit)
-                with contextlib.suppress(FileExistsError, OSError):  # another process was first
+                try:
                     whole.rename(folder)
+                except OSError:
+                    if not folder.is_dir():  # else another process was first, and made the same
+                        raise
             common.sync_folder(folder.parent)
         except OSError as error:
             raise Problem(

@@ -146,6 +146,7 @@ def check_provenance(model: Model, dataset: Dataset, split: Split) -> list[str]:
             f'{model.name} was trained on the split {facts["split"]["fingerprint"]} of "{facts["data"]["name"]}", '
             f'and is tested on the split {split.fingerprint} of "{dataset.name}"'
         )
+    notes += [f"{model.name}: {note}" for note in split.notes if note.startswith("WARNING")]
     if facts["quick"]:
         notes.append(f"{model.name} is from a smoke run (--quick): its numbers mean nothing")
     if facts["initial_weights"] != "random":

@@ -137,6 +137,17 @@ def test_a_damaged_cache_is_built_again(tmp_path):
     assert (data.load(str(folder), 32, tmp_path / "cache").images == first).all()
 
 
+def test_a_cache_that_cannot_be_put_in_its_place_is_said(tmp_path):
+    folder = make_folder(tmp_path / "x")
+    data.load(str(folder), 32, tmp_path / "cache")
+    (built,) = (tmp_path / "cache").iterdir()
+    shutil.rmtree(built)
+    built.write_text("a file where the folder is due")
+    with pytest.raises(Problem, match="cannot write the cache .*--cache DIR moves it"):
+        data.load(str(folder), 32, tmp_path / "cache")
+    assert built.read_text() == "a file where the folder is due"
+
+
 def test_two_processes_may_build_one_cache_at_once(tmp_path):
     folder = make_folder(tmp_path / "x", count=40)
     code = (

@@ -1,5 +1,6 @@
 import os
 import shutil
+import sys
 import zipfile
 from pathlib import Path
 
@@ -284,3 +285,15 @@ def test_dicom_patients_are_kept_together_and_never_named(tmp_path):
         if path.is_file():
             assert b"PLANTED" not in path.read_bytes() and b"Planted" not in path.read_bytes()
     assert "PLANTED" not in repr(dataset) and "Planted" not in repr(dataset)
+
+
+def test_installing_pydicom_is_noticed(tmp_path, monkeypatch):
+    for i in range(4):
+        path = tmp_path / "x" / ("NORMAL", "PNEUMONIA")[i % 2] / f"{i}.dcm"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(dicom(np.random.default_rng(i).integers(0, 4096, (40, 50)).astype(np.uint16)))
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "pydicom", None)
+        with pytest.raises(Problem, match="4 of 4 files cannot be read.*\n.*requirements-dicom.txt reads them"):
+            data.load(str(tmp_path / "x"), 32, tmp_path / "cache")
+    assert len(data.load(str(tmp_path / "x"), 32, tmp_path / "cache").files) == 4

@@ -230,6 +230,9 @@ def test_a_leak_stops_training_before_it_starts(cache, capsys, tmp_path):
     assert not (tmp_path / "runs").exists()
     assert train.main(["--arch", "simple", "--quick", "--split", "image", *options]) == 0
     assert "WARNING" in capsys.readouterr().err
+    model = str(tmp_path / "runs" / "simple" / "model.pt")
+    assert evaluate.main([model, "--cache", str(cache), "--report", str(tmp_path / "report")]) == 0
+    assert re.search(r"note: simple: WARNING: \d+ patients are on more than one side", capsys.readouterr().out)
 
 
 def test_errors_are_named_and_the_others_go_on(world, capsys, tmp_path):
