@@ -1,6 +1,5 @@
 """From the table of pixels to batches on the device: gathered, augmented and normalised, whole batches at a time."""
 
-import itertools
 import math
 import queue
 import threading
@@ -52,8 +51,11 @@ class Batches:
 
     `epoch(k)` yields (images, labels): (B, 1, S, S) float32 channels-last, (B,) int64, on the device. With `augment`
     the order and the changes are drawn anew from (seed, k), on the CPU, so that they are the same on any device and
-    need no state to be saved; the batches differ in size by one at most, so that none is too small for batch
-    normalisation. Without it, images come as they are, in order.
+    need no state to be saved. Without it, images come as they are, in order. Batches differ in size by one at most,
+    so that none is too small for batch normalisation and a compiled network meets two shapes, not more.
+
+    Several processes share the work: with `shard` (r, n) this is the part of process r of n. Of a training batch it is
+    a part of each, cut from the same draws, so that n changes nothing; of an evaluation, one stretch of the images.
 
     Where the table is not on the device, rows are gathered by a background thread into pinned memory while the device
     works; which of the two it is changes no value. `stream` decides that for tests; None is as described.
@@ -70,10 +72,12 @@ class Batches:
         augment: Augment | None = None,
         seed: int = 0,
         stream: bool | None = None,
+        shard: tuple[int, int] = (0, 1),
     ) -> None:
-        self.table, self.device, self.augment, self.seed = table, device, augment, seed
+        self.table, self.device, self.augment, self.seed, self.shard = table, device, augment, seed, shard
         self.indices = torch.from_numpy(indices)
-        self.labels = torch.from_numpy(labels[indices]).to(device)
+        self.all_labels = labels[indices]  # (N,), in the set's order
+        self.labels = torch.from_numpy(self.all_labels).to(device)
         self.mean, self.std = normalisation
         self.batch_size = batch_size
         self.stream = table.device.type != device.type if stream is None else stream
@@ -81,31 +85,51 @@ class Batches:
     def __len__(self) -> int:
         return math.ceil(len(self.indices) / self.batch_size)
 
-    def epoch(self, number: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        count = len(self.indices)
-        if self.augment is None:
-            order, affine, tone = torch.arange(count), None, None
-            parts = order.split(self.batch_size)
-        else:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
-            order = torch.randperm(count, generator=generator)
-            affine, tone = (p.to(self.device) for p in draw_changes(self.augment, count, generator))
-            parts = order.tensor_split(len(self))
+    def batch_sizes(self) -> list[int]:
+        """Of the batches of an epoch, over all processes."""
+        return [len(part) for part in torch.arange(len(self.indices)).tensor_split(len(self))]
+
+    def epoch(
+        self, number: int = 0, skip: int = 0, side: int | None = None
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """The batches of one epoch but for the first `skip`, made smaller to `side` pixels where it is given."""
+        order, affine, tone = self._drawn(number)
+        places = self.places()[skip:]
         rows = self.indices[order].to(self.table.device)  # one transfer an epoch, none a batch
-        order = order.to(self.device)
-        offset = torch.tensor(-self.mean / self.std)
-        bounds = np.cumsum([0, *map(len, parts)]).tolist()
-        places = [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
+        labels = self.labels[order.to(self.device)]
         gathered = (self.table.index_select(0, rows[here]) for here in places)  # (B, S, S) uint8
         if self.stream:
             gathered = in_background(gathered, pin=self.device.type == "cuda")
+        offset = torch.tensor(-self.mean / self.std)
         for here, pixels in zip(places, gathered, strict=True):
             images = pixels.to(self.device, non_blocking=True).unsqueeze(1)  # (B, 1, S, S) uint8
+            if side not in (None, images.shape[-1]):
+                images = F.interpolate(images.float(), (side, side), mode="bilinear", antialias=True)
             if affine is None:
                 images = torch.add(offset, images, alpha=1 / (255 * self.std))  # one pass over memory, not four
             else:
-                images = change(images.float().div_(255), affine[here], tone[here]).sub_(self.mean).div_(self.std)
-            yield images.contiguous(memory_format=torch.channels_last), self.labels[order[here]]
+                images = change(images * (1 / 255), affine[here], tone[here], self.mean, self.std)
+            yield images.contiguous(memory_format=torch.channels_last), labels[here]
+
+    def _drawn(self, number: int) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """The order of an epoch, and the changes of its images in that order."""
+        count = len(self.indices)
+        if self.augment is None:
+            return torch.arange(count), None, None
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
+        order = torch.randperm(count, generator=generator)
+        return order, *(drawn.to(self.device) for drawn in draw_changes(self.augment, count, generator))
+
+    def places(self) -> list[slice]:
+        """Where in an epoch's order the batches of this process are."""
+        process, processes = self.shard
+        everything = torch.arange(len(self.indices))
+        if self.augment is None:
+            own = everything.tensor_split(processes)[process]
+            parts = own.tensor_split(max(math.ceil(len(own) / self.batch_size), 1))
+        else:
+            parts = [part.tensor_split(processes)[process] for part in everything.tensor_split(len(self))]
+        return [slice(int(part[0]), int(part[-1]) + 1) for part in parts if len(part)]
 
 
 def in_background(gathered: Iterable[torch.Tensor], pin: bool, ahead: int = 3) -> Iterator[torch.Tensor]:
@@ -162,10 +186,30 @@ def draw_changes(augment: Augment, count: int, generator: torch.Generator) -> tu
     return affine, tone
 
 
-def change(images: torch.Tensor, affine: torch.Tensor, tone: torch.Tensor) -> torch.Tensor:
-    """Applies `draw_changes` to (B, 1, S, S) float images in [0, 1]; what comes from outside is black."""
-    grid = F.affine_grid(affine, list(images.shape), align_corners=False)
-    images = F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+def change(
+    images: torch.Tensor, affine: torch.Tensor, tone: torch.Tensor, mean: float = 0.0, std: float = 1.0
+) -> torch.Tensor:
+    """Applies `draw_changes` to (B, 1, S, S) float images in [0, 1], then normalises them by mean and std.
+
+    What comes from outside is black. Contrast turns about the mean of the image as it was before it was moved.
+    """
     contrast, brightness = tone[:, :1, None, None], tone[:, 1:, None, None]
-    mean = images.mean((1, 2, 3), keepdim=True)
-    return ((images - mean) * contrast + mean + brightness).clamp_(0, 1)
+    centre = images.mean((1, 2, 3), keepdim=True)
+    moved = F.grid_sample(
+        images, sampling_grid(affine, images.shape[-1]), mode="bilinear", padding_mode="zeros", align_corners=False
+    )
+    # (((x - centre) contrast + centre + brightness) clamped to [0, 1] - mean) / std, in three passes over memory
+    offset = (centre * (1 - contrast) + brightness - mean) / std
+    return moved.mul_(contrast / std).add_(offset).clamp_(-mean / std, (1 - mean) / std)
+
+
+def sampling_grid(affine: torch.Tensor, side: int) -> torch.Tensor:
+    """(B, side, side, 2) input coordinates of each output pixel: F.affine_grid(affine, ..., align_corners=False).
+
+    A complex number stands for a pair (x, y), and a column's pair plus a row's pair is the pixel's: one addition a
+    pixel, where F.affine_grid's matrix product is the slowest part of the whole augmentation on a CPU.
+    """
+    steps = (torch.arange(side, device=affine.device) * 2 + 1) / side - 1  # pixel centres in [-1, 1]
+    along_x, along_y, origin = (torch.complex(affine[:, 0, k], affine[:, 1, k])[:, None] for k in range(3))
+    columns, rows = along_x * steps, along_y * steps + origin  # (B, side) each
+    return torch.view_as_real(columns[:, None, :] + rows[:, :, None])

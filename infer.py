@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import ctypes
 import io
+import os
 import platform
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 import onnxruntime
 import torch
 
+import parallel
 from batches import Batches
 from common import Problem, UsageProblem
 
@@ -36,7 +38,7 @@ def pick_device(name: str) -> torch.device:
         name = next(device for device in ("cuda", "mps", "cpu") if there[device])
     if not there[name]:
         raise UsageProblem(f"--device {name}: PyTorch finds no such device here; --device auto takes what there is")
-    return torch.device(name)
+    return torch.device(name, parallel.local_rank()) if name == "cuda" else torch.device(name)
 
 
 def keep_freed_memory() -> None:
@@ -72,25 +74,56 @@ def has_bf16(device: torch.device) -> bool:
     return False
 
 
+def reduced_type(device: torch.device) -> torch.dtype:
+    """What convolutions are trained in: bf16 where the hardware has it, fp16 on older GPUs, float32 elsewhere."""
+    if has_bf16(device):
+        return torch.bfloat16
+    return torch.float16 if device.type == "cuda" else torch.float32
+
+
 def autocast(device: torch.device, enabled: bool = True) -> torch.autocast:
-    """bf16 where the hardware has it, float32 elsewhere: the same code path."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=enabled and has_bf16(device))
+    """`reduced_type` for what is computed inside; one code path for all three."""
+    reduced = reduced_type(device)
+    if not enabled or reduced is torch.float32:
+        return torch.autocast(device.type, torch.bfloat16, enabled=False)
+    return torch.autocast(device.type, reduced)
+
+
+def grad_scaler(device: torch.device) -> torch.amp.GradScaler:
+    """Keeps small fp16 gradients from vanishing; does nothing for bf16 and float32, whose exponents are wide enough."""
+    return torch.amp.GradScaler(device.type, enabled=reduced_type(device) is torch.float16)
+
+
+def set_precision(deterministic: bool = False) -> None:
+    """Says what PyTorch leaves to defaults: float32 is float32, not TF32; which kernels, by speed or by repeatability.
+
+    TF32 has the 10-bit mantissa of fp16. What is meant to be fast runs in bf16 anyway, and what is not (the numbers
+    that are reported, the answers that a graph is compared with) is meant to be exact.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = not deterministic
+    torch.use_deterministic_algorithms(deterministic)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it, before its first call
 
 
 @torch.inference_mode()
 def network_logits(network: torch.nn.Module, batches: Batches, reduced: bool = False) -> np.ndarray:
     """Logits of a whole set, (N, 2) float32, in the set's order; leaves the network in the mode it was in.
 
-    In float32, unless `reduced` allows bf16 (twice as fast, good enough to choose an epoch by).
+    In float32, unless `reduced` allows bf16 or fp16 (faster, good enough to choose an epoch by). Where several
+    processes share the set, each gets the logits of all of it.
     """
     was_training = network.training
     network.eval()
-    kept = []
+    kept = [torch.empty(0, 2, device=batches.device)]  # a process may have no image of a very small set
     for images, _ in batches.epoch():
         with autocast(batches.device, enabled=reduced):
             kept.append(network(images).float())
     network.train(was_training)
-    return torch.cat(kept).cpu().numpy()  # the one synchronisation
+    logits = torch.cat(kept).cpu().numpy()  # the one synchronisation
+    return parallel.gathered(logits) if batches.shard[1] > 1 else logits
 
 
 def open_graph(path: Path, provider: str = "cpu") -> onnxruntime.InferenceSession:

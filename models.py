@@ -167,19 +167,32 @@ def state_sha256(state: dict[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
+def tensors_in(value: object, path: str = "") -> dict[str, torch.Tensor]:
+    """The tensors in nested dicts and lists, under the path that leads to each."""
+    if isinstance(value, torch.Tensor):
+        return {path: value}
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return {name: tensor for key, item in items for name, tensor in tensors_in(item, f"{path}.{key}").items()}
+
+
 def save_checkpoint(path: Path, checkpoint: dict) -> None:
     """Writes a checkpoint: plain values and tensors only, so that it loads with weights_only=True.
 
-    Keys: see `train.new_checkpoint`. The format number and the hash of the weights are added here.
+    Keys: see `records.new_checkpoint`; last.pt also has `training`, the optimizer's state and the position in the data.
+    The format number and the hashes of the tensors are added here.
     """
     full = {**checkpoint, "format": FORMAT, "weights_sha256": state_sha256(checkpoint["state"])}
+    if "training" in full:
+        full["training_sha256"] = state_sha256(tensors_in(full["training"]))
     buffer = io.BytesIO()
     torch.save(full, buffer)
     write_bytes(path, buffer.getbuffer())
 
 
-def load_checkpoint(path: Path) -> tuple[dict, nn.Module]:
+def load_checkpoint(path: Path, unfinished: bool = False) -> tuple[dict, nn.Module]:
     """Reads a checkpoint and builds its network, in eval mode on the CPU.
+
+    A run that was stopped in its first epoch left one without a threshold: it is read if `unfinished`.
 
     Raises Problem when the file is not there, is no checkpoint of this project, or was damaged.
     """
@@ -197,6 +210,11 @@ def load_checkpoint(path: Path) -> tuple[dict, nn.Module]:
         raise Problem(f"{path}: its name is no plain file name")  # export.py names a file after it
     if state_sha256(checkpoint["state"]) != checkpoint["weights_sha256"]:
         raise Problem(f"{path}: the weights do not match their SHA-256: the file was damaged")
+    training = checkpoint.get("training")
+    if training and state_sha256(tensors_in(training)) != checkpoint["training_sha256"]:
+        raise Problem(f"{path}: the optimizer's state does not match its SHA-256: the file was damaged")
+    if training and "threshold" not in checkpoint and not unfinished:
+        raise Problem(f"{path}: its training was stopped before the first epoch was complete; --resume goes on with it")
     network = build(checkpoint["architecture"], checkpoint["size"])
     try:
         network.load_state_dict(checkpoint["state"])

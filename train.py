@@ -1,19 +1,16 @@
 """Trains a network for pneumonia against normal: `python train.py --arch simple --data chest_xray`.
 
-Writes runs/<name>/: model.pt (the best epoch by validation AUROC), last.pt (the last epoch), history.csv (a row an
-epoch) and run.json (options, versions, data). Test images are never read here: evaluate.py does that.
+Writes runs/<name>/: model.pt (the best epoch by validation AUROC), last.pt (all that --resume needs), history.csv (a
+row an epoch) and run.json (options, versions, data). Test images are never read here: evaluate.py does that.
+
+On several GPUs: `torchrun --standalone --nproc-per-node 8 train.py ...`; parallel.py says what that changes.
 """
 
 import argparse
-import datetime
-import importlib.metadata
-import math
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,109 +25,206 @@ import data
 import infer
 import metrics
 import models
-from batches import NO_AUGMENT, Augment, Batches, pixel_statistics, table_on
-from common import Problem
+import parallel
+import records
+from batches import Batches, pixel_statistics, table_on
+from common import Problem, UsageProblem
 from data import Dataset, Split
+from recipes import RECIPES, Recipe, make_optimizer, rate_factor, side_of_epoch
+from stopping import StopAsked, Stopped, StopSignals
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a network is trained. Classes are not weighted: AUROC, by which the epoch is chosen, does not depend
-    on their balance, and unweighted cross-entropy keeps probabilities at the balance that the data has; where
-    to cut them is the threshold's business, and that is fitted on validation."""
-
-    epochs: int
-    learning_rate: float  # the highest one
-    batch_size: int = 64
-    optimizer: str = "adamw"  # or "adam": without weight decay
-    weight_decay: float = 0.01  # per unit of learning rate, as AdamW defines it
-    warm_up: float = 0.1  # share of all steps in which the learning rate rises from 0
-    decay: bool = True  # then falls to 0 along a cosine; False: stays
-    augment: Augment = field(default_factory=Augment)
-
-
-# What the published notebooks did, the same for all three networks.
-SEED_RECIPE = Recipe(20, 1e-4, 64, "adam", 0.0, 0.0, False, replace(NO_AUGMENT, flip=True))
-RECIPES = {
-    "default": {
-        "simple": Recipe(epochs=20, learning_rate=1e-3),
-        "resnet34": Recipe(epochs=8, learning_rate=1e-3, weight_decay=0.05),
-        "resnet34-pretrained": Recipe(epochs=8, learning_rate=3e-4, weight_decay=0.05),
-    },
-    "seed": dict.fromkeys(models.ARCHITECTURES, SEED_RECIPE),
-}
 QUICK_EPOCHS, QUICK_IMAGES = 2, 192
+EVALUATION_BATCH = {"cpu": 64, "cuda": 512, "mps": 128}
 
 
 # -------------------------------------------------------------------------------------------------- the loop
 
 
-def train(network: torch.nn.Module, recipe: Recipe, training: Batches, validation: Batches, keep: Callable) -> None:
-    """Trains `network` in place; after each epoch calls keep(epoch's row of history, validation logits)."""
-    optimizer = make_optimizer(network, recipe)
-    steps = len(training) * recipe.epochs
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, steps, recipe))
-    bar = tqdm(total=len(training.indices) * recipe.epochs, unit=" images", disable=not sys.stderr.isatty())
-    with bar:
-        for epoch in range(1, recipe.epochs + 1):
-            start = time.perf_counter()
-            rate = schedule.get_last_lr()[0]
-            logits, labels = train_one_epoch(network, training, epoch, optimizer, schedule, bar)
-            trained = time.perf_counter()
-            validation_logits = infer.network_logits(network, validation, reduced=True)
-            row = {"epoch": epoch, "learning_rate": rate}
-            row |= scores("train", logits, labels)
-            row |= scores("val", validation_logits, validation.labels.cpu().numpy())
-            row["seconds"] = time.perf_counter() - start
-            row["images_per_second"] = len(labels) / (trained - start)
-            keep(row, validation_logits)
+class Trainer:
+    """A network on its way: `fit` trains it in place; `state` is all that going on from here needs.
+
+    The order of the images and their changes are drawn from (seed, epoch), so that the position in the data is two
+    numbers. With `minutes`, there are as many of the recipe's epochs as fit, one at least, and after each one the
+    learning rate is planned anew to end where the time does.
+    """
+
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        recipe: Recipe,
+        training: Batches,
+        validation: Batches,
+        compiling: bool = False,
+        minutes: float | None = None,
+    ) -> None:
+        self.network, self.recipe, self.training, self.validation = network, recipe, training, validation
+        self.device, self.size = training.device, training.table.shape[-1]
+        self.deadline = None if minutes is None else time.monotonic() + 60 * minutes
+        self.optimizer = make_optimizer(network, recipe)
+        self.scaler = infer.grad_scaler(self.device)
+        self.forward = parallel.replicated(network, self.device)
+        if compiling:
+            self.forward = compiled(self.forward, self.zeros_like_a_batch())
+        self.epochs = recipe.epochs  # that are planned
+        self.anchor = (0.0, 0)  # the progress and the epoch that the plan starts from
+        self.epoch = self.step = 0  # complete epochs, and steps taken in the one under way
+        self.seconds = 0.0  # spent in the epoch under way before it was resumed
+        sizes = [here.stop - here.start for here in training.places()]
+        self.ends = np.cumsum(sizes)  # where in the epoch each step's images end, of this process
+        self.logits = torch.zeros(self.ends[-1], 2, device=self.device)  # of the epoch under way, as they were met
+        self.labels = torch.zeros(self.ends[-1], dtype=torch.int64, device=self.device)
+
+    def fit(self, keep: Callable[[dict, np.ndarray], None], save: Callable[[], None] = lambda: None) -> None:
+        """Trains to the end; after each epoch calls keep(its row of history, validation logits).
+
+        Ctrl-C and SIGTERM end it after the step under way: calls save() and raises Stopped. Raises Problem when the
+        network's output is not finite.
+        """
+        count, quiet = len(self.training.indices), not sys.stderr.isatty() or parallel.rank() > 0
+        bar = tqdm(total=self.epochs * count, initial=self.epoch * count, unit=" images", disable=quiet)
+        with bar, StopSignals() as stop:
+            try:
+                while self.epoch < self.epochs:
+                    row, logits = self.one_epoch(bar, stop)
+                    keep(row, logits)
+                    stop.check()
+            except StopAsked as asked:
+                save()
+                raise Stopped(asked.signum, f"stopped after {self.epoch} epochs and {self.step} steps; "
+                              "the same command with --resume goes on from there") from None  # fmt: skip
+
+    def one_epoch(self, bar: tqdm, stop: StopSignals) -> tuple[dict, np.ndarray]:
+        """Trains for one epoch and evaluates; returns its row of history and the validation logits."""
+        start = time.perf_counter() - self.seconds
+        number, side = self.epoch + 1, side_of_epoch(self.progress(0), self.size, self.recipe)
+        rate = self.rate(0)
+        self.train_one_epoch(number, side, bar, stop, start)
+        logits = parallel.gathered(self.logits.cpu().numpy())  # the epoch's sync point
+        labels = parallel.gathered(self.labels.cpu().numpy())
+        self.check_finite(number)
+        trained = time.perf_counter()
+        with stop.at_once():
+            answering = self.network if parallel.world() > 1 else self.forward
+            validation_logits = infer.network_logits(answering, self.validation, reduced=True)
+        if not np.isfinite(validation_logits).all():
+            raise Problem(f"epoch {number}: the network's output for validation images is not finite; try a lower --lr")
+        row = {"epoch": number, "learning_rate": rate}
+        row |= scores("train", logits, labels)
+        row |= scores("val", validation_logits, self.validation.all_labels)
+        row["seconds"] = time.perf_counter() - start
+        row["images_per_second"] = len(labels) / (trained - start)
+        self.epoch, self.step, self.seconds = number, 0, 0.0
+        self.plan(row["seconds"] * (self.size / side) ** 2)
+        return row, validation_logits
+
+    def train_one_epoch(self, number: int, side: int, bar: tqdm, stop: StopSignals, start: float) -> None:
+        """One pass over the training images, or what is left of it."""
+        self.network.train()
+        sizes = self.training.batch_sizes()
+        for images, labels in self.training.epoch(number, self.step, side):  # (B, 1, side, side), (B,)
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.rate(self.step)
+            with infer.autocast(self.device):
+                logits = self.forward(images)  # (B, 2)
+            # The mean over the whole batch: of all processes, whose gradients are averaged.
+            loss = F.cross_entropy(logits.float(), labels, reduction="sum") * (parallel.world() / sizes[self.step])
+            self.optimizer.zero_grad(set_to_none=True)
+            self.scaler.scale(loss).backward()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            end = self.ends[self.step]
+            self.logits[end - len(labels) : end] = logits.detach()  # stays on the device: reading it is a sync point
+            self.labels[end - len(labels) : end] = labels
+            self.step += 1
+            bar.update(sizes[self.step - 1])
+            self.seconds = time.perf_counter() - start
+            stop.check()
+
+    def check_finite(self, number: int) -> None:
+        bad = np.flatnonzero(~np.isfinite(self.logits.cpu().numpy()).all(1))
+        if len(bad):
+            step = int(np.searchsorted(self.ends, bad[0], "right")) + 1
+            raise Problem(f"epoch {number}, step {step}: the network's output is not finite; try a lower --lr")
+
+    # What the learning rate and the side of the images depend on:
+
+    def progress(self, step: float) -> float:
+        """Of the whole training, from 0 to 1, at a step of the epoch under way."""
+        done, since = self.anchor
+        return done + (1 - done) * (self.epoch - since + step / len(self.training)) / max(self.epochs - since, 1)
+
+    def rate(self, step: int) -> float:
+        progress = self.progress(step)
+        return self.recipe.learning_rate * rate_factor(progress, self.progress(step + 1) - progress, self.recipe)
+
+    def plan(self, seconds: float) -> None:
+        """With a deadline: how many more epochs fit, if each takes `seconds`."""
+        if self.deadline is None:
+            return
+        fitting = int(max(self.deadline - time.monotonic(), 0) / seconds)
+        fitting = int(parallel.gathered(np.array([fitting])).min())  # clocks differ between processes
+        self.anchor = (self.progress(0), self.epoch)
+        self.epochs = min(self.epoch + fitting, self.recipe.epochs)
+
+    def zeros_like_a_batch(self) -> torch.Tensor:
+        side = side_of_epoch(0.0, self.size, self.recipe)
+        here = self.training.places()[0]
+        shape = (here.stop - here.start, 1, side, side)
+        return torch.zeros(shape, device=self.device).contiguous(memory_format=torch.channels_last)
+
+    def state(self) -> dict:
+        """Tensors and plain values only; the weights are the network's own state."""
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "seconds": self.seconds,
+            "epochs": self.epochs,
+            "anchor": list(self.anchor),
+            "logits": self.logits[: self.ends[self.step - 1] if self.step else 0],
+            "labels": self.labels[: self.ends[self.step - 1] if self.step else 0],
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            # Nothing here draws from the global generators; a network with dropout would.
+            "generators": [torch.get_rng_state(), *torch.cuda.get_rng_state_all()],
+        }
+
+    def load(self, state: dict) -> None:
+        for name in ("epoch", "step", "seconds", "epochs"):
+            setattr(self, name, state[name])
+        self.anchor = tuple(state["anchor"])
+        self.logits[: len(state["logits"])] = state["logits"].to(self.device)
+        self.labels[: len(state["labels"])] = state["labels"].to(self.device)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(state["generators"][0])
+        if len(state["generators"]) == 1 + torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(state["generators"][1:])
 
 
-def train_one_epoch(
-    network: torch.nn.Module,
-    batches: Batches,
-    epoch: int,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    bar: tqdm,
-) -> tuple[np.ndarray, np.ndarray]:
-    """One pass over the training images; returns the logits (N, 2) and labels (N,) as they were met."""
+def compiled(network: torch.nn.Module, images: torch.Tensor) -> torch.nn.Module:
+    """The network compiled and tried on a batch; the network itself, after one line, where compiling fails.
+
+    The trial leaves neither gradients nor batch-norm statistics behind.
+    """
+    import torch._dynamo  # takes a second, which only those who compile should pay
+
+    torch._dynamo.config.recompile_limit = 64  # a variant for each side of the images, of training and evaluation
+    buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
     network.train()
-    kept = []
-    for images, labels in batches.epoch(epoch):  # (B, 1, S, S), (B,)
-        with infer.autocast(batches.device):
-            logits = network(images)  # (B, 2)
-        loss = F.cross_entropy(logits.float(), labels)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        kept.append((logits.detach().float(), labels))  # stays on the device: reading it would be a sync point
-        bar.update(len(labels))
-    finite = torch.stack([logits.isfinite().all() for logits, _ in kept]).cpu()  # the epoch's sync point
-    if not finite.all():
-        step = int(finite.int().argmin()) + 1
-        raise Problem(f"epoch {epoch}, step {step}: the network's output is not finite; try a lower --lr")
-    return torch.cat([logits for logits, _ in kept]).cpu().numpy(), torch.cat([y for _, y in kept]).cpu().numpy()
-
-
-def make_optimizer(network: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW or Adam; weight decay on weights, not on biases and batch-norm parameters (vectors)."""
-    parameters = list(network.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[recipe.optimizer]
-    return kind(groups, lr=recipe.learning_rate, fused=True)
-
-
-def rate_factor(step: int, steps: int, recipe: Recipe) -> float:
-    """The share of the highest learning rate at a step: a linear rise, then half a cosine down to 0."""
-    rise = recipe.warm_up * steps
-    if step < rise:
-        return (step + 1) / (rise + 1)
-    return 0.5 * (1 + math.cos(math.pi * min((step - rise) / max(steps - rise, 1), 1))) if recipe.decay else 1.0
+    try:
+        fast = torch.compile(network, dynamic=False, mode="max-autotune" if images.is_cuda else None)
+        with infer.autocast(images.device):
+            fast(images).float().sum().backward()
+    except (RuntimeError, OSError, ImportError) as error:
+        parallel.say(
+            f"note: torch.compile fails here ({common.printable(str(error).splitlines()[0])}); going on without"
+        )
+        fast = network
+    network.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        for name, buffer in network.named_buffers():
+            buffer.copy_(buffers[name])
+    return fast
 
 
 def scores(side: str, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -147,55 +241,6 @@ def scores(side: str, logits: np.ndarray, labels: np.ndarray) -> dict[str, float
 # ------------------------------------------------------------------------------------- one run, start to end
 
 
-@dataclass
-class Run:
-    """A network being trained: its folder, and everything of its checkpoint but the weights."""
-
-    folder: Path
-    network: torch.nn.Module
-    recipe: Recipe
-    checkpoint: dict
-    history: list[dict] = field(default_factory=list)
-
-    def keep(self, row: dict, validation_logits: np.ndarray, labels: np.ndarray) -> None:
-        """After an epoch: prints it, writes last.pt and history.csv, and model.pt when it is the best so far."""
-        best = not self.history or rank(row) > max(map(rank, self.history))
-        self.history.append(row)
-        tqdm.write(
-            f"epoch {row['epoch']:>2}/{self.recipe.epochs}  lr {row['learning_rate']:.1e}  "
-            f"train loss {row['train_loss']:.4f} acc {row['train_accuracy']:.3f}  "
-            f"val loss {row['val_loss']:.4f} acc {row['val_accuracy']:.3f} AUROC {row['val_auroc']:.4f}  "
-            f"{row['seconds']:.0f} s, {row['images_per_second']:.0f} images/s{'  best' if best else ''}"
-        )
-        self.checkpoint |= {"epoch": row["epoch"], "history": self.history, "seconds": self.seconds()}
-        self.checkpoint |= fit_decision(validation_logits, labels)
-        self.save("last.pt")
-        if best:
-            self.save("model.pt")
-        common.write_text(self.folder / "history.csv", common.csv_text(self.history))
-
-    def save(self, name: str) -> None:
-        models.save_checkpoint(self.folder / name, {**self.checkpoint, "state": self.network.state_dict()})
-
-    def seconds(self) -> float:
-        return sum(row["seconds"] for row in self.history)
-
-
-def rank(row: dict) -> tuple[float, float]:
-    """What the best epoch is the largest of: validation AUROC, then low validation loss."""
-    return row["val_auroc"], -row["val_loss"]
-
-
-def fit_decision(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """The temperature and, for the probabilities it gives, Youden's threshold; both from validation alone."""
-    low, high = 0.05, 20.0
-    temperature = metrics.fit_temperature(logits, labels, (low, high))
-    if temperature <= low:  # validation is separated completely, which does not say how sure one may be
-        temperature = 1.0
-    probabilities = metrics.positive_probability(logits, temperature)
-    return {"temperature": temperature, "threshold": metrics.youden_threshold(labels, probabilities)}
-
-
 def train_run(
     name: str, network: torch.nn.Module, origin: str, dataset: Dataset, split: Split, args: argparse.Namespace
 ) -> dict:
@@ -206,102 +251,60 @@ def train_run(
     if args.quick:
         training, validation = thinned(training, dataset), thinned(validation, dataset)
     torch.manual_seed(args.seed)
-    network = network.to(device, memory_format=torch.channels_last)
+    network = parallel.share_batch_norm(network).to(device, memory_format=torch.channels_last)
     table = table_on(dataset.images, device)
     normalisation = pixel_statistics(table, training)
-    labels = dataset.labels
-    folder = fresh_folder(Path(args.out), name)
-    run = Run(
-        folder, network, recipe, new_checkpoint(name, origin, dataset, split, args, recipe, normalisation, device)
-    )
-    common.write_json(folder / "run.json", run_record(run.checkpoint, args, None))
+    labels, shard = dataset.labels, (parallel.rank(), parallel.world())
+    batches = Batches(table, labels, training, recipe.batch_size, device, normalisation, recipe.augment, args.seed,
+                      shard=shard)  # fmt: skip
+    if min(batches.batch_sizes()) < parallel.world():
+        raise UsageProblem(f"--batch-size: {parallel.world()} processes need batches of {parallel.world()} or more")
+    exact = Batches(table, labels, validation, EVALUATION_BATCH[device.type], device, normalisation, shard=shard)
+    checkpoint = records.new_checkpoint(name, origin, dataset, split, args, recipe, normalisation, device)
+    folder = Path(args.out) / name
+    old = records.resumable(folder, checkpoint) if args.resume else None
+    if old and records.finished(folder):
+        print(f"{name}: finished already\n")
+        return models.load_checkpoint(folder / "model.pt")[0]
+    compiling = device.type == "cuda" if args.compile is None else args.compile
+    trainer = Trainer(network, recipe, batches, exact, compiling, args.minutes)
+    if old:
+        network.load_state_dict(old.pop("state"))
+        trainer.load(old.pop("training"))
+        checkpoint = {**old, "device": checkpoint["device"], "versions": checkpoint["versions"]}
+        print(f"{folder / 'last.pt'}: going on after {trainer.epoch} epochs and {trainer.step} steps")
+    else:
+        records.fresh_folder(Path(args.out), name)
+        records.write_record(folder, checkpoint, args, None)
     print(f"{name}: {models.parameter_count(network):,} parameters, {len(training):,} training and "
-          f"{len(validation):,} validation images, {recipe.epochs} epochs on {run.checkpoint['device']}")  # fmt: skip
-    train(
-        network,
-        recipe,
-        Batches(table, labels, training, recipe.batch_size, device, normalisation, recipe.augment, args.seed),
-        exact := Batches(table, labels, validation, 128, device, normalisation),
-        lambda row, logits: run.keep(row, logits, labels[validation]),
-    )
-    # The epoch was chosen with bf16 logits where the hardware has them; what people decide by is fitted in float32.
-    checkpoint, best = models.load_checkpoint(folder / "model.pt")
+          f"{len(validation):,} validation images, {trainer.epochs} epochs on {checkpoint['device']}")  # fmt: skip
+    with records.Run(folder, checkpoint, trainer.epochs) as run:
+        trainer.fit(
+            lambda row, logits: run.keep(row, logits, labels[validation], network.state_dict(), trainer.state()),
+            lambda: run.save(network.state_dict(), trainer.state()),
+        )
+    return finish(run, table, validation, dataset, args)
+
+
+def finish(
+    run: records.Run, table: torch.Tensor, validation: np.ndarray, dataset: Dataset, args: argparse.Namespace
+) -> dict:
+    """Fits what people decide by to the best epoch's answers in float32: it was chosen by bf16 ones."""
+    if parallel.rank():
+        return run.checkpoint
+    device, labels, file = infer.pick_device(args.device), dataset.labels[validation], run.folder / "model.pt"
+    checkpoint, best = models.load_checkpoint(file)
+    exact = Batches(table, dataset.labels, validation, EVALUATION_BATCH[device.type], device,
+                    tuple(checkpoint["normalisation"]))  # fmt: skip
     logits = infer.network_logits(best.to(device, memory_format=torch.channels_last), exact)
-    checkpoint |= {**fit_decision(logits, labels[validation]), "history": run.history, "seconds": run.seconds()}
+    checkpoint |= {**records.fit_decision(logits, labels), "history": run.history, "seconds": run.seconds()}
     probabilities = metrics.positive_probability(logits, checkpoint["temperature"])
-    checkpoint["validation"] = metrics.classification(labels[validation], probabilities, checkpoint["threshold"])
-    models.save_checkpoint(folder / "model.pt", checkpoint)
-    common.write_json(folder / "run.json", run_record(checkpoint, args, run.seconds()))
-    print(f"{folder / 'model.pt'}: epoch {checkpoint['epoch']}, temperature {checkpoint['temperature']:.3f}, "
+    checkpoint["validation"] = metrics.classification(labels, probabilities, checkpoint["threshold"])
+    models.save_checkpoint(file, checkpoint)
+    records.write_record(run.folder, checkpoint, args, run.seconds())
+    print(f"{file}: epoch {checkpoint['epoch']}, temperature {checkpoint['temperature']:.3f}, "
           f"threshold {checkpoint['threshold']:.4f}, from validation\n")  # fmt: skip
     return checkpoint
-
-
-def new_checkpoint(
-    name: str,
-    origin: str,
-    dataset: Dataset,
-    split: Split,
-    args: argparse.Namespace,
-    recipe: Recipe,
-    normalisation: tuple[float, float],
-    device: torch.device,
-) -> dict:
-    """Everything that evaluate.py and export.py need to know of a model, and what it saw."""
-    seen = np.concatenate([split.train, split.validation])
-    return {
-        "name": name,
-        "architecture": args.architecture,
-        "classes": list(data.CLASSES),
-        "size": args.size,
-        "fit": dataset.fit,  # how images are made square
-        "normalisation": list(normalisation),  # mean and standard deviation of pixels in [0, 1]
-        "initial_weights": origin,
-        "data": {
-            "name": dataset.name,
-            "fingerprint": dataset.fingerprint,
-            "source": dataset.source,
-            "synthetic": dataset.synthetic,
-            "skipped": [list(pair) for pair in dataset.bad],  # files that could not be read, with --skip-bad
-        },
-        "split": {
-            "how": split.how,
-            "seed": split.seed,
-            "fingerprint": split.fingerprint,
-            "images": {"train": len(split.train), "validation": len(split.validation), "test": len(split.test)},
-        },
-        "seen_images": data.hashed([dataset.pixel_hashes[i] for i in seen]),
-        "seen_patients": data.hashed([dataset.patients[i] for i in seen]),
-        "recipe": {"name": args.recipe, **asdict(recipe)},
-        "quick": args.quick,
-        "seed": args.seed,
-        "device": infer.describe_device(device) + (", bf16" if infer.has_bf16(device) else ", float32"),
-        "threshold_rule": "largest Youden's J on validation",
-        "versions": versions(),
-    }
-
-
-def run_record(checkpoint: dict, args: argparse.Namespace, seconds: float | None) -> dict:
-    """run.json: the checkpoint's plain values and the command line; `seconds` is null until the run is finished."""
-    plain = {key: value for key, value in checkpoint.items()
-             if key not in ("state", "history", "seen_images", "seen_patients", "seconds")}  # fmt: skip
-    options = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
-    return {"finished": seconds is not None, "seconds": seconds, "options": options, **plain}
-
-
-def versions() -> dict[str, str]:
-    """Versions of what computes the result, and the git revision of these files where they are in git."""
-    found = {"project": common.VERSION, "python": platform.python_version()}
-    for package in ("torch", "torchvision", "numpy", "pillow"):
-        found[package] = importlib.metadata.version(package)
-    here = Path(__file__).resolve().parent
-    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    if (here / ".git").exists():
-        try:
-            found["git"] = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-        except (OSError, subprocess.CalledProcessError) as error:
-            found["git"] = f"unknown ({type(error).__name__})"
-    return found
 
 
 def thinned(indices: np.ndarray, dataset: Dataset) -> np.ndarray:
@@ -309,21 +312,6 @@ def thinned(indices: np.ndarray, dataset: Dataset) -> np.ndarray:
     ordered = indices[np.argsort(dataset.labels[indices], kind="stable")]
     step = max(len(ordered) / QUICK_IMAGES, 1)
     return np.sort(ordered[np.arange(0, len(ordered), step).astype(int)])
-
-
-def fresh_folder(out: Path, name: str) -> Path:
-    """out/name, empty; an earlier run of that name is moved to out/old/, never overwritten."""
-    folder = out / name
-    try:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")
-            (out / "old").mkdir(parents=True, exist_ok=True)
-            folder.rename(out / "old" / f"{name}-{stamp}")
-            print(f"the earlier {folder} is now {out / 'old' / f'{name}-{stamp}'}")
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Problem(f"cannot write to {folder}: {error.strerror}; --out DIR writes elsewhere") from error
-    return folder
 
 
 # -------------------------------------------------------------------------------------------- command line
@@ -334,7 +322,8 @@ def recipe_of(args: argparse.Namespace, architecture: str) -> Recipe:
     recipe = RECIPES[args.recipe][architecture]
     if args.quick:
         recipe = replace(recipe, epochs=QUICK_EPOCHS)
-    changes = {"epochs": args.epochs, "batch_size": args.batch_size, "learning_rate": args.lr}
+    changes = {"epochs": args.epochs, "batch_size": args.batch_size, "learning_rate": args.lr,
+               "resize_from": args.resize_from}  # fmt: skip
     recipe = replace(recipe, **{key: value for key, value in changes.items() if value is not None})
     return replace(recipe, augment=replace(recipe.augment, flip=True)) if args.flip else recipe
 
@@ -355,6 +344,21 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--epochs", type=common.whole_number(1), help="default: the recipe's")
     parser.add_argument("--batch-size", type=common.whole_number(2), help="default: the recipe's")
+    parser.add_argument(
+        "--minutes",
+        type=common.positive_number,
+        metavar="M",
+        help="at most this long: as many of the epochs as fit (one at least), the learning rate scaled to them",
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped, at its last state")
+    parser.add_argument(
+        "--resize-from",
+        type=common.whole_number(0, 2048),
+        metavar="PIXELS",
+        help="ResNets: start on images of this side and end on the full one; 0: full throughout",
+    )
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="default: on CUDA, where it pays")
+    parser.add_argument("--deterministic", action="store_true", help="the same result again on CUDA too, more slowly")
     parser.add_argument("--lr", type=common.positive_number, help="highest learning rate; default: the recipe's")
     parser.add_argument("--flip", action="store_true", help="also mirror images at random (it mirrors the heart)")
     parser.add_argument("--seed", type=common.whole_number(0), default=0, help="of weights, order and augmentation")
@@ -372,6 +376,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error("--name is one plain folder name other than 'old', and goes with --arch")
     if args.weights and args.arch not in (None, "resnet34-pretrained"):
         parser.error("--weights is for resnet34-pretrained")
+    smaller = [name for name in ([args.arch] if args.arch else models.ARCHITECTURES) if name == "simple"]
+    if args.resize_from and smaller:
+        parser.error("--resize-from is for ResNets: the linear layers of simple fit one size")
     return args
 
 
@@ -392,23 +399,34 @@ def contradictions(dataset: Dataset) -> list[str]:
 
 def work(args: argparse.Namespace) -> int:
     infer.keep_freed_memory()
-    infer.pick_device(args.device)  # a wrong one is said before the data is read
+    infer.set_precision(args.deterministic)
+    device = infer.pick_device(args.device)  # a wrong one is said before the data is read
+    with parallel.group(device):
+        try:
+            return train_all(args)
+        except Stopped as stopped:
+            print(stopped, file=sys.stderr)
+            return 128 + stopped.signum
+
+
+def train_all(args: argparse.Namespace) -> int:
+    """Trains what was asked for, one network after the other; returns the exit code."""
     networks, skipped = {}, {}
     for architecture in models.ARCHITECTURES if args.all else (args.arch,):
         try:  # all of them before the first is trained: nobody wants to read of a failed download next morning
-            networks[architecture] = prepare(architecture, args)
+            networks[architecture] = parallel.first_here(lambda which=architecture: prepare(which, args))
         except Problem as problem:
             if not args.all:
                 raise
             skipped[architecture] = problem
-            print(f"{architecture} is skipped: {problem}", file=sys.stderr)
-    dataset = data.load(args.data, args.size, args.cache, args.fit, args.skip_bad)
+            parallel.say(f"{architecture} is skipped: {problem}")
+    dataset = parallel.first_here(lambda: data.load(args.data, args.size, args.cache, args.fit, args.skip_bad))
     split = data.split(dataset, args.split, args.split_seed)
     print(dataset.name)
     print(f"split by {split.how}, seed {split.seed}, fingerprint {split.fingerprint}: {len(split.train):,} training, "
           f"{len(split.validation):,} validation, {len(split.test):,} test images")  # fmt: skip
     for note in (*split.notes, *contradictions(dataset)):
-        print(note, file=sys.stderr)
+        parallel.say(note)
     rows = []
     for architecture, (network, origin) in networks.items():
         args.architecture = architecture
@@ -419,7 +437,7 @@ def work(args: argparse.Namespace) -> int:
     headers = ["model", "best epoch", "validation accuracy", "AUROC", "loss", "minutes"]
     print(tabulate(rows, headers, floatfmt=("", "", ".4f", ".4f", ".4f", ".1f")))
     for architecture, problem in skipped.items():
-        print(f"{architecture} was skipped: {problem}", file=sys.stderr)
+        parallel.say(f"{architecture} was skipped: {problem}")
     print(f"next: python evaluate.py --all{'' if args.out == Path('runs') else f' --runs {args.out}'}")
     return 1 if skipped else 0
 

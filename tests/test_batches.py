@@ -16,7 +16,7 @@ def batches(dataset, indices, **options) -> Batches:
 def test_without_augmentation_batches_are_the_normalised_pixels_in_order(phantoms):
     indices = np.array([5, 2, 9, *range(20, 60)])
     found = list(batches(phantoms, indices).epoch())
-    assert [len(labels) for _, labels in found] == [16, 16, 11]
+    assert [len(labels) for _, labels in found] == [15, 14, 14]  # 43 images, 16 at most, as even as can be
     images = torch.cat([images for images, _ in found]).numpy()
     expected = (phantoms.images[indices][:, None] / 255.0 - 0.5) / 0.25
     np.testing.assert_allclose(images, expected, atol=1e-5)

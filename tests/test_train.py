@@ -14,6 +14,8 @@ import data
 import infer
 import metrics
 import models
+import recipes
+import records
 import train
 from batches import NO_AUGMENT, Augment, Batches, pixel_statistics, table_on
 from common import Problem
@@ -41,15 +43,14 @@ def test_a_few_steps_on_phantoms_improve_the_network(phantoms):
     statistics = pixel_statistics(table, split.train)
     torch.manual_seed(0)
     network = models.build("simple", 64)
-    recipe = train.Recipe(epochs=6, learning_rate=1e-3, batch_size=32)
+    recipe = recipes.Recipe(epochs=6, learning_rate=1e-3, batch_size=32)
     rows = []
-    train.train(
+    train.Trainer(
         network,
         recipe,
         Batches(table, phantoms.labels, split.train, 32, CPU, statistics, recipe.augment),
         Batches(table, phantoms.labels, split.validation, 32, CPU, statistics),
-        lambda row, logits: rows.append(row),
-    )
+    ).fit(lambda row, logits: rows.append(row))
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5, 6]
     assert rows[-1]["val_loss"] < rows[0]["val_loss"] < 0.75
     assert rows[-1]["train_loss"] < rows[0]["train_loss"]
@@ -75,15 +76,14 @@ def test_modes_true_mean_and_untouched_validation(phantoms):
     indices = np.arange(101)  # batches of 25 and 26: a mean of batch means would differ from the true mean
     table = table_on(phantoms.images, CPU)
     network = Recorder()
-    recipe = train.Recipe(epochs=1, learning_rate=1e-2, batch_size=26)
+    recipe = recipes.Recipe(epochs=1, learning_rate=1e-2, batch_size=26)
     kept = []
-    train.train(
+    train.Trainer(
         network,
         recipe,
         Batches(table, phantoms.labels, indices, 26, CPU, (0.5, 0.25), recipe.augment),
         Batches(table, phantoms.labels, indices, 64, CPU, (0.5, 0.25)),
-        lambda row, logits: kept.append((row, logits)),
-    )
+    ).fit(lambda row, logits: kept.append((row, logits)))
     assert [call[:2] for call in network.calls] == [(True, False)] * 4 + [(False, True)] * 2
     assert network.training  # and back
     ((row, logits),) = kept
@@ -100,16 +100,16 @@ def test_modes_true_mean_and_untouched_validation(phantoms):
 
 
 def test_the_learning_rate_rises_and_falls_as_the_recipe_says():
-    recipe = train.Recipe(epochs=1, learning_rate=1.0, warm_up=0.1)
-    factors = [train.rate_factor(step, 1000, recipe) for step in range(1000)]
+    recipe = recipes.Recipe(epochs=1, learning_rate=1.0, warm_up=0.1)
+    factors = [recipes.rate_factor(step / 1000, 1 / 1000, recipe) for step in range(1000)]
     assert factors[:100] == sorted(factors[:100]) and factors[0] == pytest.approx(1 / 101)
     assert factors[100] == 1 and factors[100:] == sorted(factors[100:], reverse=True)
     assert factors[550] == pytest.approx(0.5, abs=1e-3) and factors[-1] < 1e-5
-    assert {train.rate_factor(step, 10, train.SEED_RECIPE) for step in range(10)} == {1.0}
+    assert {recipes.rate_factor(step / 10, 1 / 10, recipes.SEED_RECIPE) for step in range(10)} == {1.0}
 
 
 def test_weight_decay_spares_vectors():
-    optimizer = train.make_optimizer(models.build("resnet34"), train.RECIPES["default"]["resnet34"])
+    optimizer = recipes.make_optimizer(models.build("resnet34"), recipes.RECIPES["default"]["resnet34"])
     matrices, vectors = optimizer.param_groups
     assert matrices["weight_decay"] > 0 and all(p.dim() > 1 for p in matrices["params"])
     assert vectors["weight_decay"] == 0 and all(p.dim() == 1 for p in vectors["params"])
@@ -117,11 +117,11 @@ def test_weight_decay_spares_vectors():
 
 def test_the_seed_recipe_is_the_notebooks():
     for architecture in models.ARCHITECTURES:
-        recipe = train.RECIPES["seed"][architecture]
+        recipe = recipes.RECIPES["seed"][architecture]
         assert (recipe.optimizer, recipe.learning_rate, recipe.batch_size, recipe.epochs) == ("adam", 1e-4, 64, 20)
         assert recipe.augment == replace(NO_AUGMENT, flip=True)
         assert not recipe.decay and recipe.warm_up == 0 and recipe.weight_decay == 0
-    assert not any(recipe.augment.flip for recipe in train.RECIPES["default"].values())
+    assert not any(recipe.augment.flip for recipe in recipes.RECIPES["default"].values())
 
 
 def test_an_output_that_is_not_finite_stops_the_run_and_names_the_step(phantoms):
@@ -133,21 +133,21 @@ def test_an_output_that_is_not_finite_stops_the_run_and_names_the_step(phantoms)
     table = table_on(phantoms.images, CPU)
     batches = Batches(table, phantoms.labels, np.arange(100), 20, CPU, (0.5, 0.25), Augment())
     with pytest.raises(Problem, match="epoch 1, step 3: the network's output is not finite"):
-        train.train(Breaks(), train.Recipe(2, 1e-3), batches, batches, lambda *_: None)
+        train.Trainer(Breaks(), recipes.Recipe(2, 1e-3), batches, batches).fit(lambda *_: None)
 
 
 def test_the_best_epoch_is_the_highest_auroc_and_loss_breaks_ties():
     rows = [{"val_auroc": a, "val_loss": b} for a, b in ((0.9, 0.3), (0.95, 0.5), (0.95, 0.4), (0.95, 0.45))]
-    assert max(rows, key=train.rank) is rows[2]
-    assert not train.rank(rows[1]) > train.rank(rows[1])  # an equal epoch does not replace the earlier one
+    assert max(rows, key=records.rank) is rows[2]
+    assert not records.rank(rows[1]) > records.rank(rows[1])  # an equal epoch does not replace the earlier one
 
 
 def test_a_separated_validation_set_does_not_make_the_network_surer():
     logits = np.array([[2.0, 0.0], [0.5, 0.0], [0.0, 0.4], [0.0, 3.0]])
-    decision = train.fit_decision(logits, np.array([0, 0, 1, 1]))
+    decision = records.fit_decision(logits, np.array([0, 0, 1, 1]))
     assert decision["temperature"] == 1.0
     labels = np.array([0, 1, 0, 1])
-    decision = train.fit_decision(logits, labels)
+    decision = records.fit_decision(logits, labels)
     assert decision["temperature"] == pytest.approx(metrics.fit_temperature(logits, labels))
 
 
@@ -185,7 +185,7 @@ def test_a_run_leaves_what_it_promises(tmp_path, cache, phantoms, capsys):
     logits = infer.network_logits(network, batches)
     labels = phantoms.labels[split.validation]
     assert metrics.auroc(labels, logits[:, 1] - logits[:, 0]) == pytest.approx(float(rows[best]["val_auroc"]), abs=0.02)
-    assert train.fit_decision(logits, labels) == pytest.approx(
+    assert records.fit_decision(logits, labels) == pytest.approx(
         {key: checkpoint[key] for key in ("temperature", "threshold")}, rel=1e-4
     )
     seen = np.concatenate([split.train, split.validation])

@@ -1,0 +1,254 @@
+"""A run's folder: model.pt (the best epoch), last.pt (all that resuming needs), history.csv and run.json."""
+
+import argparse
+import contextlib
+import datetime
+import importlib.metadata
+import json
+import platform
+import subprocess
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import common
+import data
+import infer
+import metrics
+import models
+import parallel
+from common import Problem, UsageProblem
+from data import Dataset, Split
+from recipes import Recipe
+
+
+class Run:
+    """A network being trained: its folder, and everything of its checkpoint but the weights.
+
+    Files are written by a thread, from a copy of the weights, while the device goes on; model.pt before last.pt, so
+    that a run that was killed between the two repeats an epoch and never misses its best one. Only rank 0 writes.
+    """
+
+    def __init__(self, folder: Path, checkpoint: dict, epochs: int) -> None:
+        self.folder, self.epochs = folder, epochs
+        self.checkpoint = {"epoch": 0, "history": [], "seconds": 0.0, **checkpoint}
+        self.history: list[dict] = list(self.checkpoint["history"])
+        self._writer = ThreadPoolExecutor(1)
+        self._written: Future | None = None
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        """Waits for the last save; its error is raised unless another one is on its way already."""
+        with self._writer, contextlib.suppress(Problem) if kind else contextlib.nullcontext():
+            self.wait()
+
+    def keep(self, row: dict, logits: np.ndarray, labels: np.ndarray, state: dict, training: dict) -> None:
+        """After an epoch: prints its row, writes last.pt and history.csv, and model.pt when it is the best so far."""
+        best = not self.history or rank(row) > max(map(rank, self.history))
+        self.history.append(row)
+        tqdm.write(
+            f"epoch {row['epoch']:>2}/{self.epochs}  lr {row['learning_rate']:.1e}  "
+            f"train loss {row['train_loss']:.4f} acc {row['train_accuracy']:.3f}  "
+            f"val loss {row['val_loss']:.4f} acc {row['val_accuracy']:.3f} AUROC {row['val_auroc']:.4f}  "
+            f"{row['seconds']:.0f} s, {row['images_per_second']:.0f} images/s{'  best' if best else ''}"
+        )
+        self.checkpoint |= {"epoch": row["epoch"], "history": list(self.history), "seconds": self.seconds()}
+        self.checkpoint |= fit_decision(logits, labels)
+        self.save(state, training, best)
+
+    def save(self, state: dict, training: dict, best: bool = False) -> None:
+        """Starts to write last.pt, after model.pt if `best`; waits for the earlier save, whose errors are raised."""
+        self.wait()
+        if parallel.rank():
+            return
+        content = copied({**self.checkpoint, "state": state})
+        training = copied(training)
+
+        def write() -> None:
+            if best:
+                models.save_checkpoint(self.folder / "model.pt", content)
+            models.save_checkpoint(self.folder / "last.pt", {**content, "training": training})
+            if self.history:
+                common.write_text(self.folder / "history.csv", common.csv_text(content["history"]))
+
+        self._written = self._writer.submit(write)
+
+    def wait(self) -> None:
+        """Until the files are written. Raises Problem if they could not be."""
+        if self._written is not None:
+            written, self._written = self._written, None
+            written.result()
+
+    def seconds(self) -> float:
+        return sum(row["seconds"] for row in self.history)
+
+
+def copied(value: object) -> object:
+    """A copy of nested dicts and lists, with the tensors in them copied to the CPU: training changes the originals."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: copied(item) for key, item in value.items()}
+    return [copied(item) for item in value] if isinstance(value, list) else value
+
+
+def rank(row: dict) -> tuple[float, float]:
+    """What the best epoch is the largest of: validation AUROC, then low validation loss."""
+    return row["val_auroc"], -row["val_loss"]
+
+
+def fit_decision(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """The temperature and, for the probabilities it gives, Youden's threshold; both from validation alone."""
+    low, high = 0.05, 20.0
+    temperature = metrics.fit_temperature(logits, labels, (low, high))
+    if temperature <= low:  # validation is separated completely, which does not say how sure one may be
+        temperature = 1.0
+    probabilities = metrics.positive_probability(logits, temperature)
+    return {"temperature": temperature, "threshold": metrics.youden_threshold(labels, probabilities)}
+
+
+def new_checkpoint(
+    name: str,
+    origin: str,
+    dataset: Dataset,
+    split: Split,
+    args: argparse.Namespace,
+    recipe: Recipe,
+    normalisation: tuple[float, float],
+    device: torch.device,
+) -> dict:
+    """Everything that evaluate.py and export.py need to know of a model, and what it saw."""
+    seen = np.concatenate([split.train, split.validation])
+    return {
+        "name": name,
+        "architecture": args.architecture,
+        "classes": list(data.CLASSES),
+        "size": args.size,
+        "fit": dataset.fit,  # how images are made square
+        "normalisation": list(normalisation),  # mean and standard deviation of pixels in [0, 1]
+        "initial_weights": origin,
+        "data": {
+            "name": dataset.name,
+            "fingerprint": dataset.fingerprint,
+            "source": dataset.source,
+            "synthetic": dataset.synthetic,
+            "skipped": [list(pair) for pair in dataset.bad],  # files that could not be read, with --skip-bad
+        },
+        "split": {
+            "how": split.how,
+            "seed": split.seed,
+            "fingerprint": split.fingerprint,
+            "images": {"train": len(split.train), "validation": len(split.validation), "test": len(split.test)},
+        },
+        "seen_images": data.hashed([dataset.pixel_hashes[i] for i in seen]),
+        "seen_patients": data.hashed([dataset.patients[i] for i in seen]),
+        "recipe": {"name": args.recipe, **asdict(recipe)},
+        "quick": args.quick,
+        "seed": args.seed,
+        "processes": parallel.world(),
+        "device": describe(device),
+        "threshold_rule": "largest Youden's J on validation",
+        "versions": versions(),
+    }
+
+
+def describe(device: torch.device) -> str:
+    precision = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "float32"}[infer.reduced_type(device)]
+    many = f"{parallel.world()} x " if parallel.world() > 1 else ""
+    return f"{many}{infer.describe_device(device)}, {precision}"
+
+
+def record(checkpoint: dict, args: argparse.Namespace, seconds: float | None) -> dict:
+    """run.json: the checkpoint's plain values and the command line; `seconds` is null until the run is finished."""
+    left_out = ("state", "training", "history", "seen_images", "seen_patients", "seconds")
+    plain = {key: value for key, value in checkpoint.items() if key not in left_out}
+    options = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
+    return {"finished": seconds is not None, "seconds": seconds, "options": options, **plain}
+
+
+def write_record(folder: Path, checkpoint: dict, args: argparse.Namespace, seconds: float | None) -> None:
+    if parallel.rank() == 0:
+        common.write_json(folder / "run.json", record(checkpoint, args, seconds))
+
+
+def finished(folder: Path) -> bool:
+    """Whether the run came to its end, by its run.json. Raises Problem if that is damaged."""
+    file = folder / "run.json"
+    try:
+        return bool(json.loads(file.read_text())["finished"])
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Problem(
+            f"{file}: not a record that train.py wrote ({error}); leave --resume out to start afresh"
+        ) from error
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes the result, and the git revision of these files where they are in git."""
+    found = {"project": common.VERSION, "python": platform.python_version()}
+    for package in ("torch", "torchvision", "numpy", "pillow"):
+        found[package] = importlib.metadata.version(package)
+    here = Path(__file__).resolve().parent
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    if (here / ".git").exists():
+        try:
+            found["git"] = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        except (OSError, subprocess.CalledProcessError) as error:
+            found["git"] = f"unknown ({type(error).__name__})"
+    return found
+
+
+def fresh_folder(out: Path, name: str) -> Path:
+    """out/name, empty; an earlier run of that name is moved to out/old/, never overwritten."""
+    folder = out / name
+    if parallel.rank():
+        return folder
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")
+            (out / "old").mkdir(parents=True, exist_ok=True)
+            folder.rename(out / "old" / f"{name}-{stamp}")
+            print(f"the earlier {folder} is now {out / 'old' / f'{name}-{stamp}'}")
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Problem(f"cannot write to {folder}: {error.strerror}; --out DIR writes elsewhere") from error
+    return folder
+
+
+def resumable(folder: Path, new: dict) -> dict | None:
+    """The checkpoint in folder/last.pt, None if there is none. Raises UsageProblem if it is another run's.
+
+    `new` is the checkpoint that a fresh start would have: what training depends on has to be the same in both.
+    """
+    file = folder / "last.pt"
+    if not file.exists():
+        return None
+    for leftover in folder.glob(".*.part*"):  # of a process that was killed while it wrote
+        leftover.unlink(missing_ok=True)
+    old, _ = models.load_checkpoint(file, unfinished=True)
+    if "training" not in old:
+        raise Problem(f"{file}: holds no state to go on from: it was written by an earlier version of train.py")
+    for what, before, now in (
+        ("architecture", old["architecture"], new["architecture"]),
+        ("--size", old["size"], new["size"]),
+        ("--fit", old["fit"], new["fit"]),
+        ("data", old["data"]["fingerprint"], new["data"]["fingerprint"]),
+        ("split", old["split"]["fingerprint"], new["split"]["fingerprint"]),
+        ("--seed", old["seed"], new["seed"]),
+        ("--quick", old["quick"], new["quick"]),
+        ("initial weights", old["initial_weights"], new["initial_weights"]),
+        *((f"recipe, {key}", old["recipe"].get(key), value) for key, value in new["recipe"].items() if key != "name"),
+    ):
+        if before != now:
+            raise UsageProblem(
+                f"--resume: {file} was trained with another {what} ({before}, not {now}); "
+                f"give the same options, or leave --resume out to start afresh"
+            )
+    return old
