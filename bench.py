@@ -1,7 +1,11 @@
-"""Speed beside what most people write, side by side in one run: `python bench.py data --data chest_xray`.
+"""Speed beside what most people write, side by side in one run: `python bench.py train --data chest_xray`.
 
-Each pair is measured in turn, plain, ours, plain, ours, ..., after a warm-up that is not counted; the table shows
-medians with the smallest and the largest value, and the ratio of the medians.
+data   from files to batches, beside ImageFolder and a DataLoader with worker processes
+train  training, beside a loop over such batches in float32 with Adam and `.item()` in each step
+infer  the exported graph in onnxruntime, beside the same network in PyTorch, eager and compiled
+
+What is compared takes turns: A, B, A, B, ..., after a turn of each that is not counted. Tables show medians with the
+smallest and the largest value, and the ratio of the medians.
 """
 
 import argparse
@@ -16,33 +20,23 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision
 from tabulate import tabulate
 
 import batches
+import bench_train
 import common
 import data
+import export
 import infer
+import models
+from bench_train import MEAN, STD, image_folder, plain_images, plain_loader, row_of
 from common import Problem
 
-MEAN, STD = 0.48, 0.24  # any will do: both sides normalise
 CPU = torch.device("cpu")
+LATENCY_SECONDS = 1.0  # of one turn of inference
 
 
 # --------------------------------------------------------------------------------------------------- the data
-
-
-def plain_loader(folder: Path, size: int, workers: int) -> torch.utils.data.DataLoader:
-    """What most people write: ImageFolder, Resize, ToTensor, Normalize, and a DataLoader with worker processes."""
-    transform = torchvision.transforms.Compose(
-        [
-            torchvision.transforms.Resize((size, size)),
-            torchvision.transforms.ToTensor(),
-            torchvision.transforms.Normalize([MEAN] * 3, [STD] * 3),
-        ]
-    )
-    images = torchvision.datasets.ImageFolder(str(folder), transform)
-    return torch.utils.data.DataLoader(images, batch_size=64, shuffle=True, num_workers=workers)
 
 
 def drain(epoch) -> int:
@@ -57,21 +51,18 @@ def our_batches(dataset: data.Dataset, augment: batches.Augment | None) -> batch
 
 def bench_data(args: argparse.Namespace) -> list[dict]:
     """First pass: from files to one epoch of normalised batches. Later epochs: the next one."""
-    if not args.data or not Path(args.data).is_dir():
-        raise Problem("bench.py data needs --data FOLDER: ImageFolder, which it is compared with, reads nothing else")
-    folder = Path(args.data)
-    workers = os.cpu_count() or 1  # as many as data.load has threads
+    folder, workers = image_folder(args), os.cpu_count() or 1  # as many as data.load has threads
     with tempfile.TemporaryDirectory() as scratch:
-        kept = data.load(args.data, args.size, Path(scratch) / "kept")
-        if len(torchvision.datasets.ImageFolder(str(folder)).samples) != len(kept.labels):
+        kept = data.load(str(folder), args.size, Path(scratch) / "kept")
+        images = plain_images(folder, args.size)
+        if len(images.samples) != len(kept.labels):
             raise Problem(f"{folder}: ImageFolder finds other images there than data.load: nothing to compare")
-        plain = plain_loader(folder, args.size, workers)
+        plain = plain_loader(images, workers)
         ours, augmented = our_batches(kept, None), our_batches(kept, batches.Augment())
-
         fresh = Path(scratch) / "fresh"
 
         def first_pass() -> int:
-            return drain(our_batches(data.load(args.data, args.size, fresh), None).epoch())
+            return drain(our_batches(data.load(str(folder), args.size, fresh), None).epoch())
 
         what = f"{len(kept.labels):,} images, median {np.median(kept.widths):.0f} x {np.median(kept.heights):.0f}"
         first = compare(f"first pass, {what}", lambda: drain(plain), first_pass, args.repeats, fresh)
@@ -79,9 +70,6 @@ def bench_data(args: argparse.Namespace) -> list[dict]:
         changed = compare("later epochs, ours augmenting", lambda: drain(plain), lambda: drain(augmented.epoch(1)),
                           args.repeats)  # fmt: skip
     return [first, later, changed]
-
-
-# ---------------------------------------------------------------------------------------------- measurement
 
 
 def compare(
@@ -97,34 +85,154 @@ def compare(
                 rates[name].append(count / (time.perf_counter() - start))
             if leftover:
                 shutil.rmtree(leftover, ignore_errors=True)
-    ratio = statistics.median(rates["ours"]) / statistics.median(rates["plain"])
-    return {"what": what, **rates, "ratio": ratio}
+    return row_of(what, rates)
+
+
+# -------------------------------------------------------------------------------------------------- inference
+
+
+def bench_infer(args: argparse.Namespace) -> list[dict]:
+    """Raw pixels to probability, at batches of 1 and 64, of networks with random weights: speed asks for no others."""
+    device = infer.pick_device(args.device)
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for architecture in args.arch:
+            contestants = inference_sides(architecture, args.size, device, Path(scratch))
+            for count in (1, 64):
+                pixels = np.random.default_rng(0).integers(0, 256, (count, args.size, args.size), np.uint8)
+                rows += latencies(architecture, count, contestants, pixels, args.repeats)
+    return rows
+
+
+def inference_sides(
+    architecture: str, size: int, device: torch.device, scratch: Path
+) -> dict[str, Callable[[np.ndarray], object]]:
+    torch.manual_seed(0)
+    network = models.build(architecture, size).eval()
+    checkpoint = {"size": size, "fit": "stretch", "normalisation": [MEAN, STD], "temperature": 1.0, "threshold": 0.5}
+    graph = scratch / f"{architecture}.onnx"
+    graph.write_bytes(export.bare_graph(network, checkpoint).SerializeToString())
+    deployed = export.Deployed(network, checkpoint).eval().to(device, memory_format=torch.channels_last)
+    compiled = torch.compile(deployed, dynamic=False)
+
+    def torch_side(module: torch.nn.Module, reduced: bool) -> Callable[[np.ndarray], object]:
+        def answer(pixels: np.ndarray) -> object:
+            with torch.inference_mode(), infer.autocast(device, enabled=reduced):
+                return module(torch.from_numpy(pixels).to(device))[0].cpu()
+
+        return answer
+
+    sides = {
+        "PyTorch eager, float32": torch_side(deployed, False),
+        "PyTorch compiled, float32": torch_side(compiled, False),
+    }
+    if infer.reduced_type(device) is not torch.float32:
+        sides["PyTorch eager, reduced"] = torch_side(deployed, True)
+    for provider in ("cpu", "cuda") if device.type == "cuda" else ("cpu",):
+        session = infer.open_graph(graph, provider)
+        sides[f"onnxruntime {provider}, float32"] = lambda pixels, s=session: s.run(["probability"], {"image": pixels})
+    return sides
+
+
+def latencies(
+    architecture: str, count: int, sides: dict[str, Callable[[np.ndarray], object]], pixels: np.ndarray, repeats: int
+) -> list[dict]:
+    """A turn of each side after the other; one that cannot run (no compiler) is left out with a note."""
+    seconds: dict[str, list[float]] = {}
+    for name, side in sides.items():
+        try:
+            side(pixels)
+        except (RuntimeError, OSError) as error:
+            print(f"note: {name} does not run here ({str(error).splitlines()[0]})", file=sys.stderr)
+        else:
+            seconds[name] = []
+    for turn in range(repeats + 1):
+        for name, found in seconds.items():
+            over = time.perf_counter() + LATENCY_SECONDS
+            while True:
+                start = time.perf_counter()
+                sides[name](pixels)
+                end = time.perf_counter()
+                if turn:
+                    found.append(end - start)
+                if end > over:
+                    break
+    return [
+        {"what": architecture, "side": name, "batch": count, "n": len(found),
+         "median_ms": 1000 * statistics.median(found), "p99_ms": 1000 * float(np.percentile(found, 99)),
+         "images_per_second": count / statistics.median(found)}
+        for name, found in seconds.items()
+    ]  # fmt: skip
+
+
+# --------------------------------------------------------------------------------------------------- printing
 
 
 def spread(values: list[float]) -> str:
+    if len(values) == 1:
+        return "-" if values[0] != values[0] else f"{values[0]:,.0f}"
     return f"{statistics.median(values):,.0f} ({min(values):,.0f} to {max(values):,.0f})"
+
+
+def ratio_table(rows: list[dict]) -> str:
+    def gigabytes(value: float | None) -> str:
+        return "-" if value is None else f"{value:.1f}"
+
+    headers = ["", "plain", "ours", "ratio"]
+    cells = [[row["what"], spread(row["plain"]), spread(row["ours"]), f"{row['ratio']:.1f}"] for row in rows]
+    if any("ours peak GB" in row for row in rows):
+        headers += ["plain, peak GB", "ours, peak GB"]
+        cells = [[*cell, gigabytes(row["plain peak GB"]), gigabytes(row["ours peak GB"])]
+                 for cell, row in zip(cells, rows, strict=True)]  # fmt: skip
+    return tabulate(cells, headers, disable_numparse=True, colalign=("left", *["right"] * (len(headers) - 1)))
+
+
+def latency_table(rows: list[dict]) -> str:
+    headers = ["network", "", "batch", "median ms", "99th percentile ms", "images/s", "n"]
+    return tabulate([[row["what"], row["side"], row["batch"], f"{row['median_ms']:.2f}", f"{row['p99_ms']:.2f}",
+                      f"{row['images_per_second']:,.0f}", row["n"]] for row in rows],
+                    headers, disable_numparse=True, colalign=("left", "left", *["right"] * 5))  # fmt: skip
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=("data",), help="data: decoding and batches, beside ImageFolder and DataLoader")
-    parser.add_argument("--data", metavar="DIR", help="a folder of X-rays")
+    parser.add_argument("what", choices=("data", "train", "infer", "all"))
+    parser.add_argument("--data", metavar="DIR", help="a folder of X-rays (for data and train)")
+    both = list(bench_train.TURN_IMAGES)
+    parser.add_argument("--arch", nargs="+", choices=both, default=both, help="default: both")
     parser.add_argument("--size", type=common.whole_number(32, 2048), default=224, help="side in pixels")
     parser.add_argument("--repeats", type=common.whole_number(1, 1000), default=5, help="counted turns (default: 5)")
+    parser.add_argument("--workers", type=common.whole_number(0, 256), default=2, help="of the plain training loop")
+    parser.add_argument(
+        "--until",
+        type=float,
+        metavar="ACCURACY",
+        help="train: time to this validation accuracy instead of images/s, once for each side",
+    )
+    parser.add_argument("--patience", type=common.positive_number, default=60, metavar="MINUTES",
+                        help="with --until: the most that a side may take (default: 60)")  # fmt: skip
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="of decoded pixels; default: below ~/.cache")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every measured value there as well")
-    return parser.parse_args(argv)
+    infer.add_device_argument(parser)
+    args = parser.parse_args(argv)
+    if args.until is not None and not 0 < args.until <= 1:
+        parser.error("--until is a share: 0.95 for 95 %")
+    return args
 
 
 def work(args: argparse.Namespace) -> int:
     infer.keep_freed_memory()
-    rows = bench_data(args)
-    device = infer.describe_device(CPU)
-    print(f"{device}, {os.cpu_count()} workers, median of {args.repeats} (smallest to largest), images/s\n")
-    print(tabulate([[row["what"], spread(row["plain"]), spread(row["ours"]), f"{row['ratio']:.1f}"] for row in rows],
-                   ["", "plain", "ours", "ratio"], disable_numparse=True,
-                   colalign=("left", "right", "right", "right")))  # fmt: skip
+    infer.set_precision()
+    device = infer.describe_device(infer.pick_device(args.device))
+    found = {}
+    for part in ("data", "train", "infer") if args.what == "all" else (args.what,):
+        args.what = part
+        found[part] = {"data": bench_data, "train": bench_train.bench, "infer": bench_infer}[part](args)
+        how = f"median of {args.repeats} turns (smallest to largest)" if not args.until else "one run of each"
+        print(f"\n{part}: {device}, {torch.__version__}, {how}; data and train in images/s\n")
+        print(latency_table(found[part]) if part == "infer" else ratio_table(found[part]))
     if args.json:
-        common.write_json(args.json, {"device": device, "repeats": args.repeats, "rows": rows})
+        common.write_json(args.json, {"device": device, "repeats": args.repeats, **found})
     return 0
 
 

@@ -77,7 +77,14 @@ def squared(image: torch.Tensor, fit: str) -> torch.Tensor:
 
 
 def to_graph(network: nn.Module, checkpoint: dict, checkpoint_hash: str) -> onnx.ModelProto:
-    """Exports a network in float32, without a trace of the machine it was exported on, with its metadata."""
+    """The graph of a checkpoint's network, with its metadata."""
+    graph = bare_graph(network, checkpoint)
+    onnx.helper.set_model_props(graph, metadata(checkpoint, checkpoint_hash))
+    return graph
+
+
+def bare_graph(network: nn.Module, checkpoint: dict) -> onnx.ModelProto:
+    """Exports a network in float32, without a trace of the machine it was exported on."""
     # Not 2 and not square: the exporter would take an example's 1, or equal sides, for a rule.
     example = torch.zeros(3, 200, 260, dtype=torch.uint8)
     axes = {0: torch.export.Dim("n"), 1: torch.export.Dim("height"), 2: torch.export.Dim("width")}
@@ -102,7 +109,6 @@ def to_graph(network: nn.Module, checkpoint: dict, checkpoint_hash: str) -> onnx
                  *graph.graph.initializer, graph.graph, graph):  # fmt: skip
         del item.metadata_props[:]  # stack traces and paths of this machine
         item.doc_string = ""
-    onnx.helper.set_model_props(graph, metadata(checkpoint, checkpoint_hash))
     return graph
 
 

@@ -1,0 +1,262 @@
+"""The two training loops that bench.py compares: what most people write, and ours; each in a process of its own."""
+
+import argparse
+import math
+import multiprocessing
+import multiprocessing.connection
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+from tqdm import tqdm
+
+import batches
+import data
+import infer
+import models
+import recipes
+import train
+from common import Problem
+from stopping import StopSignals
+
+MEAN, STD = 0.48, 0.24  # any will do: both sides normalise
+TURN_IMAGES = {"simple": 2048, "resnet34": 384}  # of training in one turn: 20 to 40 s of the plain loop on 2 cores
+
+
+# ---------------------------------------------------------------------------------------------- the plain loop
+
+
+def plain_images(folder: Path, size: int) -> torchvision.datasets.ImageFolder:
+    """What most people write: ImageFolder, Resize, ToTensor, Normalize; three equal channels."""
+    transform = torchvision.transforms.Compose(
+        [
+            torchvision.transforms.Resize((size, size)),
+            torchvision.transforms.ToTensor(),
+            torchvision.transforms.Normalize([MEAN] * 3, [STD] * 3),
+        ]
+    )
+    return torchvision.datasets.ImageFolder(str(folder), transform)
+
+
+def plain_loader(images: torch.utils.data.Dataset, workers: int, shuffle: bool = True) -> torch.utils.data.DataLoader:
+    return torch.utils.data.DataLoader(images, batch_size=64, shuffle=shuffle, num_workers=workers)
+
+
+def image_folder(args: argparse.Namespace) -> Path:
+    """The folder that holds the classes' folders: ImageFolder, unlike data.load, does not look for it."""
+    if not args.data or not Path(args.data).is_dir():
+        raise Problem(
+            f"bench.py {args.what} needs --data FOLDER: ImageFolder, which it is compared with, reads no other"
+        )
+    folder = Path(args.data)
+    return folder / "train" if (folder / "train").is_dir() else folder
+
+
+def plain_training(architecture: str, args: argparse.Namespace) -> Iterator[int | dict]:
+    """The loop that most people write. Yields the images of a turn, or with --until its epochs' results."""
+    folder, device = image_folder(args), infer.pick_device(args.device)
+    images = plain_images(folder, args.size)
+    network = plain_network(architecture, args.size).to(device)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4 if architecture == "simple" else 1e-3)
+    loss_of = torch.nn.CrossEntropyLoss()
+    chosen = turn_of(len(images), architecture)
+    validation = None
+    if args.until:
+        dataset = data.load(str(folder), args.size, args.cache)
+        split = data.split(dataset, "patient")
+        place = {Path(path).relative_to(folder).as_posix(): i for i, (path, _) in enumerate(images.samples)}
+        chosen, held_out = ([place[dataset.files[i]] for i in side] for side in (split.train, split.validation))
+        validation = plain_loader(torch.utils.data.Subset(images, held_out), args.workers, shuffle=False)
+    loader = plain_loader(torch.utils.data.Subset(images, chosen), args.workers)
+    while True:
+        network.train()
+        running_loss = 0.0
+        for inputs, labels in loader:
+            inputs, labels = inputs.to(device), labels.to(device)
+            optimizer.zero_grad()
+            loss = loss_of(network(inputs), labels)
+            loss.backward()
+            optimizer.step()
+            running_loss += loss.item()
+        if validation is None:
+            yield len(chosen)
+            continue
+        network.eval()
+        right = 0
+        with torch.no_grad():
+            for inputs, labels in validation:
+                right += (network(inputs.to(device)).argmax(1).cpu() == labels).sum().item()
+        yield {"val_accuracy": right / len(held_out)}
+
+
+def plain_network(architecture: str, size: int) -> torch.nn.Module:
+    """As ImageFolder's three channels want it: torchvision's own resnet34, and the notebooks' simple network."""
+    if architecture != "simple":
+        return torchvision.models.resnet34(num_classes=2)
+    network = models.build("simple", size)
+    network.conv1 = torch.nn.Conv2d(3, 6, 5)
+    return network
+
+
+def turn_of(count: int, architecture: str) -> list[int]:
+    """Of so many images, those of a turn: spread over both classes."""
+    return np.linspace(0, count - 1, min(TURN_IMAGES[architecture], count)).astype(int).tolist()
+
+
+# ---------------------------------------------------------------------------------------------------- our loop
+
+
+def our_training(architecture: str, args: argparse.Namespace) -> Iterator[int | dict]:
+    """train.py's loop and default recipe, at the full side; with --until as `train.py` runs it."""
+    infer.keep_freed_memory()
+    infer.set_precision()
+    device = infer.pick_device(args.device)
+    dataset = data.load(str(image_folder(args)), args.size, args.cache)
+    recipe = recipes.RECIPES["default"][architecture]
+    chosen = held_out = np.array(turn_of(len(dataset.labels), architecture))
+    if args.until:
+        split = data.split(dataset, "patient")
+        chosen, held_out = split.train, split.validation
+    else:
+        recipe = replace(recipe, resize_from=0, epochs=10**6)
+    table = batches.table_on(dataset.images, device)
+    shared = (device, (MEAN, STD))
+    training = batches.Batches(table, dataset.labels, chosen, recipe.batch_size, *shared, recipe.augment)
+    validation = batches.Batches(table, dataset.labels, held_out, train.EVALUATION_BATCH[device.type], *shared)
+    network = models.build(architecture, args.size).to(device, memory_format=torch.channels_last)
+    trainer = train.Trainer(network, recipe, training, validation, compiling=device.type == "cuda")
+    with tqdm(disable=True) as bar:
+        while trainer.epoch < trainer.epochs:
+            if args.until:
+                yield trainer.one_epoch(bar, StopSignals())[0]
+                continue
+            trainer.train_one_epoch(trainer.epoch + 1, args.size, bar, StopSignals(), 0.0)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            trainer.epoch, trainer.step = trainer.epoch + 1, 0
+            yield len(chosen)
+
+
+LOOPS = {"plain": plain_training, "ours": our_training}
+
+
+# ------------------------------------------------------------------------------------------------ taking turns
+
+
+def child(side: str, architecture: str, args: argparse.Namespace, pipe: multiprocessing.connection.Connection) -> None:
+    """A process of its own for each side: takes a turn whenever it is told to, and says what came of it."""
+    torch.manual_seed(0)
+    loop = LOOPS[side](architecture, args)
+    while pipe.recv():
+        start = time.perf_counter()
+        result = next(loop, None)
+        pipe.send((result, time.perf_counter() - start))
+
+
+class Contestant:
+    """One side's process, and the most memory that it and its worker processes held together."""
+
+    def __init__(self, side: str, architecture: str, args: argparse.Namespace) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=child, args=(side, architecture, args, theirs))
+        self.process.start()
+        self.peak: int | None = None
+
+    def turn(self) -> tuple[object, float]:
+        """(what the loop yielded, seconds). Raises Problem when the process died."""
+        over = threading.Event()
+        watching = threading.Thread(target=self._watch, args=(over,))
+        watching.start()
+        try:
+            self.pipe.send(True)
+            while not self.pipe.poll(0.5):
+                if not self.process.is_alive():
+                    raise Problem("a measured process ended early; its error stands above")
+            return self.pipe.recv()
+        finally:
+            over.set()
+            watching.join()
+
+    def _watch(self, over: threading.Event) -> None:
+        while not over.wait(0.2):
+            held = resident(self.process.pid)
+            if held is not None:
+                self.peak = max(self.peak or 0, held)
+
+    def end(self) -> None:
+        if self.process.is_alive():
+            self.process.terminate()
+        self.process.join()
+
+
+def resident(pid: int) -> int | None:
+    """Bytes of memory of a process and its children, shared pages counted once; None where Linux's /proc is not."""
+    total, waiting = 0, [pid]
+    try:
+        while waiting:
+            here = Path("/proc") / str(waiting.pop())
+            lines = (here / "smaps_rollup").read_text().splitlines()
+            total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+            waiting += [
+                int(child) for task in (here / "task").iterdir() for child in (task / "children").read_text().split()
+            ]
+    except OSError:  # no /proc, or a process that has just ended
+        return None
+    return total
+
+
+def bench(args: argparse.Namespace) -> list[dict]:
+    image_folder(args)
+    rows = []
+    for architecture in args.arch:
+        sides = {side: Contestant(side, architecture, args) for side in LOOPS}
+        try:
+            rows += until(architecture, sides, args) if args.until else throughput(architecture, sides, args)
+        finally:
+            for side in sides.values():
+                side.end()
+    return rows
+
+
+def memory(sides: dict[str, Contestant]) -> dict[str, float | None]:
+    return {f"{name} peak GB": None if side.peak is None else side.peak / 1e9 for name, side in sides.items()}
+
+
+def throughput(architecture: str, sides: dict[str, Contestant], args: argparse.Namespace) -> list[dict]:
+    rates: dict[str, list[float]] = {side: [] for side in sides}
+    for turn in range(args.repeats + 1):
+        for name, side in sides.items():
+            count, seconds = side.turn()
+            if turn:
+                rates[name].append(count / seconds)
+    return [row_of(f"training {architecture}, {args.size} pixels", rates, **memory(sides))]
+
+
+def until(architecture: str, sides: dict[str, Contestant], args: argparse.Namespace) -> list[dict]:
+    """Seconds of training and validating until an epoch ends at that validation accuracy; once for each side."""
+    spent = {}
+    for name, side in sides.items():
+        seconds, best = 0.0, 0.0
+        while best < args.until and seconds < args.patience * 60:
+            result, took = side.turn()
+            if result is None:  # the recipe is over
+                break
+            seconds, best = seconds + took, max(best, result["val_accuracy"])
+            print(
+                f"{architecture}, {name}: {seconds:.0f} s, validation accuracy {result['val_accuracy']:.3f}", flush=True
+            )
+        spent[name] = seconds if best >= args.until else math.nan
+    return [{"what": f"seconds to {args.until:.0%}, {architecture}", "plain": [spent["plain"]], "ours": [spent["ours"]],
+             "ratio": spent["plain"] / spent["ours"], **memory(sides)}]  # fmt: skip
+
+
+def row_of(what: str, rates: dict[str, list[float]], **more: object) -> dict:
+    ratio = statistics.median(rates["ours"]) / statistics.median(rates["plain"])
+    return {"what": what, **rates, "ratio": ratio, **more}
