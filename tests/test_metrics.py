@@ -99,6 +99,20 @@ def test_auroc_at_its_extremes() -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("levels", [None, 1, 2, 5, 40])
+def test_average_precision_agrees_with_sklearn(seed: int, levels: int | None) -> None:
+    labels, scores = sample(seed, levels=levels)
+    expected = sklearn.metrics.average_precision_score(labels, scores)
+    assert metrics.average_precision(labels, scores) == pytest.approx(expected, rel=1e-12)
+    assert metrics.average_precision(labels[::-1], scores[::-1]) == metrics.average_precision(labels, scores)
+
+
+@pytest.mark.filterwarnings("error")
+def test_average_precision_of_one_class() -> None:
+    assert math.isnan(metrics.average_precision([0, 0], [0.1, 0.2])) and metrics.average_precision([1], [0.1]) == 1
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("levels", [None, 1, 5, 40])
 def test_roc_curve_agrees_with_sklearn(seed: int, levels: int | None) -> None:
     labels, scores = sample(seed, levels=levels)
@@ -157,10 +171,13 @@ def test_classification_agrees_with_sklearn(seed: int, threshold: float, levels:
         "n": 80,
         "threshold": threshold,
         "accuracy": sklearn.metrics.accuracy_score(labels, decisions),
+        "balanced_accuracy": sklearn.metrics.balanced_accuracy_score(labels, decisions),
         "sensitivity": sklearn.metrics.recall_score(labels, decisions),
         "specificity": sklearn.metrics.recall_score(labels, decisions, pos_label=0),
         "precision": sklearn.metrics.precision_score(labels, decisions, zero_division=NAN),
+        "npv": sklearn.metrics.precision_score(labels, decisions, pos_label=0, zero_division=NAN),
         "f1": sklearn.metrics.f1_score(labels, decisions, zero_division=NAN),
+        "mcc": sklearn.metrics.matthews_corrcoef(labels, decisions) if 0 < decisions.sum() < 80 else NAN,
         "auroc": sklearn.metrics.roc_auc_score(labels, probabilities),
         **{"tn": tn, "fp": fp, "fn": fn, "tp": tp},
     }
@@ -174,10 +191,11 @@ def test_classification_agrees_with_sklearn(seed: int, threshold: float, levels:
 @pytest.mark.parametrize(
     ("labels", "probabilities", "undefined"),
     [
-        ([0, 0], [0.1, 0.2], {"sensitivity", "precision", "f1", "auroc"}),
-        ([0, 0], [0.1, 0.9], {"sensitivity", "auroc"}),
-        ([1, 1], [0.1, 0.2], {"specificity", "precision", "auroc"}),
-        ([0, 1], [0.1, 0.2], {"precision"}),
+        ([0, 0], [0.1, 0.2], {"sensitivity", "balanced_accuracy", "precision", "f1", "mcc", "auroc"}),
+        ([0, 0], [0.1, 0.9], {"sensitivity", "balanced_accuracy", "mcc", "auroc"}),
+        ([1, 1], [0.1, 0.2], {"specificity", "balanced_accuracy", "precision", "mcc", "auroc"}),
+        ([0, 1], [0.1, 0.2], {"precision", "mcc"}),
+        ([0, 1], [0.8, 0.9], {"npv", "mcc"}),
         ([0, 1], [0.1, 0.9], set()),
     ],
 )
@@ -186,6 +204,55 @@ def test_classification_marks_what_is_undefined(
 ) -> None:
     row = metrics.classification(labels, probabilities, 0.5)
     assert {name for name, value in row.items() if math.isnan(value)} == undefined
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize(("n", "levels"), [(2, 3), (12, 2), (40, 8), (60, None)])
+@pytest.mark.parametrize("target", [1e-9, 0.5, 0.9, 0.95, 1.0])
+def test_threshold_at_sensitivity_is_the_highest(seed: int, n: int, levels: int | None, target: float) -> None:
+    labels, probabilities = sample(seed, n, levels)
+    enough = [t for t in probabilities if metrics.classification(labels, probabilities, t)["sensitivity"] >= target]
+    below = probabilities[probabilities < max(enough)].max(initial=min(0.0, probabilities.min()))
+    threshold = metrics.threshold_at_sensitivity(labels, probabilities, target)
+    assert threshold == pytest.approx((below + max(enough)) / 2) and type(threshold) is float
+    same = metrics.decide(probabilities, threshold) == metrics.decide(probabilities, max(enough))
+    assert same.all()
+
+
+@pytest.mark.parametrize("top", [0.3, 0.5, 1.0, 5e-324])
+def test_threshold_at_sensitivity_between_adjacent_floats_and_at_exact_shares(top: float) -> None:
+    probabilities = np.array([np.nextafter(top, 0), top])
+    threshold = metrics.threshold_at_sensitivity([0, 1], probabilities, 1.0)
+    assert metrics.decide(probabilities, threshold).tolist() == [0, 1]
+    for n in range(1, 60):  # k of n is enough for a target of k/n, and k - 1 is not
+        ladder = np.arange(n) / n
+        found = [metrics.threshold_at_sensitivity([1] * n, ladder, k / n) for k in range(1, n + 1)]
+        assert [int(np.sum(ladder >= t)) for t in found] == list(range(1, n + 1))
+
+
+@pytest.mark.filterwarnings("error")
+def test_at_prevalence_by_counting_and_where_undefined() -> None:
+    labels, decisions = [1] * 40 + [0] * 160, [1] * 36 + [0] * 4 + [1] * 24 + [0] * 136
+    row = metrics.classification(labels, np.array(decisions) * 1.0, 0.5)
+    found = metrics.at_prevalence(row["sensitivity"], row["specificity"], 0.2)
+    assert found == pytest.approx({"ppv": row["precision"], "npv": row["npv"], "films_per_missed": 200 / 4})
+    assert metrics.at_prevalence(1, 1, 0.5) == {"ppv": 1, "npv": 1, "films_per_missed": INF}
+    assert metrics.at_prevalence(0.9, 0.8, 0)["films_per_missed"] == INF
+    assert metrics.at_prevalence(0, 1, 0.25) == pytest.approx(
+        {"ppv": NAN, "npv": 0.75, "films_per_missed": 4}, nan_ok=True
+    )
+    assert all(math.isnan(value) for value in metrics.at_prevalence(NAN, 0.9, 0.5).values())
+
+
+@pytest.mark.parametrize("levels", [None, 10])
+def test_net_benefit_by_counting(levels: int | None) -> None:
+    labels, probabilities = sample(3, 80, levels)
+    thresholds = np.array([0.0, 0.1, 0.5, 0.7, 0.99])
+    model, treat_all = metrics.net_benefit(labels, probabilities, thresholds)
+    for t, got, everyone in zip(thresholds, model, treat_all, strict=True):
+        _, fp, _, tp = metrics.confusion(labels, probabilities >= t)
+        assert got == pytest.approx(tp / 80 - fp / 80 * t / (1 - t))
+        assert everyone == pytest.approx(labels.mean() - (1 - labels.mean()) * t / (1 - t))
 
 
 # --- intervals and tests ------------------------------------------------------------------------------------
@@ -385,6 +452,18 @@ LOGITS = [[0.0, 1.0], [1.0, 0.0]]
         ("classification", ([0, 1], [0.1, 1.2], 0.5), "probabilities must lie in [0, 1], found 1.2"),
         ("classification", ([0, 1], [0.1], 0.5), "probabilities has 1 entries but labels has 2"),
         ("youden_threshold", ([0, 1], [0.1, 1.2]), "probabilities must lie in [0, 1], found 1.2"),
+        ("average_precision", ([0, 1], [0.1, NAN]), "1 of 2 scores are not finite"),
+        ("brier", ([0, 1], [0.1, 1.2]), "probabilities must lie in [0, 1], found 1.2"),
+        ("reliability", ([0, 1], [0.1, 0.2], 0), "bins must be at least 1, found 0"),
+        ("calibration_error", ([0, 1], [0.1, NAN]), "1 of 2 probabilities are not finite"),
+        ("calibration_line", ([0, 2], [0.1, 0.2]), "labels must be 0 or 1, found 2"),
+        ("calibration_line", ([], []), "labels is empty"),
+        ("threshold_at_sensitivity", ([0, 0], [0.1, 0.2], 0.9), "a sensitivity needs positive labels, found none"),
+        ("threshold_at_sensitivity", ([0, 1], [0.1, 0.2], 0.0), "target must lie in (0, 1], found 0.0"),
+        ("threshold_at_sensitivity", ([0, 1], [0.1, 0.2], NAN), "target must lie in (0, 1], found nan"),
+        ("at_prevalence", (0.9, 1.1, 0.5), "specificity must lie in [0, 1], found 1.1"),
+        ("at_prevalence", (0.9, 0.9, NAN), "prevalence must lie in [0, 1], found nan"),
+        ("net_benefit", ([0, 1], [0.1, 0.2], [0.5, 1.0]), "thresholds must lie in [0, 1), found 1.0"),
         ("mcnemar_exact", ([0, 1], [True]), "correct_b has 1 entries but correct_a has 2"),
         ("mcnemar_exact", ([0, 7], [0, 1]), "correct_a must be 0 or 1, found 7"),
         ("positive_probability", ([0.1, 0.2],), "logits must have shape (N, 2), found (2,)"),
