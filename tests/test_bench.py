@@ -1,18 +1,25 @@
 import json
+import os
+import subprocess
+import sys
+import time
 
+import numpy as np
 import pytest
+import torch
 from folders import make_folder
 
 import bench
+import bench_train
 
 
 def test_bench_data_measures_both_sides_and_keeps_every_value(tmp_path, capsys):
     folder = make_folder(tmp_path / "x")
     out = tmp_path / "rows.json"
     assert bench.main(["data", "--data", str(folder), "--size", "32", "--repeats", "2", "--json", str(out)]) == 0
-    record = json.loads(out.read_text())
-    assert [len(row["plain"]) for row in record["rows"]] == [2, 2, 2]
-    for row in record["rows"]:
+    record = json.loads(out.read_text())["data"]
+    assert [len(row["plain"]) for row in record] == [2, 2, 2]
+    for row in record:
         assert min(row["plain"] + row["ours"]) > 0
         plain, ours = (sum(row[name]) / 2 for name in ("plain", "ours"))  # of two values the mean is the median
         assert row["ratio"] == pytest.approx(ours / plain)
@@ -22,13 +29,76 @@ def test_bench_data_measures_both_sides_and_keeps_every_value(tmp_path, capsys):
 def test_both_sides_see_the_same_images(tmp_path, cache):
     folder = make_folder(tmp_path)
     dataset = bench.data.load(str(folder), 32, cache)
-    assert bench.drain(bench.plain_loader(folder, 32, 0)) == len(dataset.files)
+    plain = bench_train.plain_loader(bench_train.plain_images(folder, 32), 0)
+    assert bench.drain(plain) == len(dataset.files)
     assert bench.drain(bench.our_batches(dataset, None).epoch()) == len(dataset.files)
 
 
+def test_bench_train_takes_turns_and_measures_memory(tmp_path, cache, capsys):
+    folder, out = make_folder(tmp_path / "x"), tmp_path / "rows.json"
+    assert bench.main(["train", "--data", str(folder), "--size", "32", "--arch", "simple", "--repeats", "2",
+                       "--cache", str(cache), "--device", "cpu", "--json", str(out)]) == 0  # fmt: skip
+    (row,) = json.loads(out.read_text())["train"]
+    assert len(row["plain"]) == len(row["ours"]) == 2 and min(row["plain"] + row["ours"]) > 0
+    if sys.platform == "linux":
+        assert 0.05 < row["plain peak GB"] < 100 and 0.05 < row["ours peak GB"] < 100
+    assert "training simple, 32 pixels" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("side", ["plain", "ours"])
+def test_both_loops_train_on_as_many_images_as_they_say(side, tmp_path, cache, monkeypatch):
+    folder = make_folder(tmp_path / "x", count=9)
+    arguments = ["train", "--data", str(folder), "--size", "32", "--cache", str(cache), "--device", "cpu",
+                 "--workers", "0"]  # fmt: skip
+    monkeypatch.setitem(bench_train.TURN_IMAGES, "simple", 20)
+    torch.manual_seed(0)
+    loop = bench_train.LOOPS[side]("simple", bench.parse(arguments))
+    assert [next(loop), next(loop)] == [20, 20]
+    loop = bench_train.LOOPS[side]("simple", bench.parse([*arguments, "--until", "0.99"]))
+    assert all(0 <= next(loop)["val_accuracy"] <= 1 for _ in range(3))
+
+
+def test_memory_of_a_process_and_its_children_is_counted():
+    if sys.platform != "linux":
+        pytest.skip("reads /proc")
+    code = "import sys; held = bytearray(80_000_000); print('held', flush=True); sys.stdin.read()"
+    before = bench_train.resident(os.getpid())
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        during = bench_train.resident(os.getpid())
+        process.stdin.close()
+    assert 60e6 < during - before < 200e6
+    assert bench_train.resident(2**22 + 1) is None  # no such process
+
+
+def test_latencies_take_turns_and_leave_out_what_does_not_run(monkeypatch, capsys):
+    monkeypatch.setattr(bench, "LATENCY_SECONDS", 0.02)
+
+    def broken(pixels):
+        raise RuntimeError("no compiler\nhere")
+
+    sides = {"slow": lambda pixels: time.sleep(0.004), "quick": lambda pixels: None, "broken": broken}
+    rows = bench.latencies("net", 8, sides, np.zeros((8, 4, 4), np.uint8), 3)
+    assert [row["side"] for row in rows] == ["slow", "quick"]
+    slow, quick = rows
+    assert slow["median_ms"] >= 4 and slow["median_ms"] <= slow["p99_ms"] and quick["median_ms"] < slow["median_ms"]
+    assert slow["images_per_second"] == pytest.approx(8000 / slow["median_ms"])
+    assert slow["n"] >= 3
+    assert "note: broken does not run here (no compiler)" in capsys.readouterr().err
+
+
+def test_pytorch_and_onnxruntime_answer_alike_in_bench_infer(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32), np.uint8)
+    sides = bench.inference_sides("simple", 32, torch.device("cpu"), tmp_path)
+    eager, graph = sides["PyTorch eager, float32"](pixels), sides["onnxruntime cpu, float32"](pixels)[0]
+    np.testing.assert_allclose(eager.numpy(), graph, atol=1e-5)
+
+
 def test_what_cannot_be_compared_is_said(tmp_path, capsys):
-    assert bench.main(["data"]) == 1
-    assert "bench.py data needs --data FOLDER" in capsys.readouterr().err
-    with pytest.raises(SystemExit) as caught:
-        bench.main(["nothing"])
-    assert caught.value.code == 2
+    for part in ("data", "train"):
+        assert bench.main([part]) == 1
+        assert f"bench.py {part} needs --data FOLDER" in capsys.readouterr().err
+    for wrong in (["nothing"], ["train", "--until", "95"]):
+        with pytest.raises(SystemExit) as caught:
+            bench.main(wrong)
+        assert caught.value.code == 2
