@@ -1,6 +1,7 @@
 """The two training loops that bench.py compares: what most people write, and ours; each in a process of its own."""
 
 import argparse
+import contextlib
 import math
 import multiprocessing
 import multiprocessing.connection
@@ -191,9 +192,12 @@ class Contestant:
                 self.peak = max(self.peak or 0, held)
 
     def end(self) -> None:
+        with contextlib.suppress(OSError):  # it has ended already
+            self.pipe.send(False)
+        self.process.join(timeout=10)
         if self.process.is_alive():
             self.process.terminate()
-        self.process.join()
+            self.process.join()
 
 
 def resident(pid: int) -> int | None:

@@ -1,14 +1,17 @@
 """Compares trained models and exported graphs on the test images: `python evaluate.py --all`.
 
-Prints tables and writes report/: results.csv, results.json, predictions.csv and figures. Nothing is fitted here: the
-epoch, the temperature and the threshold of each model were chosen on validation images when it was trained.
+Prints tables and writes report/: report.html, report.md, a card for each model, results.csv, results.json,
+predictions.csv and figures. Nothing is fitted here: the epoch, the temperature and the thresholds of each model were
+chosen on validation images when it was trained. Each look at test labels is noted in runs/test-ledger.jsonl.
 """
 
 import argparse
-import json
+import csv
+import itertools
 import statistics
 import sys
-from dataclasses import dataclass
+import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,145 +20,151 @@ import onnxruntime
 import torch
 from tabulate import tabulate, tabulate_formats
 
+import answers
 import common
+import comparisons
 import data
-import figures
 import infer
+import ledger
 import metrics
 import models
-from batches import Batches, table_on
+import report
+import scoring
+import stress
+import tables
+from answers import Model
 from common import Problem
 from data import Dataset, Split
 
-# The published notebooks' test results: 468 images, some of them mirrored at random.
-# source, model, n, accuracy, loss, TN, FP, FN, TP
-NOTEBOOKS = (
-    ("notebook 1", "resnet34", 468, 0.9551, 0.1324, 111, 2, 19, 336),
-    ("notebook 1", "simple", 468, 0.9530, 0.1389, 100, 13, 9, 346),
-    ("notebook 2", "resnet34-pretrained", 468, 0.9722, 0.0753, 131, 1, 12, 324),
-    ("notebook 2", "resnet34", 468, 0.9466, 0.1660, 129, 3, 22, 314),
-)
-NOTEBOOKS_CAVEAT = (
-    "The notebooks split by image, so that 24.6 % of their test images share a patient with training, and mirrored "
-    "test images at random; notebook 1's draw holds 133 of its own training images. Not the same images as ours."
-)
-POINTS = ("0.5", "validation")  # the thresholds that decisions are reported at
-QUESTIONS = (
-    ("Does depth help?", "simple", "resnet34"),
-    ("Does pretraining help?", "resnet34", "resnet34-pretrained"),
-)
-
-
-@dataclass(frozen=True)
-class Model:
-    """A checkpoint or a graph, opened: what it says of itself, and its answers on request."""
-
-    path: Path
-    facts: dict  # the checkpoint's keys, or the same ones from the graph's metadata
-    network: torch.nn.Module | None  # of a checkpoint
-    session: onnxruntime.InferenceSession | None  # of a graph
-
-    @property
-    def name(self) -> str:
-        return self.facts["name"] if self.network else f"{self.facts['name']}.onnx"
-
-
-def open_model(path: Path) -> Model:
-    """Opens runs/<name>/model.pt or <name>.onnx. Raises Problem when it is neither, or damaged."""
-    if path.suffix != ".onnx":
-        checkpoint, network = models.load_checkpoint(path)
-        return Model(path, checkpoint, network, None)
-    session = infer.open_graph(path)
-    facts = session.get_modelmeta().custom_metadata_map
-    texts = ("name", "architecture", "fit", "threshold_rule", "initial_weights", "checkpoint_sha256", "intended_use")
-    try:
-        facts = {key: value if key in texts else json.loads(value) for key, value in facts.items()}
-        missing = {"name", "architecture", "size", "fit", "temperature", "threshold", "data", "split"} - set(facts)
-    except json.JSONDecodeError as error:
-        raise Problem(f"{path}: its metadata was not written by export.py ({error})") from error
-    if missing:
-        raise Problem(f"{path}: not a graph that export.py made: no {', '.join(sorted(missing))} in its metadata")
-    return Model(path, facts, None, session)
+WORST = 12  # errors that a report shows as pictures
+NEAR = 0.1  # of a probability to the threshold
 
 
 # ------------------------------------------------------------------------------------- one model, one result
 
 
-def evaluate(model: Model, dataset: Dataset, split: Split, device: torch.device) -> dict:
-    """All there is to say of a model on the test side of a split, as one dict that feeds every table and file.
-
-    Raises Problem when it was trained on some of these images or patients.
-    """
+def evaluate(model: Model, dataset: Dataset, split: Split, args: argparse.Namespace) -> dict:
+    """All there is to say of a model on the test side of a split, as one dict that feeds every table and file."""
     facts, test = model.facts, split.test
-    notes = check_provenance(model, dataset, split)
-    if model.network:
-        table = table_on(dataset.images, device)
-        network = model.network.to(device, memory_format=torch.channels_last)
-        batches = Batches(table, dataset.labels, test, 128, device, tuple(facts["normalisation"]))
-        logits = infer.network_logits(network, batches)
-    else:
-        logits = infer.graph_outputs(model.session, dataset.images[test], 64)["logits"]
-    labels = dataset.labels[test]
+    device = infer.pick_device(args.device)
+    logits = answers.logits(model, dataset, test, device)
+    if not np.isfinite(logits).all():
+        bad = int(np.sum(~np.isfinite(logits).all(1)))
+        raise Problem(f"{model.path}: its answers are not finite for {bad:,} of {len(test):,} test images")
     probabilities = metrics.positive_probability(logits, facts["temperature"])
-    points = {}
-    for point, threshold in zip(POINTS, (0.5, facts["threshold"]), strict=True):
-        found = metrics.classification(labels, probabilities, threshold)
-        found["accuracy_low"], found["accuracy_high"] = metrics.wilson(found["tp"] + found["tn"], found["n"])
-        points[point] = found
-    result = {
-        "name": model.name,
-        "kind": "checkpoint" if model.network else "graph",
-        "file": str(model.path),
-        "sha256": common.sha256_of_file(model.path),
+    points = facts.get("operating_points") or {
+        "0.5": {"threshold": 0.5},
+        "validation": {"threshold": facts["threshold"]},
+    }
+    facts = {**facts, "kind": "checkpoint" if model.network else "graph", "file": str(model.path),
+             "sha256": common.sha256_of_file(model.path), "shown_name": model.name}  # fmt: skip
+    result = described(facts, dataset, split, probabilities, points, args)
+    if args.audit:
+        result["robustness"] = robustness(model, dataset, split, points["validation"]["threshold"], device)
+    return result
+
+
+def described(
+    facts: dict, dataset: Dataset, split: Split, probabilities: np.ndarray, points: dict, args: argparse.Namespace
+) -> dict:
+    """The result dict of a model, or of an ensemble, from its probabilities of the test images."""
+    test = split.test
+    labels, patients = dataset.labels[test], [dataset.patients[i] for i in test]
+    estimates, at = scoring.describe(scoring.Sample(labels, patients), probabilities, points, args.prevalence)
+    decisions = metrics.decide(probabilities, at["validation"]["threshold"])
+    kept = ("state", "training", "history", "seen_images", "seen_patients", "validation_answers")
+    return {
+        "name": facts["shown_name"],
+        "kind": facts["kind"],
+        "file": facts["file"],
+        "sha256": facts["sha256"],
         "architecture": facts["architecture"],
+        "seed": facts.get("seed"),
         "initial_weights": facts["initial_weights"],
         "quick": facts["quick"],
         "data": {"name": dataset.name, "fingerprint": dataset.fingerprint, "synthetic": dataset.synthetic},
         "trained_on_synthetic": facts["data"]["synthetic"],
         "split": {"how": split.how, "seed": split.seed, "fingerprint": split.fingerprint},
         "temperature": facts["temperature"],
-        "patients": len({dataset.patients[i] for i in test}),
-        "loss": metrics.log_loss(logits, labels, facts["temperature"]),
-        "points": points,
-        "notes": notes,
-        "training": training_facts(facts) if model.network else None,
-        # Arrays: for the figures and predictions.csv, not for results.json.
+        "images": len(test),
+        "patients": len(set(patients)),
+        "positives": int(labels.sum()),
+        "estimates": estimates,
+        "points": at,
+        "subgroups": subgroups(dataset, test, probabilities, decisions, at["validation"]["threshold"], args.by),
+        "robustness": None,
+        "notes": list(split.notes),
+        "training": training_facts(facts) if facts["kind"] == "checkpoint" else None,
+        "checkpoint_sha256": facts.get("checkpoint_sha256"),
+        # What follows is for figures, cards and predictions.csv, not for results.json.
         "files": [dataset.files[i] for i in test],
         "labels": labels,
         "probabilities": probabilities,
+        "patient_ids": patients,
         "history": facts.get("history"),
-        "checkpoint_sha256": facts.get("checkpoint_sha256"),
+        "worst": worst_errors(dataset, test, probabilities, decisions),
+        "checkpoint": {key: value for key, value in facts.items() if key not in kept},
     }
-    return result
 
 
-def check_provenance(model: Model, dataset: Dataset, split: Split) -> list[str]:
-    """Notes on how these test images relate to what the model was trained on. Raises Problem if it saw any."""
-    facts, notes = model.facts, []
-    same = split.fingerprint == facts["split"]["fingerprint"]
-    if "seen_images" in facts:
-        for what, keys, seen in (("images", dataset.pixel_hashes, "seen_images"),
-                                 ("patients", dataset.patients, "seen_patients")):  # fmt: skip
-            shared = np.intersect1d(data.hashed([keys[i] for i in split.test]), facts[seen]).size
-            if shared and not (same and split.how == "image"):
-                raise Problem(f"{model.path}: {shared:,} of the test {what} were seen in its training: no honest test")
-    elif not same:
-        notes.append(f"{model.name}: a graph does not carry what it was trained on; whether it saw these is unknown")
-    if not same:
-        notes.append(
-            f'{model.name} was trained on the split {facts["split"]["fingerprint"]} of "{facts["data"]["name"]}", '
-            f'and is tested on the split {split.fingerprint} of "{dataset.name}"'
-        )
-    notes += [f"{model.name}: {note}" for note in split.notes if note.startswith("WARNING")]
-    if facts["quick"]:
-        notes.append(f"{model.name} is from a smoke run (--quick): its numbers mean nothing")
-    if facts["initial_weights"] != "random":
-        notes.append(f"{model.name} started from {facts['initial_weights']}")
-    return notes
+NOT_IN_JSON = ("files", "labels", "probabilities", "patient_ids", "history", "worst", "checkpoint")
+
+
+def worst_errors(dataset: Dataset, test: np.ndarray, probabilities: np.ndarray, decisions: np.ndarray) -> list[dict]:
+    labels = dataset.labels[test]
+    surprise = np.where(labels == 1, 1 - probabilities, probabilities)
+    wrong = np.flatnonzero(decisions != labels)
+    wrong = wrong[np.argsort(-surprise[wrong], kind="stable")][:WORST]
+    return [
+        {"file": dataset.files[test[i]], "label": int(labels[i]), "probability": float(probabilities[i]),
+         "pixels": np.array(dataset.images[test[i]])}
+        for i in wrong
+    ]  # fmt: skip
+
+
+def subgroups(
+    dataset: Dataset,
+    test: np.ndarray,
+    probabilities: np.ndarray,
+    decisions: np.ndarray,
+    threshold: float,
+    by: str | None,
+) -> list[dict]:
+    """Sensitivity and specificity where the data says what the images are, at the threshold from validation."""
+    labels, patients = dataset.labels[test], [dataset.patients[i] for i in test]
+    kinds = np.array([dataset.etiologies[i] for i in test])
+    asked = [(f"{name} pneumonia", "sensitivity", kinds == key)
+             for key, name in (("bacteria", "bacterial"), ("virus", "viral")) if (kinds == key).any()]  # fmt: skip
+    areas = (dataset.widths * dataset.heights)[test]
+    bounds = np.quantile(areas, (1 / 3, 2 / 3), method="lower")
+    if areas.min() < bounds[0] < bounds[1] < areas.max():
+        sizes = (("smallest third of the films", areas <= bounds[0]),
+                 ("middle third", (areas > bounds[0]) & (areas <= bounds[1])),
+                 ("largest third", areas > bounds[1]))  # fmt: skip
+        asked += [(name, measure, which) for name, which in sizes for measure in ("sensitivity", "specificity")]
+    near = np.abs(probabilities - threshold) <= NEAR
+    asked += [(f"probability within {NEAR} of the threshold", "accuracy", near), ("farther from it", "accuracy", ~near)]
+    if by is not None:
+        values = column_of(dataset, by)[test]
+        asked += [(f"{by} = {value}", measure, values == value) for value in sorted(set(values.tolist()))
+                  for measure in ("sensitivity", "specificity")]  # fmt: skip
+    return [scoring.subgroup(name, measure, which, labels, decisions, patients) for name, measure, which in asked]
+
+
+def column_of(dataset: Dataset, column: str) -> np.ndarray:
+    """(N,) text of a manifest's column. Raises Problem where the source is no manifest, or has no such column."""
+    if not dataset.source.lower().endswith(".csv"):
+        raise Problem(f"--by {column}: {dataset.source} is no .csv manifest, so it has no columns")
+    with open(dataset.source, newline="", encoding="utf-8-sig") as stream:
+        rows = list(csv.DictReader(stream))
+    if column not in rows[0]:
+        raise Problem(f"--by {column}: {dataset.source} has the columns {', '.join(rows[0])}")
+    values = {Path(row["path"]).as_posix(): row[column] for row in rows}
+    return np.array([values[file] for file in dataset.files])
 
 
 def training_facts(facts: dict) -> dict:
-    """What the second table needs: how fast the model got where, and how large it is."""
+    """What the table of convergence needs: how fast the model got where, and how large it is."""
     history, best = facts["history"], facts["history"][facts["epoch"] - 1]
     reached = next((i for i, row in enumerate(history) if row["val_accuracy"] >= 0.9), None)
     network = models.build(facts["architecture"], facts["size"])
@@ -175,43 +184,54 @@ def training_facts(facts: dict) -> dict:
     }
 
 
-def compare(question: str, a: dict, b: dict, point: str) -> dict:
-    """Differences b - a at one operating point, with McNemar's exact p; both on the same images."""
-    x, y = a["points"][point], b["points"][point]
-    right = [
-        metrics.decide(model["probabilities"], model["points"][point]["threshold"]) == model["labels"]
-        for model in (a, b)
-    ]
-    only_a, only_b, p = metrics.mcnemar_exact(*right)
-    return {
-        "question": question,
-        "from": a["name"],
-        "to": b["name"],
-        "threshold": point,
-        "accuracy": y["accuracy"] - x["accuracy"],
-        "auroc": y["auroc"] - x["auroc"],
-        "fn": y["fn"] - x["fn"],
-        "fp": y["fp"] - x["fp"],
-        "only_from_right": only_a,
-        "only_to_right": only_b,
-        "p": p,
-    }
+def robustness(model: Model, dataset: Dataset, split: Split, threshold: float, device: torch.device) -> list[dict]:
+    """The shortcut audit: AUROC and decisions on changed test images, and without seeing any."""
+    labels, found = dataset.labels[split.test], []
+
+    def add(change: str, strength: str, scores: np.ndarray, decided: dict | None) -> None:
+        row = {"change": change, "strength": strength, "auroc": metrics.auroc(labels, scores)}
+        for measure in tables.DECISIONS:
+            row[measure] = None if decided is None else decided[measure]
+        found.append(row)
+
+    for change, strength, work in stress.CHANGES:
+        images = stress.changed_table(dataset.images[split.test], work)
+        changed = replace(dataset, images=images, labels=labels)
+        logits = answers.logits(model, changed, np.arange(len(labels)), device, reduced=True)
+        probabilities = metrics.positive_probability(logits, model.facts["temperature"])
+        add(change, strength, probabilities, metrics.classification(labels, probabilities, threshold))
+        print(f"{model.name}: {change} {strength}, AUROC {found[-1]['auroc']:.4f}", file=sys.stderr)
+    outside = stress.outside_scores(dataset, split.train, split.test)
+    if outside is not None:
+        add("no pixels at all", f"a logistic regression on {outside[1]}, fitted on training", outside[0], None)
+    return found
 
 
-def answer(results: list[dict]) -> tuple[list[dict], list[str]]:
-    """The two questions, for each pair of checkpoints tested on the same images; and what could not be asked."""
-    comparisons, notes = [], []
-    for question, first, second in QUESTIONS:
-        pairs = [(a, b) for a in results for b in results
-                 if (a["kind"], b["kind"], a["architecture"], b["architecture"]) ==
-                 ("checkpoint", "checkpoint", first, second)]  # fmt: skip
-        honest = [(a, b) for a, b in pairs if a["split"] == b["split"] and a["files"] == b["files"]]
-        if not pairs:
-            notes.append(f"{question} cannot be answered: it takes a run of {first} and one of {second}")
-        elif not honest:
-            notes.append(f"{question} cannot be answered: {first} and {second} were tested on different images")
-        comparisons += [compare(question, a, b, point) for a, b in honest for point in POINTS]
-    return comparisons, notes
+# ------------------------------------------------------------------------------------------ several of them
+
+
+def ensembles(
+    opened: dict[str, tuple[Model, Dataset, Split]], results: list[dict], args: argparse.Namespace
+) -> list[dict]:
+    """A result for each group of seeds: the mean of their probabilities; its thresholds are validation's."""
+    made = []
+    for name, members in comparisons.ensembles(results):
+        known = [opened[member["name"]] for member in members]
+        facts, dataset, split = known[0][0].facts, known[0][1], known[0][2]
+        stored = [model.facts.get("validation_answers") for model, _, _ in known]
+        if any(answer is None for answer in stored):
+            continue
+        labels = stored[0]["labels"].numpy()
+        mean = np.mean([metrics.positive_probability(answer["logits"].numpy(), model.facts["temperature"])
+                        for answer, (model, _, _) in zip(stored, known, strict=True)], axis=0)  # fmt: skip
+        patients = [str(key) for key in stored[0]["patients"].tolist()]
+        points = scoring.operating_points(labels, mean, patients, metrics.youden_threshold(labels, mean))
+        facts = {**facts, "kind": "ensemble", "shown_name": name, "seed": None,
+                 "file": ", ".join(member["file"] for member in members),
+                 "sha256": common.sha256_of(member["sha256"] for member in members), "temperature": 1.0}  # fmt: skip
+        probabilities = np.mean([member["probabilities"] for member in members], axis=0)
+        made.append(described(facts, dataset, replace(split, notes=()), probabilities, points, args))
+    return made
 
 
 def cross_check(results: list[dict]) -> list[str]:
@@ -226,194 +246,105 @@ def cross_check(results: list[dict]) -> list[str]:
         notes.append(f"WARNING: these models were not tested on the same images, do not compare their rows ({listing})")
     checkpoints = {result["name"]: result["sha256"] for result in results if result["kind"] == "checkpoint"}
     for result in results:
-        made_from = checkpoints.get(result["name"].removesuffix(".onnx"))
+        made_from = checkpoints.get(result["checkpoint"]["name"])
         if result["kind"] == "graph" and made_from not in (None, result["checkpoint_sha256"]):
             notes.append(f"WARNING: {result['file']} was exported from another checkpoint than the one listed here")
     return notes
 
 
-# ----------------------------------------------------------------------------------------------------- tables
+# ----------------------------------------------------------------------------------------------------- files
 
 
-def number(value: float | None, digits: int = 3) -> str:
-    """A dash for what is undefined (0/0) or does not apply."""
-    return "-" if value is None or value != value else f"{value:,.{digits}f}"
-
-
-def summary_table(results: list[dict]) -> tuple[list[str], list[list]]:
-    headers = ["model", "accuracy", "sensitivity", "specificity", "AUROC", "FN", "FP", "n", "epochs", "minutes",
-               "device", "seed"]  # fmt: skip
-    rows = []
-    for result in results:
-        if result["kind"] == "checkpoint":
-            at, training = result["points"]["validation"], result["training"]
-            rows.append([result["name"], *(number(at[key]) for key in ("accuracy", "sensitivity", "specificity")),
-                         number(at["auroc"], 4), at["fn"], at["fp"], at["n"], training["epochs"],
-                         number(training["minutes"], 1), training["device"], training["seed"]])  # fmt: skip
-    return headers, rows
-
-
-def test_table(results: list[dict]) -> tuple[list[str], list[list]]:
-    headers = ["model", "threshold", "n", "accuracy", "95 % CI", "sensitivity", "specificity", "precision", "F1",
-               "AUROC", "loss", "TN", "FP", "FN", "TP"]  # fmt: skip
-    rows = []
-    for result in results:
-        for at in result["points"].values():
-            rows.append([result["name"], number(at["threshold"], 4), at["n"], number(at["accuracy"]),
-                         f"{number(at['accuracy_low'])}-{number(at['accuracy_high'])}",
-                         *(number(at[key]) for key in ("sensitivity", "specificity", "precision", "f1")),
-                         number(at["auroc"], 4), number(result["loss"], 4),
-                         at["tn"], at["fp"], at["fn"], at["tp"]])  # fmt: skip
-    return headers, rows
-
-
-def convergence_table(results: list[dict]) -> tuple[list[str], list[list]]:
-    headers = ["model", "epochs", "epochs to 90 %", "seconds to 90 %", "best epoch", "best val. loss", "parameters",
-               "multiply-adds", "images/s"]  # fmt: skip
-    rows = []
-    for result in results:
-        if training := result["training"]:
-            rows.append(
-                [
-                    result["name"],
-                    training["epochs"],
-                    number(training["epochs_to_90"], 0),
-                    number(training["seconds_to_90"], 0),
-                    training["best_epoch"],
-                    number(training["best_val_loss"], 4),
-                    f"{training['parameters']:,}",
-                    f"{training['multiply_adds'] / 1e6:,.0f} M",
-                    number(training["images_per_second"], 0),
-                ]
-            )
-    return headers, rows
-
-
-def question_table(comparisons: list[dict]) -> tuple[list[str], list[list]]:
-    headers = ["question", "comparison", "threshold", "accuracy (points)", "AUROC", "FN", "FP", "only first right",
-               "only second right", "McNemar p"]  # fmt: skip
-    return headers, [
-        [c["question"], f"{c['from']} to {c['to']}", c["threshold"], f"{100 * c['accuracy']:+.2f}",
-         f"{c['auroc']:+.4f}", f"{c['fn']:+d}", f"{c['fp']:+d}", c["only_from_right"], c["only_to_right"],
-         "< 0.0001" if c["p"] < 1e-4 else f"{c['p']:.4f}"]
-        for c in comparisons
-    ]  # fmt: skip
-
-
-def notebook_table(results: list[dict]) -> tuple[list[str], list[list]]:
-    headers = ["source", "model", "n", "accuracy", "loss", "TN", "FP", "FN", "TP"]
-    rows = [[*row[:3], number(row[3]), number(row[4], 4), *row[5:]] for row in NOTEBOOKS]
-    for result in results:
-        if result["kind"] == "checkpoint":
-            at = result["points"]["0.5"]
-            rows.append(["this run, at 0.5" + (", SYNTHETIC" if result["data"]["synthetic"] else ""), result["name"],
-                         at["n"], number(at["accuracy"]), number(result["loss"], 4),
-                         at["tn"], at["fp"], at["fn"], at["tp"]])  # fmt: skip
-    return headers, rows
-
-
-def tables(results: list[dict], comparisons: list[dict]) -> list[tuple[str, list[str], list[list]]]:
-    """(title, headers, rows) of every table with at least one row."""
-    some = [
-        ("Summary (test images, threshold from validation)", *summary_table(results)),
-        ("Test results", *test_table(results)),
-        ("Convergence (on validation, accuracy at 0.5)", *convergence_table(results)),
-        ("The two questions (second minus first, test images)", *question_table(comparisons)),
-        ("The notebooks that this project succeeds, beside this run", *notebook_table(results)),
-    ]
-    mark = "SYNTHETIC: " if any(result["data"]["synthetic"] for result in results) else ""
-    return [(mark + title, headers, rows) for title, headers, rows in some if rows]
-
-
-# ----------------------------------------------------------------------------------------------------- report
-
-ARRAYS = ("files", "labels", "probabilities", "history")
-
-
-def write_report(folder: Path, results: list[dict], comparisons: list[dict], notes: list[str]) -> None:
-    """results.json, results.csv, predictions.csv and the figures; each is whole or not there."""
-    plain = [{key: value for key, value in result.items() if key not in ARRAYS} for result in results]
+def write_files(folder: Path, results: list[dict], asked: list[dict], groups: list[dict], notes: list[str],
+                shown: list[tables.Table]) -> None:  # fmt: skip
+    """results.json, results.csv, predictions.csv, and report.py's documents; each is whole or not there."""
+    plain = [{key: value for key, value in result.items() if key not in NOT_IN_JSON} for result in results]
     versions = {"project": common.VERSION, "torch": str(torch.__version__), "onnx": onnx.__version__,
                 "onnxruntime": onnxruntime.__version__, "numpy": np.__version__}  # fmt: skip
+    seeds = [{**group, "estimates": {", ".join(filter(None, key)): value for key, value in group["estimates"].items()}}
+             for group in groups]  # fmt: skip
     common.write_json(
         folder / "results.json",
-        {"models": plain, "comparisons": comparisons, "notes": notes, "versions": versions},
+        {"models": plain, "comparisons": asked, "seeds": seeds, "notes": notes, "versions": versions},
     )
-    rows = [
-        {"model": r["name"], "point": point, "synthetic": r["data"]["synthetic"], "split": r["split"]["fingerprint"],
-         "patients": r["patients"], "loss": r["loss"], **found}
-        for r in results for point, found in r["points"].items()
-    ]  # fmt: skip
-    common.write_text(folder / "results.csv", common.csv_text(rows))
-    common.write_text(
-        folder / "predictions.csv", common.csv_text([row for result in results for row in predictions(result)])
-    )
-    for name, figure in figures.draw(results).items():
-        common.write_bytes(folder / name, figure)
+    common.write_text(folder / "results.csv", common.csv_text([row for r in results for row in csv_rows(r)]))
+    common.write_text(folder / "predictions.csv", common.csv_text([row for r in results for row in predictions(r)]))
+    report.write(folder, results, asked, shown, notes, versions)
+
+
+def csv_rows(result: dict) -> list[dict]:
+    """A row for each operating point: counts, and each estimate in three columns."""
+    rows = []
+    for point, at in result["points"].items():
+        row = {"model": result["name"], "point": point, "synthetic": result["data"]["synthetic"],
+               "split": result["split"]["fingerprint"], "images": result["images"], "patients": result["patients"],
+               "threshold": at["threshold"], **{key: at[key] for key in ("tn", "fp", "fn", "tp")}}  # fmt: skip
+        for name, found in itertools.chain(at["estimates"].items(), result["estimates"].items()):
+            row |= {name: found["value"], f"{name}_low": found["low"], f"{name}_high": found["high"]}
+        rows.append(row)
+    return rows
 
 
 def predictions(result: dict) -> list[dict]:
     """One row per test image: what the model said of it."""
-    decided = [metrics.decide(result["probabilities"], result["points"][point]["threshold"]) for point in POINTS]
-    columns = (result["files"], result["labels"], result["probabilities"], *decided)
+    decided = [metrics.decide(result["probabilities"], result["points"][point]["threshold"])
+               for point in comparisons.POINTS]  # fmt: skip
+    columns = (result["files"], result["patient_ids"], result["labels"], result["probabilities"], *decided)
     return [
         {
             "model": result["name"],
             "file": file,
+            "patient": patient,
             "class": data.CLASSES[label],
             "probability": f"{probability:.9g}",
             "decision_at_0.5": data.CLASSES[at_half],
             "decision_at_validation_threshold": data.CLASSES[at_validation],
             "synthetic": result["data"]["synthetic"],
         }
-        for file, label, probability, at_half, at_validation in zip(*columns, strict=True)
+        for file, patient, label, probability, at_half, at_validation in zip(*columns, strict=True)
     ]
 
 
 # ----------------------------------------------------------------------------------------------- command line
 
 
-def source_of(model: Model, opened: list[Model], asked: str | None) -> str | None:
-    """Where a model's images are: --data, else the folder its checkpoint was trained on.
-
-    A graph carries no path of the machine it was trained on; a checkpoint of the same data lends it its own.
-    """
-    if asked is not None:
-        return asked
-    if "source" in model.facts["data"]:
-        return model.facts["data"]["source"]
-    if model.facts["data"]["synthetic"]:
-        return "phantoms"
-    mates = [m.facts["data"] for m in opened if "source" in m.facts["data"]]
-    return next((m["source"] for m in mates if m["fingerprint"] == model.facts["data"]["fingerprint"]), None)
-
-
-def evaluate_all(paths: list[Path], args: argparse.Namespace) -> tuple[list[dict], int]:
-    """The results of all models that can be evaluated, and the number of those that cannot, each with its reason."""
-    device = infer.pick_device(args.device)
-    opened, results, loaded, failures = [], [], {}, 0
+def evaluate_all(paths: list[Path], args: argparse.Namespace) -> tuple[list[dict], list[str], int]:
+    """The results of all models that can be evaluated, how often their test images were read, and failures (said)."""
+    opened, results, loaded, known, looks, failures = [], [], {}, {}, {}, 0
+    run = uuid.uuid4().hex
     for path in paths:
         try:
-            opened.append(open_model(path))
+            opened.append(answers.open_model(path))
         except Problem as problem:
             failures += 1
             print(f"error: {problem}", file=sys.stderr)
     for model in opened:
         try:
-            key = (source_of(model, opened, args.data), model.facts["size"], model.facts["fit"])
+            key = (answers.source_of(model, opened, args.data), model.facts["size"], model.facts["fit"])
             if key not in loaded:
                 source, size, fit = key
                 loaded[key] = data.load(source, size, args.cache, fit, args.skip_bad)
-            split = data.split(loaded[key], model.facts["split"]["how"], model.facts["split"]["seed"])
-            if not len(split.test):
-                raise Problem(f"{model.path}: {loaded[key].source} has no test images in the {split.how} split; "
-                              "--data names a folder that has")  # fmt: skip
-            results.append(evaluate(model, loaded[key], split, device))
+            split = answers.test_side(model, loaded[key])
+            sha256 = common.sha256_of_file(model.path)
+            look = ledger.note(args.runs, run, model.name, sha256, loaded[key].name, split.fingerprint, "evaluate.py")
+            looks[split.fingerprint] = (
+                f"{ledger.in_words(look)} (split {split.fingerprint}), by {args.runs / ledger.NAME}"
+            )
+            results.append(evaluate(model, loaded[key], split, args))
+            known[model.name] = (model, loaded[key], split)
             print(f"{model.name}: {len(split.test):,} test images", file=sys.stderr)
         except Problem as problem:
             failures += 1
             print(f"error: {problem}", file=sys.stderr)
-    return results, failures
+    return results + ensembles(known, results, args), list(looks.values()), failures
+
+
+def share(text: str) -> float:
+    """An argparse type: a number between 0 and 1, both excluded."""
+    value = common.positive_number(text)
+    if value >= 1:
+        raise argparse.ArgumentTypeError(f"must be a share between 0 and 1, not {text}")
+    return value
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -423,6 +354,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")
     parser.add_argument("--onnx", type=Path, default=Path("onnx"), metavar="DIR", help="default: onnx")
     parser.add_argument("--report", type=Path, default=Path("report"), metavar="DIR", help="default: report")
+    parser.add_argument("--prevalence", type=share, metavar="P", help="PPV and NPV where this share of films is ill")
+    parser.add_argument("--by", metavar="COLUMN", help="of a .csv manifest: results for each of its values")
+    parser.add_argument("--audit", action="store_true", help="also on borders only, blurred, noisy, ... images (slow)")
     parser.add_argument(
         "--format",
         choices=tabulate_formats,
@@ -438,37 +372,47 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def work(args: argparse.Namespace) -> int:
-    infer.keep_freed_memory()
-    paths = args.models
-    if args.all:
-        order = {name: i for i, name in enumerate(models.ARCHITECTURES)}
-        found = [*args.runs.glob("*/model.pt"), *args.onnx.glob("*.onnx")]
-        stem = {path: path.parent.name if path.suffix == ".pt" else path.stem for path in found}
-        paths = sorted(found, key=lambda p: (p.suffix == ".onnx", order.get(stem[p], len(order)), stem[p]))
+def found_models(args: argparse.Namespace) -> list[Path]:
+    """Checkpoints, then graphs; each in the order of the architectures. Raises Problem when there are none."""
+    order = {name: i for i, name in enumerate(models.ARCHITECTURES)}
+    found = [*args.runs.glob("*/model.pt"), *args.onnx.glob("*.onnx")]
+    stem = {path: path.parent.name if path.suffix == ".pt" else path.stem for path in found}
+    paths = sorted(found, key=lambda p: (p.suffix == ".onnx", order.get(stem[p], len(order)), stem[p]))
     if not paths:
         raise Problem(f"no {args.runs}/*/model.pt and no {args.onnx}/*.onnx: python train.py makes the first")
-    results, failures = evaluate_all(paths, args)
-    if not results:
-        return 1
-    comparisons, unanswered = answer(results)
-    notes = [*cross_check(results), *(note for result in results for note in result["notes"]), *unanswered]
+    return paths
+
+
+def print_results(results: list[dict], shown: list[tables.Table], notes: list[str], form: str) -> None:
     for dataset in dict.fromkeys(result["data"]["name"] for result in results):
         first = next(result for result in results if result["data"]["name"] == dataset)
-        ill = int(first["labels"].sum())
-        print(f"{dataset}; test by {first['split']['how']}: {len(first['labels']):,} images of "
-              f"{first['patients']:,} patients, {ill:,} with pneumonia")  # fmt: skip
-    for title, headers, rows in tables(results, comparisons):
-        print(f"\n{title}\n")
-        align = ["left", *["right"] * (len(headers) - 1)]
-        print(tabulate(rows, headers, tablefmt=args.format, disable_numparse=True, colalign=align))
-        if "notebooks" in title:
-            print(f"\n{NOTEBOOKS_CAVEAT}")
+        print(f"{dataset}; test by {first['split']['how']}: {first['images']:,} images of "
+              f"{first['patients']:,} patients, {first['positives']:,} with pneumonia")  # fmt: skip
+    for table in shown:
+        print(f"\n{table.title}\n")
+        align = ["left", *["right"] * (len(table.headers) - 1)]
+        print(tabulate(table.rows, table.headers, tablefmt=form, disable_numparse=True, colalign=align))
+        if table.notes:
+            print("\n" + "\n".join(table.notes))
     print()
-    for note in dict.fromkeys(notes):
+    for note in notes:
         print(f"note: {note}")
-    write_report(args.report, results, comparisons, notes)
-    print(f"report: {args.report}/results.csv, results.json, predictions.csv, {', '.join(figures.NAMES)}")
+
+
+def work(args: argparse.Namespace) -> int:
+    infer.keep_freed_memory()
+    infer.set_precision()
+    results, looks, failures = evaluate_all(found_models(args) if args.all else args.models, args)
+    if not results:
+        return 1
+    asked, unanswered = comparisons.answer(results)
+    notes = [*looks, *cross_check(results), *(note for result in results for note in result["notes"]), *unanswered]
+    notes = list(dict.fromkeys(notes))
+    groups = comparisons.seed_groups(results)
+    shown = tables.tables(results, asked, groups)
+    print_results(results, shown, [*(pair["sentence"] for pair in asked), *notes], args.format)
+    write_files(args.report, results, asked, groups, notes, shown)
+    print(f"report: {args.report / 'report.html'}, and the same as report.md, results.csv and results.json")
     return 1 if failures else 0
 
 

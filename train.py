@@ -27,6 +27,7 @@ import metrics
 import models
 import parallel
 import records
+import scoring
 from batches import Batches, pixel_statistics, table_on
 from common import Problem, UsageProblem
 from data import Dataset, Split
@@ -299,7 +300,12 @@ def finish(
     logits = infer.network_logits(best.to(device, memory_format=torch.channels_last), exact)
     checkpoint |= {**records.fit_decision(logits, labels), "history": run.history, "seconds": run.seconds()}
     probabilities = metrics.positive_probability(logits, checkpoint["temperature"])
-    checkpoint["validation"] = metrics.classification(labels, probabilities, checkpoint["threshold"])
+    patients = [dataset.patients[i] for i in validation]
+    checkpoint["operating_points"] = scoring.operating_points(labels, probabilities, patients, checkpoint["threshold"])
+    _, codes = np.unique(patients, return_inverse=True)  # not their names
+    checkpoint["validation_answers"] = {
+        "logits": torch.from_numpy(logits), "labels": torch.from_numpy(labels), "patients": torch.from_numpy(codes)
+    }  # fmt: skip
     models.save_checkpoint(file, checkpoint)
     records.write_record(run.folder, checkpoint, args, run.seconds())
     print(f"{file}: epoch {checkpoint['epoch']}, temperature {checkpoint['temperature']:.3f}, "

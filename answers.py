@@ -1,0 +1,133 @@
+"""A checkpoint or a graph, opened for evaluation: what it says of itself, which images may test it, what it answers."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+
+import common
+import data
+import infer
+import models
+from batches import Batches, table_on
+from common import Problem
+from data import Dataset, Split
+
+TEXTS = ("name", "architecture", "fit", "threshold_rule", "initial_weights", "checkpoint_sha256", "intended_use",
+         "precision", "licence")  # fmt: skip
+NEEDED = {"name", "architecture", "size", "fit", "temperature", "threshold", "data", "split"}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint or a graph, opened: what it says of itself, and its answers on request."""
+
+    path: Path
+    facts: dict  # the checkpoint's keys, or the same ones from the graph's metadata
+    network: torch.nn.Module | None  # of a checkpoint
+    session: onnxruntime.InferenceSession | None  # of a graph
+
+    @property
+    def name(self) -> str:
+        return self.facts["name"] if self.network else self.path.name
+
+
+def open_model(path: Path) -> Model:
+    """Opens runs/<name>/model.pt or <name>.onnx. Raises Problem when it is neither, or damaged."""
+    if path.suffix != ".onnx":
+        checkpoint, network = models.load_checkpoint(path)
+        return Model(path, checkpoint, network, None)
+    session = infer.open_graph(path)
+    facts = session.get_modelmeta().custom_metadata_map
+    try:
+        facts = {key: value if key in TEXTS else json.loads(value) for key, value in facts.items()}
+    except json.JSONDecodeError as error:
+        raise Problem(f"{path}: its metadata was not written by export.py ({error})") from error
+    if missing := NEEDED - set(facts):
+        raise Problem(f"{path}: not a graph that export.py made: no {', '.join(sorted(missing))} in its metadata")
+    return Model(path, facts, None, session)
+
+
+def test_side(model: Model, dataset: Dataset) -> Split:
+    """The images that test this model: its own split's test side, or every image of a set that it knows nothing of.
+
+    Raises Problem where there is none, or where it was trained on some of them.
+    """
+    facts = model.facts
+    how, seed = facts["split"]["how"], facts["split"]["seed"]
+    everything = np.arange(len(dataset.files))
+    known = dataset.fingerprint == facts["data"]["fingerprint"] or overlap(model, dataset, everything)
+    if known or (how == "official" and "test" in dataset.folders):
+        split = data.split(dataset, how, seed)
+    else:
+        none = np.array([], np.int64)
+        every = np.arange(len(dataset.labels))
+        fingerprint = common.sha256_of(["external", *sorted(dataset.files)])[:12]
+        split = Split("external", 0, none, none, every, fingerprint, ())
+    if not len(split.test):
+        raise Problem(f"{model.path}: {dataset.source} has no test images in the {how} split; "
+                      "--data names a folder that has")  # fmt: skip
+    leaked = overlap(model, dataset, split.test)
+    if leaked and not (how == "image" and split.fingerprint == facts["split"]["fingerprint"]):
+        raise Problem(f"{model.path}: {leaked} were seen in its training: no honest test")
+    return replace(split, notes=(*split.notes, *relation(model, dataset, split)))
+
+
+def overlap(model: Model, dataset: Dataset, indices: np.ndarray) -> str:
+    """How many of these images and patients were seen in training, in words; "" if none were, or nothing is known."""
+    said = []
+    for what, keys, seen in (("images", dataset.pixel_hashes, "seen_images"),
+                             ("patients", dataset.patients, "seen_patients")):  # fmt: skip
+        if seen in model.facts:
+            shared = np.intersect1d(data.hashed([keys[i] for i in indices]), model.facts[seen]).size
+            if shared:
+                said.append(f"{shared:,} of the test {what}")
+    return " and ".join(said)
+
+
+def relation(model: Model, dataset: Dataset, split: Split) -> list[str]:
+    """Notes on how these test images relate to what the model was trained on."""
+    facts, notes = model.facts, []
+    if split.fingerprint != facts["split"]["fingerprint"]:
+        if "seen_images" not in facts:
+            notes.append(f"{model.name}: a graph does not carry what it was trained on: it may have seen these images")
+        part = "every image" if split.how == "external" else f"the split {split.fingerprint}"
+        notes.append(
+            f'{model.name} was trained on the split {facts["split"]["fingerprint"]} of "{facts["data"]["name"]}", '
+            f'and is tested on {part} of "{dataset.name}"'
+        )
+    if facts["quick"]:
+        notes.append(f"{model.name} is from a smoke run (--quick): its numbers mean nothing")
+    if facts["initial_weights"] != "random":
+        notes.append(f"{model.name} started from {facts['initial_weights']}")
+    return notes
+
+
+def logits(
+    model: Model, dataset: Dataset, indices: np.ndarray, device: torch.device, reduced: bool = False
+) -> np.ndarray:
+    """(N, 2) float32 logits of some images of a table; `reduced` allows bf16, for a checkpoint."""
+    if model.session:
+        return infer.graph_outputs(model.session, dataset.images[indices], 64)["logits"]
+    network = model.network.to(device, memory_format=torch.channels_last)
+    table = table_on(dataset.images, device)
+    batches = Batches(table, dataset.labels, indices, 128, device, tuple(model.facts["normalisation"]))
+    return infer.network_logits(network, batches, reduced)
+
+
+def source_of(model: Model, opened: list[Model], asked: str | None) -> str | None:
+    """Where a model's images are: --data, else the folder its checkpoint was trained on.
+
+    A graph carries no path of the machine it was trained on; a checkpoint of the same data lends it its own.
+    """
+    if asked is not None:
+        return asked
+    if "source" in model.facts["data"]:
+        return model.facts["data"]["source"]
+    if model.facts["data"]["synthetic"]:
+        return "phantoms"
+    mates = [m.facts["data"] for m in opened if "source" in m.facts["data"]]
+    return next((m["source"] for m in mates if m["fingerprint"] == model.facts["data"]["fingerprint"]), None)

@@ -1,0 +1,216 @@
+"""Differences between models on the same test images: the questions that are asked of them, and groups of seeds."""
+
+import math
+import re
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+import intervals
+import metrics
+from scoring import Estimate, Sample, estimate
+
+QUESTIONS = (
+    ("Does depth help?", "simple", "resnet34"),
+    ("Does pretraining help?", "resnet34", "resnet34-pretrained"),
+)
+POINTS = ("0.5", "validation")  # at which decisions are compared
+LEVEL = 0.05  # of a test, after Holm's correction
+SEED_NAME = re.compile(r"(.+)-s(\d+)$")  # as `train.py --seeds` names its runs
+
+
+def groups_of(results: list[dict]) -> dict[str, list[dict]]:
+    """Checkpoints by what they are: the seeds of one architecture together, every other model on its own."""
+    found: dict[str, list[dict]] = {}
+    for result in results:
+        if result["kind"] == "checkpoint":
+            seeded = SEED_NAME.match(result["name"])
+            found.setdefault(seeded.group(1) if seeded else result["name"], []).append(result)
+    return found
+
+
+def seed_groups(results: list[dict]) -> list[dict]:
+    """Mean and standard deviation over the seeds of one architecture, of every estimate; groups of two and more."""
+    found = []
+    for name, members in groups_of(results).items():
+        if len(members) < 2 or not all(same_images(members[0], member) for member in members[1:]):
+            continue
+        spread = {}
+        for key, read in readers(members[0]).items():
+            values = np.array([read(member) for member in members])
+            spread[key] = {"mean": float(values.mean()), "sd": float(values.std(ddof=1))}
+        found.append({"name": name, "members": [member["name"] for member in members], "estimates": spread})
+    return found
+
+
+def readers(result: dict) -> dict[str, Callable[[dict], float]]:
+    """How to read each estimate of a result: (operating point, or "", and measure) to its value."""
+    found: dict = {("", key): lambda r, k=key: r["estimates"][k]["value"] for key in result["estimates"]}
+    for point, described in result["points"].items():
+        for key in described["estimates"]:
+            found[point, key] = lambda r, p=point, k=key: r["points"][p]["estimates"][k]["value"]
+    return found
+
+
+def same_images(a: dict, b: dict) -> bool:
+    return a["split"] == b["split"] and a["files"] == b["files"]
+
+
+def answer(results: list[dict]) -> tuple[list[dict], list[str]]:
+    """The two questions, for each pair of models tested on the same images; and what could not be asked.
+
+    p-values are corrected together (Holm): more was asked than one thing.
+    """
+    found, notes = [], []
+    groups = groups_of(results)
+    for question, first, second in QUESTIONS:
+        pairs = [(a, b) for a in groups.items() for b in groups.items()
+                 if (a[1][0]["architecture"], b[1][0]["architecture"]) == (first, second)]  # fmt: skip
+        honest = [(a, b) for a, b in pairs if all(same_images(a[1][0], member) for member in (*a[1], *b[1]))]
+        if not pairs:
+            notes.append(f"{question} cannot be answered: it takes a run of {first} and one of {second}")
+        elif not honest:
+            notes.append(f"{question} cannot be answered: {first} and {second} were tested on different images")
+        found += [compare(question, a, b) for a, b in honest]
+    corrected = iter(intervals.holm([measure["p"] for pair in found for measure in pair["measures"]]) if found else [])
+    for pair in found:
+        for measure in pair["measures"]:
+            measure["p_holm"] = float(next(corrected))
+        pair["sentence"] = sentence(pair)
+    return found, notes
+
+
+def compare(question: str, a: tuple[str, list[dict]], b: tuple[str, list[dict]]) -> dict:
+    """Differences of b minus a, each a name and its results (several of them: seeds, whose means are compared)."""
+    (from_name, first), (to_name, second) = a, b
+    shown = first[0]
+    sample = Sample(shown["labels"], shown["patient_ids"])
+    alone = len(first) == len(second) == 1
+    measures = [auroc_of_two(first[0], second[0], sample) if alone else auroc_of_seeds(first, second, sample)]
+    for point in POINTS:
+        measures.append(accuracy_at(point, first, second, sample, alone))
+    for measure in ("sensitivity", "specificity"):
+        name = f"{measure}, threshold from validation"
+        measures.append(by_bootstrap(name, measure, "validation", first, second, sample))
+    for measure in ("log_loss", "brier"):
+        measures.append(by_bootstrap(measure.replace("_", " "), measure, "", first, second, sample))
+
+    def named(name: str, members: list[dict]) -> str:
+        return name if len(members) == 1 else f"{name} ({len(members)} seeds)"
+
+    return {
+        "question": question,
+        "from": named(from_name, first),
+        "to": named(to_name, second),
+        "images": shown["images"],
+        "patients": shown["patients"],
+        "measures": measures,
+    }
+
+
+def row(measure: str, difference: Estimate, p: float, detectable: float, method: str, **more: int) -> dict:
+    return {"measure": measure, "difference": difference, "p": p, "detectable": detectable, "method": method, **more}
+
+
+def auroc_of_two(a: dict, b: dict, sample: Sample) -> dict:
+    patients = sample.patients if sample.several else None
+    found = intervals.compare_auroc(sample.labels, a["probabilities"], b["probabilities"], patients)
+    difference = estimate(found["difference"], (found["low"], found["high"]))
+    return row("AUROC", difference, found["p"], found["detectable"], "DeLong, by patient")
+
+
+def auroc_of_seeds(first: list[dict], second: list[dict], sample: Sample) -> dict:
+    return by_bootstrap("AUROC", "auroc", "", first, second, sample)
+
+
+def accuracy_at(point: str, first: list[dict], second: list[dict], sample: Sample, alone: bool) -> dict:
+    name = f"accuracy, threshold {'0.5' if point == '0.5' else 'from validation'}"
+    found = by_bootstrap(name, "accuracy", point, first, second, sample)
+    if not alone:
+        return found
+    right = [metrics.decide(r["probabilities"], r["points"][point]["threshold"]) == sample.labels
+             for r in (first[0], second[0])]  # fmt: skip
+    only_a, only_b, p = metrics.mcnemar_exact(*right)
+    detectable = intervals.mcnemar_detectable(len(sample.labels), (only_a + only_b) / len(sample.labels))
+    return found | row(name, found["difference"], p, detectable, "McNemar exact; interval: bootstrap by patient",
+                       only_from_right=only_a, only_to_right=only_b)  # fmt: skip
+
+
+def by_bootstrap(name: str, measure: str, point: str, first: list[dict], second: list[dict], sample: Sample) -> dict:
+    """A paired difference of means over seeds: each replicate draws patients, and seeds where there are several."""
+    if not sample.several:
+        value = math.nan
+        return row(name, estimate(value), math.nan, math.nan, "one patient: no interval")
+    generator = np.random.default_rng(1)
+    values, replicates, left_out = zip(*(mean_over_seeds(measure, point, members, sample, generator)
+                                         for members in (first, second)), strict=True)  # fmt: skip
+    drawn, value = replicates[1] - replicates[0], values[1] - values[0]
+    difference = estimate(value, intervals.bca_interval(drawn, value, left_out[1] - left_out[0]))
+    defined = drawn[np.isfinite(drawn)]
+    if not len(defined):
+        return row(name, estimate(value), math.nan, math.nan, "bootstrap by patient: undefined")
+    if not defined.any():  # the same decisions on every image: no replicate differs
+        return row(name, difference, 1.0, math.nan, "bootstrap by patient")
+    detectable = intervals.detectable_difference(float(defined.std(ddof=1)))
+    seeds = " and seed" if max(len(first), len(second)) > 1 else ""
+    return row(name, difference, intervals.bootstrap_p(defined), detectable, f"bootstrap by patient{seeds}")
+
+
+def mean_over_seeds(
+    measure: str, point: str, members: list[dict], sample: Sample, generator: np.random.Generator
+) -> tuple[float, NDArray, NDArray]:
+    """(value, replicates, leave-one-patient-out values) of a measure's mean over models that differ in the seed."""
+
+    def of(member: dict) -> tuple[float, NDArray, NDArray]:
+        given = (sample.labels, member["probabilities"])
+        if measure == "auroc":
+            return sample.resampled(lambda weights: intervals.bootstrap_ranking(*given, weights))[measure]
+        if measure in ("log_loss", "brier"):
+            return sample.resampled(lambda weights: intervals.bootstrap_calibration(*given, weights))[measure]
+        threshold = member["points"][point]["threshold"]
+        return sample.resampled(lambda weights: intervals.bootstrap_decisions(*given, threshold, weights))[measure]
+
+    found = [of(member) for member in members]
+    drawn = np.stack([replicates for _, replicates, _ in found])  # (seeds, R)
+    if len(members) > 1:
+        which = generator.integers(0, len(members), drawn.shape)
+        drawn = np.take_along_axis(drawn, which, axis=0)
+    return (
+        float(np.mean([value for value, _, _ in found])),
+        drawn.mean(0),
+        np.mean([left for *_, left in found], axis=0),
+    )
+
+
+def sentence(pair: dict) -> str:
+    """What the comparison says in words: on AUROC, and on accuracy at the threshold from validation."""
+    said = []
+    for measure in pair["measures"]:
+        if measure["measure"] not in ("AUROC", "accuracy, threshold from validation"):
+            continue
+        difference, scale, unit = measure["difference"], 1.0, ""
+        if measure["measure"] != "AUROC":
+            scale, unit = 100.0, " points"
+        name = measure["measure"].split(",")[0]
+        if math.isnan(measure["p_holm"]):
+            said.append(f"{name}: these images cannot tell")
+            continue
+        value = f"{name} {scale * difference['value']:+.{4 if scale == 1 else 1}f}{unit}"
+        if measure["p_holm"] < LEVEL:
+            said.append(f"{value}, evidence of a difference (p = {measure['p_holm']:.2g} after Holm)")
+        elif math.isnan(measure["detectable"]):
+            said.append(f"{value}, no evidence of a difference; too few images to have found any")
+        else:
+            unseen = f"{scale * measure['detectable']:.{4 if scale == 1 else 1}f}{unit}"
+            said.append(f"{value}, no evidence of a difference; differences under {unseen} would go unseen")
+    return f"{pair['question']} {pair['to']} against {pair['from']}: {'. '.join(said)}."
+
+
+def ensembles(results: list[dict]) -> list[tuple[str, list[dict]]]:
+    """(name, members) for each group of seeds whose answers can be averaged."""
+    return [
+        (f"{name} (ensemble of {len(members)})", members)
+        for name, members in groups_of(results).items()
+        if len(members) > 1 and all(same_images(members[0], member) for member in members[1:])
+    ]

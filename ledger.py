@@ -1,0 +1,55 @@
+"""The test-set ledger: a line for each time that test labels were read, so that nobody forgets how often it was."""
+
+import datetime
+import json
+import os
+from pathlib import Path
+
+from common import Problem
+
+NAME = "test-ledger.jsonl"
+
+
+def note(folder: Path, run: str, model: str, sha256: str, dataset: str, fingerprint: str, purpose: str) -> int:
+    """Appends a line to folder/test-ledger.jsonl; returns the number of this look at that test set, from 1.
+
+    `run` names the run of the script: one run is one look, at however many models.
+    Raises Problem when the ledger cannot be read or written.
+    """
+    file = folder / NAME
+    entry = {
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "run": run,
+        "model": model,
+        "sha256": sha256,
+        "data": dataset,
+        "split": fingerprint,
+        "purpose": purpose,
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(file, "a+", encoding="utf-8") as stream:
+            stream.write(json.dumps(entry) + "\n")  # one short write in append mode: two processes do not mix lines
+            stream.flush()
+            os.fsync(stream.fileno())
+            stream.seek(0)
+            looks = [look["run"] for look in read(stream, file) if look["split"] == fingerprint]
+    except OSError as error:
+        raise Problem(f"cannot write {file}: {error.strerror or error}") from error
+    return len(dict.fromkeys(looks))
+
+
+def read(lines, file: Path) -> list[dict]:
+    """The entries of a ledger; a line that is none (torn by a crash) is a Problem that names it."""
+    entries = []
+    for number, line in enumerate(lines, 1):
+        try:
+            entry = json.loads(line)
+            entries.append({"run": entry["run"], "split": entry["split"]})
+        except (ValueError, KeyError, TypeError) as error:
+            raise Problem(f"{file}, line {number}: not a line of a ledger ({error}); mend or remove it") from error
+    return entries
+
+
+def in_words(look: int) -> str:
+    return "first look at these test images" if look == 1 else f"look number {look} at these test images"

@@ -1,0 +1,2 @@
+def write(folder, results, asked, shown, notes, versions):
+    pass

@@ -1,0 +1,226 @@
+"""The tables of a report, from one dict per model: the same cells are printed and written as HTML and Markdown."""
+
+import math
+from typing import NamedTuple
+
+from scoring import Estimate
+
+# The published notebooks' test results: 468 images, some of them mirrored at random.
+# source, model, n, accuracy, loss, TN, FP, FN, TP
+NOTEBOOKS = (
+    ("notebook 1", "resnet34", 468, 0.9551, 0.1324, 111, 2, 19, 336),
+    ("notebook 1", "simple", 468, 0.9530, 0.1389, 100, 13, 9, 346),
+    ("notebook 2", "resnet34-pretrained", 468, 0.9722, 0.0753, 131, 1, 12, 324),
+    ("notebook 2", "resnet34", 468, 0.9466, 0.1660, 129, 3, 22, 314),
+)
+NOTEBOOKS_CAVEAT = (
+    "The notebooks split by image, so that 24.6 % of their test images share a patient with training, and mirrored "
+    "test images at random; notebook 1's draw holds 133 of its own training images. Not the same images as ours."
+)
+INTERVALS = (
+    "In brackets: 95 % intervals, by patient (accuracy, sensitivity, specificity, PPV, NPV: Wilson; others: bootstrap)."
+)
+WHOLE = {  # heading and digits
+    "auroc": ("AUROC", 4),
+    "average_precision": ("average precision", 4),
+    "log_loss": ("log loss", 4),
+    "brier": ("Brier", 4),
+    "calibration_error": ("calibration error", 3),
+    "calibration_slope": ("calibration slope", 2),
+    "calibration_intercept": ("calibration intercept", 2),
+}
+DECISIONS = ("accuracy", "sensitivity", "specificity")
+MORE = {"balanced_accuracy": "balanced accuracy", "precision": "PPV", "npv": "NPV", "f1": "F1", "mcc": "MCC"}
+
+
+class Table(NamedTuple):
+    title: str
+    headers: list[str]
+    rows: list[list]
+    notes: list[str]
+
+
+def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
+    """A dash for what is undefined (0/0) or does not apply."""
+    if value is None or math.isnan(value):
+        return "-"
+    return f"{value:{'+' if sign else ''},.{digits}f}"
+
+
+def with_interval(estimate: Estimate, digits: int = 3, scale: float = 1, sign: bool = False) -> str:
+    """0.954 [0.938, 0.966]; without brackets where there is no interval."""
+    value, low, high = (number(scale * estimate[key], digits, sign) for key in ("value", "low", "high"))
+    return value if "-" in (low, high) else f"{value} [{low}, {high}]"
+
+
+def summary(results: list[dict]) -> Table:
+    headers = ["model", "accuracy", "sensitivity", "specificity", "AUROC", "FN", "FP", "images", "patients", "epochs",
+               "minutes", "device", "seed"]  # fmt: skip
+    rows = []
+    for result in results:
+        if result["kind"] == "checkpoint":
+            at, training = result["points"]["validation"], result["training"]
+            rows.append([result["name"], *(number(at["estimates"][key]["value"]) for key in DECISIONS),
+                         number(result["estimates"]["auroc"]["value"], 4), at["fn"], at["fp"], result["images"],
+                         result["patients"], training["epochs"], number(training["minutes"], 1), training["device"],
+                         training["seed"]])  # fmt: skip
+    return Table("Summary (test images, threshold from validation)", headers, rows, [])
+
+
+def decisions(results: list[dict]) -> Table:
+    headers = ["model", "threshold", "", *DECISIONS, "TN", "FP", "FN", "TP"]
+    rows = [
+        [result["name"], name, number(at["threshold"], 4), *(with_interval(at["estimates"][key]) for key in DECISIONS),
+         at["tn"], at["fp"], at["fn"], at["tp"]]
+        for result in results for name, at in result["points"].items()
+    ]  # fmt: skip
+    return Table("Test results: decisions", headers, rows, [INTERVALS])
+
+
+def more_decisions(results: list[dict]) -> Table:
+    rows = [
+        [result["name"], name, *(with_interval(at["estimates"][key]) for key in MORE)]
+        for result in results for name, at in result["points"].items()
+    ]  # fmt: skip
+    return Table("Test results: more on decisions", ["model", "threshold", *MORE.values()], rows, [])
+
+
+def ranking(results: list[dict]) -> Table:
+    headers = ["model", *(heading for heading, _ in WHOLE.values()), "images", "patients"]
+    rows = [
+        [result["name"], *(with_interval(result["estimates"][key], digits) for key, (_, digits) in WHOLE.items()),
+         result["images"], result["patients"]]
+        for result in results
+    ]  # fmt: skip
+    notes = ["AUROC: DeLong's interval by patient; calibration error: 10 bins of equal mass, no interval is valid; "
+             "a perfectly calibrated model has slope 1 and intercept 0."]  # fmt: skip
+    return Table("Test results: ranking and calibration", headers, rows, notes)
+
+
+def promises(results: list[dict]) -> Table:
+    headers = ["model", "threshold", "measure", "validation promised", "test delivered", "gap (points)"]
+    rows = []
+    for result in results:
+        for name, at in result["points"].items():
+            if at["promised"]:
+                rows += [
+                    [result["name"], name, key, with_interval(at["promised"][key]), with_interval(at["estimates"][key]),
+                     with_interval(at["gap"][key], 1, 100, sign=True)]
+                    for key in DECISIONS
+                ]  # fmt: skip
+    notes = ["Thresholds were chosen on validation images; test images chose nothing."]
+    return Table("Promised and delivered", headers, rows, notes)
+
+
+def prevalences(results: list[dict]) -> Table:
+    headers = ["model", "threshold", "prevalence", "PPV", "NPV", "films read per missed case"]
+    rows = []
+    for result in results:
+        for name, at in result["points"].items():
+            if found := at["at_prevalence"]:
+                values = [number(found[key]) for key in ("prevalence", "ppv", "npv")]
+                missed = found["films_per_missed"]
+                rows.append([result["name"], name, *values, "none missed" if missed == math.inf else number(missed, 0)])
+    return Table("At another prevalence", headers, rows, ["From the sensitivity and specificity measured here."])
+
+
+def subgroups(results: list[dict]) -> Table:
+    rows = [
+        [result["name"], found["group"], found["measure"], with_interval(found), found["images"], found["patients"]]
+        for result in results for found in result["subgroups"]
+    ]  # fmt: skip
+    headers = ["model", "images", "measure", "value", "n images", "n patients"]
+    return Table("Subgroups (threshold from validation)", headers, rows, [])
+
+
+def seeds(groups: list[dict]) -> Table:
+    columns = {"AUROC": ("", "auroc"), "log loss": ("", "log_loss")}
+    columns |= {f"{key}, {point}": (point, key) for point in ("0.5", "validation") for key in DECISIONS}
+    rows = [
+        [group["name"], len(group["members"]),
+         *(f"{number(group['estimates'][key]['mean'], 4)} ± {number(group['estimates'][key]['sd'], 4)}"
+           for key in columns.values())]
+        for group in groups
+    ]  # fmt: skip
+    notes = ["Mean and standard deviation over the seeds of training; thresholds: 0.5 and the one from validation."]
+    return Table("Several seeds", ["model", "seeds", *columns], rows, notes)
+
+
+def questions(comparisons: list[dict]) -> Table:
+    headers = ["question", "comparison", "measure", "difference", "detectable", "p", "p (Holm)", "method"]
+    rows = []
+    for pair in comparisons:
+        for found in pair["measures"]:
+            points = found["measure"].startswith(("accuracy", "sensitivity", "specificity"))
+            digits, scale = (1, 100) if points else (4, 1)
+            rows.append([pair["question"], f"{pair['from']} to {pair['to']}",
+                         found["measure"] + (" (points)" if points else ""),
+                         with_interval(found["difference"], digits, scale, sign=True),
+                         number(scale * found["detectable"], digits), p_value(found["p"]), p_value(found["p_holm"]),
+                         found["method"]])  # fmt: skip
+    notes = ["Second minus first, on the same test images. Detectable: the smallest difference that these images would "
+             "have shown with 80 % power. Holm: corrected for all p-values of this table."]  # fmt: skip
+    return Table("The questions", headers, rows, notes)
+
+
+def p_value(p: float) -> str:
+    return "-" if math.isnan(p) else "< 0.0001" if p < 1e-4 else f"{p:.4f}"
+
+
+def convergence(results: list[dict]) -> Table:
+    headers = ["model", "epochs", "epochs to 90 %", "seconds to 90 %", "best epoch", "best val. loss", "parameters",
+               "multiply-adds", "images/s"]  # fmt: skip
+    rows = []
+    for result in results:
+        if training := result["training"]:
+            rows.append([result["name"], training["epochs"], number(training["epochs_to_90"], 0),
+                         number(training["seconds_to_90"], 0), training["best_epoch"],
+                         number(training["best_val_loss"], 4), number(training["parameters"], 0),
+                         f"{training['multiply_adds'] / 1e6:,.0f} M",
+                         number(training["images_per_second"], 0)])  # fmt: skip
+    return Table("Convergence (on validation, accuracy at 0.5)", headers, rows, [])
+
+
+def robustness(results: list[dict]) -> Table:
+    headers = ["model", "change", "strength", "AUROC", "accuracy", "sensitivity", "specificity"]
+    rows = [
+        [result["name"], found["change"], found["strength"], number(found["auroc"], 4),
+         *(number(found[key]) for key in DECISIONS)]
+        for result in results for found in result["robustness"] or ()
+    ]  # fmt: skip
+    notes = ["Test images, changed; decisions at the threshold from validation. A model that ranks well on borders "
+             "alone, or no better than what is known without a pixel, has learnt a shortcut."]  # fmt: skip
+    return Table("Shortcuts and corruptions", headers, rows, notes)
+
+
+def notebooks(results: list[dict]) -> Table:
+    headers = ["source", "model", "n", "accuracy", "loss", "TN", "FP", "FN", "TP"]
+    rows = [[*row[:3], number(row[3]), number(row[4], 4), *row[5:]] for row in NOTEBOOKS]
+    for result in results:
+        if result["kind"] == "checkpoint":
+            at = result["points"]["0.5"]
+            rows.append(["this run, at 0.5" + (", SYNTHETIC" if result["data"]["synthetic"] else ""), result["name"],
+                         result["images"], number(at["estimates"]["accuracy"]["value"]),
+                         number(result["estimates"]["log_loss"]["value"], 4),
+                         at["tn"], at["fp"], at["fn"], at["tp"]])  # fmt: skip
+    return Table("The notebooks that this project succeeds, beside this run", headers, rows, [NOTEBOOKS_CAVEAT])
+
+
+def tables(results: list[dict], comparisons: list[dict], groups: list[dict]) -> list[Table]:
+    """Every table with at least one row, those that matter most first."""
+    made = [
+        summary(results),
+        decisions(results),
+        more_decisions(results),
+        ranking(results),
+        promises(results),
+        prevalences(results),
+        subgroups(results),
+        seeds(groups),
+        questions(comparisons),
+        convergence(results),
+        robustness(results),
+        notebooks(results),
+    ]
+    mark = "SYNTHETIC: " if any(result["data"]["synthetic"] for result in results) else ""
+    return [table._replace(title=mark + table.title) for table in made if table.rows]
