@@ -73,7 +73,8 @@ def test_side(model: Model, dataset: Dataset) -> Split:
     leaked = overlap(model, dataset, split.test)
     if leaked and not (how == "image" and split.fingerprint == facts["split"]["fingerprint"]):
         raise Problem(f"{model.path}: {leaked} were seen in its training: no honest test")
-    return replace(split, notes=(*split.notes, *relation(model, dataset, split)))
+    warnings = [f"{model.name}: {note}" for note in split.notes if note.startswith("WARNING")]
+    return replace(split, notes=(*warnings, *relation(model, dataset, split)))
 
 
 def overlap(model: Model, dataset: Dataset, indices: np.ndarray) -> str:

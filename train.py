@@ -368,6 +368,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--lr", type=common.positive_number, help="highest learning rate; default: the recipe's")
     parser.add_argument("--flip", action="store_true", help="also mirror images at random (it mirrors the heart)")
     parser.add_argument("--seed", type=common.whole_number(0), default=0, help="of weights, order and augmentation")
+    parser.add_argument("--seeds", type=common.whole_number(1, 1000), metavar="N",
+                        help="train N times, from --seed on; the runs are called NAME-s0, NAME-s1, ...")  # fmt: skip
     parser.add_argument("--weights", type=Path, metavar="FILE",
                         help="ImageNet weights for resnet34-pretrained: a torchvision resnet34 state dict")  # fmt: skip
     parser.add_argument("--name", help="of the run's folder; default: the architecture")
@@ -388,9 +390,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def prepare(architecture: str, args: argparse.Namespace) -> tuple[torch.nn.Module, str]:
+def prepare(architecture: str, seed: int, args: argparse.Namespace) -> tuple[torch.nn.Module, str]:
     """The network as training starts with it, and a sentence on where its weights come from."""
-    torch.manual_seed(args.seed)
+    torch.manual_seed(seed)
     network = models.build(architecture, args.size)
     if architecture == "resnet34-pretrained":
         return network, models.load_imagenet(network, args.weights)
@@ -418,9 +420,12 @@ def work(args: argparse.Namespace) -> int:
 def train_all(args: argparse.Namespace) -> int:
     """Trains what was asked for, one network after the other; returns the exit code."""
     networks, skipped = {}, {}
+    seeds = range(args.seed, args.seed + (args.seeds or 1))
     for architecture in models.ARCHITECTURES if args.all else (args.arch,):
         try:  # all of them before the first is trained: nobody wants to read of a failed download next morning
-            networks[architecture] = parallel.first_here(lambda which=architecture: prepare(which, args))
+            for seed in seeds:
+                made = parallel.first_here(lambda which=architecture, seed=seed: prepare(which, seed, args))
+                networks[architecture, seed] = made
         except Problem as problem:
             if not args.all:
                 raise
@@ -434,9 +439,10 @@ def train_all(args: argparse.Namespace) -> int:
     for note in (*split.notes, *contradictions(dataset)):
         parallel.say(note)
     rows = []
-    for architecture, (network, origin) in networks.items():
-        args.architecture = architecture
-        checkpoint = train_run(args.name or architecture, network, origin, dataset, split, args)
+    for (architecture, seed), (network, origin) in networks.items():
+        args.architecture, args.seed = architecture, seed
+        name = (args.name or architecture) + (f"-s{seed}" if args.seeds else "")
+        checkpoint = train_run(name, network, origin, dataset, split, args)
         best = checkpoint["history"][checkpoint["epoch"] - 1]
         rows.append([checkpoint["name"], best["epoch"], best["val_accuracy"], best["val_auroc"], best["val_loss"],
                      checkpoint["seconds"] / 60])  # fmt: skip
