@@ -181,9 +181,10 @@ def ratio_table(rows: list[dict]) -> str:
     headers = ["", "plain", "ours", "ratio"]
     cells = [[row["what"], spread(row["plain"]), spread(row["ours"]), f"{row['ratio']:.1f}"] for row in rows]
     if any("ours peak GB" in row for row in rows):
-        headers += ["plain, peak GB", "ours, peak GB"]
-        cells = [[*cell, gigabytes(row["plain peak GB"]), gigabytes(row["ours peak GB"])]
-                 for cell, row in zip(cells, rows, strict=True)]  # fmt: skip
+        headers += ["of what matrix products allow", "plain, peak GB", "ours, peak GB"]
+        reached = [f"{statistics.median(row['ours']) / row['floor']:.0%}" if "floor" in row else "-" for row in rows]
+        cells = [[*cell, share, gigabytes(row["plain peak GB"]), gigabytes(row["ours peak GB"])]
+                 for cell, share, row in zip(cells, reached, rows, strict=True)]  # fmt: skip
     return tabulate(cells, headers, disable_numparse=True, colalign=("left", *["right"] * (len(headers) - 1)))
 
 

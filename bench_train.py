@@ -233,6 +233,28 @@ def memory(sides: dict[str, Contestant]) -> dict[str, float | None]:
     return {f"{name} peak GB": None if side.peak is None else side.peak / 1e9 for name, side in sides.items()}
 
 
+def matrix_rate(device: torch.device) -> float:
+    """Operations per second of large matrix products in the type that convolutions are trained in, best of 5."""
+    kind = infer.reduced_type(device)
+    a = torch.randn(4096, 4096, device=device).to(kind)
+
+    def once() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        (a @ a).flatten()[0].item()  # waits for the result
+        return time.perf_counter() - start
+
+    once()
+    return 2 * 4096**3 / min(once() for _ in range(5))
+
+
+def floor_rate(architecture: str, size: int, device: torch.device) -> float:
+    """Images/s of training at that rate: a multiplication and an addition each, once forward and twice backward."""
+    operations = 3 * 2 * models.multiply_adds(models.build(architecture, size), size)
+    return matrix_rate(device) / operations
+
+
 def throughput(architecture: str, sides: dict[str, Contestant], args: argparse.Namespace) -> list[dict]:
     rates: dict[str, list[float]] = {side: [] for side in sides}
     for turn in range(args.repeats + 1):
@@ -240,7 +262,8 @@ def throughput(architecture: str, sides: dict[str, Contestant], args: argparse.N
             count, seconds = side.turn()
             if turn:
                 rates[name].append(count / seconds)
-    return [row_of(f"training {architecture}, {args.size} pixels", rates, **memory(sides))]
+    floor = floor_rate(architecture, args.size, infer.pick_device(args.device))
+    return [row_of(f"training {architecture}, {args.size} pixels", rates, floor=floor, **memory(sides))]
 
 
 def until(architecture: str, sides: dict[str, Contestant], args: argparse.Namespace) -> list[dict]:

@@ -26,7 +26,7 @@ def groups_of(results: list[dict]) -> dict[str, list[dict]]:
     for result in results:
         if result["kind"] == "checkpoint":
             seeded = SEED_NAME.match(result["name"])
-            found.setdefault(seeded.group(1) if seeded else result["name"], []).append(result)
+            found.setdefault(f"{seeded.group(1)}-s*" if seeded else result["name"], []).append(result)
     return found
 
 

@@ -31,8 +31,8 @@ SEED_RECIPE = Recipe(20, 1e-4, 64, "adam", 0.0, 0.0, False, 0, replace(NO_AUGMEN
 RECIPES = {
     "default": {
         "simple": Recipe(epochs=20, learning_rate=1e-3),
-        "resnet34": Recipe(epochs=8, learning_rate=1e-3, weight_decay=0.05),
-        "resnet34-pretrained": Recipe(epochs=8, learning_rate=3e-4, weight_decay=0.05),
+        "resnet34": Recipe(epochs=8, learning_rate=1e-3, weight_decay=0.05, resize_from=128),
+        "resnet34-pretrained": Recipe(epochs=8, learning_rate=3e-4, weight_decay=0.05, resize_from=128),
     },
     "seed": dict.fromkeys(models.ARCHITECTURES, SEED_RECIPE),
 }
