@@ -150,8 +150,16 @@ LOOPS = {"plain": plain_training, "ours": our_training}
 # ------------------------------------------------------------------------------------------------ taking turns
 
 
-def child(side: str, architecture: str, args: argparse.Namespace, pipe: multiprocessing.connection.Connection) -> None:
+def child(
+    side: str,
+    architecture: str,
+    args: argparse.Namespace,
+    pipe: multiprocessing.connection.Connection,
+    start_method: str,
+) -> None:
     """A process of its own for each side: takes a turn whenever it is told to, and says what came of it."""
+    # A process that was spawned would spawn its DataLoader's workers, which takes seconds where forking takes none.
+    multiprocessing.set_start_method(start_method, force=True)
     torch.manual_seed(0)
     loop = LOOPS[side](architecture, args)
     while pipe.recv():
@@ -166,7 +174,9 @@ class Contestant:
     def __init__(self, side: str, architecture: str, args: argparse.Namespace) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=child, args=(side, architecture, args, theirs))
+        self.process = context.Process(
+            target=child, args=(side, architecture, args, theirs, multiprocessing.get_start_method())
+        )
         self.process.start()
         self.peak: int | None = None
 
@@ -184,12 +194,16 @@ class Contestant:
         finally:
             over.set()
             watching.join()
+            self._look()
 
     def _watch(self, over: threading.Event) -> None:
         while not over.wait(0.2):
-            held = resident(self.process.pid)
-            if held is not None:
-                self.peak = max(self.peak or 0, held)
+            self._look()
+
+    def _look(self) -> None:
+        held = resident(self.process.pid)
+        if held is not None:
+            self.peak = max(self.peak or 0, held)
 
     def end(self) -> None:
         with contextlib.suppress(OSError):  # it has ended already

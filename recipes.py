@@ -70,4 +70,4 @@ def side_of_epoch(progress: float, size: int, recipe: Recipe) -> int:
     if not recipe.resize_from or progress >= 1 - FULL_SIDE - 1e-9:
         return size
     grown = recipe.resize_from + (size - recipe.resize_from) * progress / (1 - FULL_SIDE)
-    return min(max(round(grown / 32) * 32, min(recipe.resize_from, size)), size)
+    return min(max(int(grown // 32) * 32, recipe.resize_from), size)

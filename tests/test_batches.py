@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from batches import NO_AUGMENT, Augment, Batches, change, draw_changes, in_background, pixel_statistics, table_on
+from batches import (
+    NO_AUGMENT,
+    Augment,
+    Batches,
+    change,
+    draw_changes,
+    in_background,
+    pixel_statistics,
+    sampling_grid,
+    table_on,
+)
 
 CPU = torch.device("cpu")
 
@@ -96,6 +106,33 @@ def test_shift_and_tone_do_what_their_units_say():
     steeper = change(image, plain, torch.tensor([[1.1, 0.0]]))
     torch.testing.assert_close(steeper.mean(), image.mean())
     torch.testing.assert_close(steeper.std(), image.std() * 1.1)
+
+
+def test_the_grid_is_torchs():
+    affine, _ = draw_changes(Augment(flip=True), 6, torch.Generator().manual_seed(1))
+    for side in (1, 7, 64):
+        expected = torch.nn.functional.affine_grid(affine, [6, 1, side, side], align_corners=False)
+        torch.testing.assert_close(sampling_grid(affine, side), expected, atol=1e-6, rtol=0)
+
+
+def test_smaller_images_are_the_same_ones_antialiased(phantoms):
+    indices = np.arange(10, 40)
+    full = torch.cat([x for x, _ in batches(phantoms, indices).epoch()])
+    small = torch.cat([x for x, _ in batches(phantoms, indices).epoch(side=32)])
+    assert small.shape == (30, 1, 32, 32)
+    expected = torch.nn.functional.interpolate(full, (32, 32), mode="bilinear", antialias=True)
+    torch.testing.assert_close(small, expected, atol=1e-4, rtol=0)
+    changed = torch.cat([x for x, _ in batches(phantoms, indices, augment=Augment()).epoch(1, side=32)])
+    assert changed.shape == (30, 1, 32, 32) and changed.isfinite().all()
+
+
+def test_skipping_gives_the_rest_of_the_epoch(phantoms):
+    indices = np.arange(3, 150)
+    whole = list(batches(phantoms, indices, augment=Augment(), seed=2).epoch(3))
+    rest = list(batches(phantoms, indices, augment=Augment(), seed=2).epoch(3, skip=6))
+    assert len(rest) == len(whole) - 6 > 0
+    for (x, y), (x2, y2) in zip(whole[6:], rest, strict=True):
+        assert torch.equal(x, x2) and torch.equal(y, y2)
 
 
 def test_pixel_statistics_are_exact(phantoms):

@@ -1,6 +1,7 @@
 import csv
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -106,6 +107,57 @@ def test_the_learning_rate_rises_and_falls_as_the_recipe_says():
     assert factors[100] == 1 and factors[100:] == sorted(factors[100:], reverse=True)
     assert factors[550] == pytest.approx(0.5, abs=1e-3) and factors[-1] < 1e-5
     assert {recipes.rate_factor(step / 10, 1 / 10, recipes.SEED_RECIPE) for step in range(10)} == {1.0}
+
+
+def test_images_grow_to_the_full_side_and_stay_there():
+    recipe = recipes.Recipe(epochs=8, learning_rate=1, resize_from=128)
+    sides = [recipes.side_of_epoch(epoch / 8, 224, recipe) for epoch in range(8)]
+    assert sides == [128, 128, 160, 160, 192, 192, 224, 224]
+    assert [recipes.side_of_epoch(e / 2, 64, recipe) for e in range(2)] == [64, 64]  # never above the full side
+    assert {recipes.side_of_epoch(e / 8, 224, recipes.Recipe(8, 1)) for e in range(8)} == {224}
+
+
+def test_compiled_answers_as_eager_and_leaves_no_trace_of_its_trial():
+    if shutil.which("g++") is None:
+        pytest.skip("torch.compile needs a C++ compiler on the CPU")
+    torch.manual_seed(0)
+    network = models.build("resnet34").to(memory_format=torch.channels_last)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    images = torch.rand(4, 1, 32, 32).contiguous(memory_format=torch.channels_last)
+    layers = torch.nn.Sequential(network.conv1, network.bn1, torch.nn.ReLU())  # all of it would take a minute
+    fast = train.compiled(layers, torch.zeros_like(images))
+    assert fast is not layers
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert all(parameter.grad is None for parameter in network.parameters())
+    torch.testing.assert_close(fast(images), layers(images), atol=1e-4, rtol=1e-3)
+
+
+def test_where_compiling_fails_training_goes_on_without(tmp_path, cache, monkeypatch, capsys):
+    def fails(*arguments, **keywords):
+        raise RuntimeError("no working compiler\nand a long story")
+
+    monkeypatch.setattr(torch, "compile", fails)
+    assert run(tmp_path, cache, "--arch", "simple", "--quick", "--compile") == 0
+    assert "note: torch.compile fails here (no working compiler); going on without it\n" in capsys.readouterr().err
+
+
+def test_fp16_scales_its_gradients_and_learns(phantoms, monkeypatch):
+    """What a GPU without bf16 runs, on the CPU: autocast to fp16, and a scaler whose state is saved."""
+    monkeypatch.setattr(infer, "reduced_type", lambda device: torch.float16)
+    table, split = table_on(phantoms.images, CPU), data.split(phantoms)
+    shared = (CPU, pixel_statistics(table, split.train))
+    torch.manual_seed(0)
+    trainer = train.Trainer(
+        models.build("simple", 64),
+        recipes.Recipe(epochs=3, learning_rate=1e-3, batch_size=32),
+        Batches(table, phantoms.labels, split.train, 32, *shared, Augment()),
+        Batches(table, phantoms.labels, split.validation, 32, *shared),
+    )
+    rows = []
+    trainer.fit(lambda row, logits: rows.append(row))
+    assert trainer.scaler.is_enabled() and trainer.state()["scaler"]["scale"] > 1
+    assert rows[-1]["train_loss"] < rows[0]["train_loss"]
 
 
 def test_weight_decay_spares_vectors():
@@ -251,6 +303,9 @@ def test_pretrained_starts_from_the_weights_that_were_given(tmp_path, cache):
         (["--arch", "simple", "--name", "../x"], "--name is one plain folder name"),
         (["--all", "--name", "x"], "--name is one plain folder name"),
         (["--arch", "simple", "--weights", "x.pth"], "--weights is for resnet34-pretrained"),
+        (["--arch", "simple", "--minutes", "0"], "--minutes: must be a positive number"),
+        (["--arch", "simple", "--resize-from", "128"], "--resize-from is for ResNets"),
+        (["--all", "--resize-from", "128"], "--resize-from is for ResNets"),
         (["--arch", "simple", "--split", "patients"], "invalid choice: 'patients'"),
     ],
 )
