@@ -217,9 +217,8 @@ def compiled(network: torch.nn.Module, images: torch.Tensor) -> torch.nn.Module:
         with infer.autocast(images.device):
             fast(images).float().sum().backward()
     except (RuntimeError, OSError, ImportError) as error:
-        parallel.say(
-            f"note: torch.compile fails here ({common.printable(str(error).splitlines()[0])}); going on without"
-        )
+        reason = common.printable(str(error).splitlines()[0])
+        parallel.say(f"note: torch.compile fails here ({reason}); going on without it")
         fast = network
     network.zero_grad(set_to_none=True)
     with torch.no_grad():
