@@ -120,7 +120,7 @@ def network_logits(network: torch.nn.Module, batches: Batches, reduced: bool = F
     kept = [torch.empty(0, 2, device=batches.device)]  # a process may have no image of a very small set
     for images, _ in batches.epoch():
         with autocast(batches.device, enabled=reduced):
-            kept.append(network(images).float())
+            kept.append(network(images).float().clone())  # a compiled network writes its next answer over this one
     network.train(was_training)
     logits = torch.cat(kept).cpu().numpy()  # the one synchronisation
     return parallel.gathered(logits) if batches.shard[1] > 1 else logits

@@ -33,8 +33,8 @@ class Run:
     that a run that was killed between the two repeats an epoch and never misses its best one. Only rank 0 writes.
     """
 
-    def __init__(self, folder: Path, checkpoint: dict, epochs: int) -> None:
-        self.folder, self.epochs = folder, epochs
+    def __init__(self, folder: Path, checkpoint: dict) -> None:
+        self.folder = folder
         self.checkpoint = {"epoch": 0, "history": [], "seconds": 0.0, **checkpoint}
         self.history: list[dict] = list(self.checkpoint["history"])
         self._writer = ThreadPoolExecutor(1)
@@ -53,7 +53,7 @@ class Run:
         best = not self.history or rank(row) > max(map(rank, self.history))
         self.history.append(row)
         tqdm.write(
-            f"epoch {row['epoch']:>2}/{self.epochs}  lr {row['learning_rate']:.1e}  "
+            f"epoch {row['epoch']:>2}/{training['epochs']}  lr {row['learning_rate']:.1e}  "
             f"train loss {row['train_loss']:.4f} acc {row['train_accuracy']:.3f}  "
             f"val loss {row['val_loss']:.4f} acc {row['val_accuracy']:.3f} AUROC {row['val_auroc']:.4f}  "
             f"{row['seconds']:.0f} s, {row['images_per_second']:.0f} images/s{'  best' if best else ''}"

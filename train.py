@@ -278,7 +278,7 @@ def train_run(
         records.write_record(folder, checkpoint, args, None)
     print(f"{name}: {models.parameter_count(network):,} parameters, {len(training):,} training and "
           f"{len(validation):,} validation images, {trainer.epochs} epochs on {checkpoint['device']}")  # fmt: skip
-    with records.Run(folder, checkpoint, trainer.epochs) as run:
+    with records.Run(folder, checkpoint) as run:
         trainer.fit(
             lambda row, logits: run.keep(row, logits, labels[validation], network.state_dict(), trainer.state()),
             lambda: run.save(network.state_dict(), trainer.state()),
