@@ -27,7 +27,7 @@ from common import Problem
 from stopping import StopSignals
 
 MEAN, STD = 0.48, 0.24  # any will do: both sides normalise
-TURN_IMAGES = {"simple": 2048, "resnet34": 384}  # of training in one turn: 20 to 40 s of the plain loop on 2 cores
+TURN_IMAGES = {"simple": 2048, "resnet34": 512}  # of training in one turn: 20 to 50 s of the plain loop on 2 cores
 
 
 # ---------------------------------------------------------------------------------------------- the plain loop
@@ -113,14 +113,21 @@ def turn_of(count: int, architecture: str) -> list[int]:
 # ---------------------------------------------------------------------------------------------------- our loop
 
 
-def our_training(architecture: str, args: argparse.Namespace) -> Iterator[int | dict]:
-    """train.py's loop and default recipe, at the full side; with --until as `train.py` runs it."""
+def our_training(architecture: str, args: argparse.Namespace, growing: bool = False) -> Iterator[int | dict]:
+    """train.py's loop and default recipe; with --until as `train.py` runs it.
+
+    Else a turn is at the full side, or, if `growing`, an equal share at the side of each of the recipe's epochs.
+    """
     infer.keep_freed_memory()
     infer.set_precision()
     device = infer.pick_device(args.device)
     dataset = data.load(str(image_folder(args)), args.size, args.cache)
     recipe = recipes.RECIPES["default"][architecture]
     chosen = held_out = np.array(turn_of(len(dataset.labels), architecture))
+    sides = [args.size]
+    if growing:
+        sides = [recipes.side_of_epoch(epoch / recipe.epochs, args.size, recipe) for epoch in range(recipe.epochs)]
+        chosen = chosen[:: len(sides)]
     if args.until:
         split = data.split(dataset, "patient")
         chosen, held_out = split.train, split.validation
@@ -137,14 +144,19 @@ def our_training(architecture: str, args: argparse.Namespace) -> Iterator[int | 
             if args.until:
                 yield trainer.one_epoch(bar, StopSignals())[0]
                 continue
-            trainer.train_one_epoch(trainer.epoch + 1, args.size, bar, StopSignals(), 0.0)
+            for side in sides:
+                trainer.train_one_epoch(trainer.epoch + 1, side, bar, StopSignals(), 0.0)
+                trainer.epoch, trainer.step = trainer.epoch + 1, 0
             if device.type == "cuda":
                 torch.cuda.synchronize()
-            trainer.epoch, trainer.step = trainer.epoch + 1, 0
-            yield len(chosen)
+            yield len(chosen) * len(sides)
 
 
-LOOPS = {"plain": plain_training, "ours": our_training}
+def growing_training(architecture: str, args: argparse.Namespace) -> Iterator[int | dict]:
+    return our_training(architecture, args, growing=True)
+
+
+LOOPS = {"plain": plain_training, "ours": our_training, "growing": growing_training}
 
 
 # ------------------------------------------------------------------------------------------------ taking turns
@@ -234,7 +246,9 @@ def bench(args: argparse.Namespace) -> list[dict]:
     image_folder(args)
     rows = []
     for architecture in args.arch:
-        sides = {side: Contestant(side, architecture, args) for side in LOOPS}
+        grows = recipes.RECIPES["default"][architecture].resize_from and not args.until
+        taking_part = ("plain", "ours", "growing") if grows else ("plain", "ours")
+        sides = {side: Contestant(side, architecture, args) for side in taking_part}
         try:
             rows += until(architecture, sides, args) if args.until else throughput(architecture, sides, args)
         finally:
@@ -243,8 +257,9 @@ def bench(args: argparse.Namespace) -> list[dict]:
     return rows
 
 
-def memory(sides: dict[str, Contestant]) -> dict[str, float | None]:
-    return {f"{name} peak GB": None if side.peak is None else side.peak / 1e9 for name, side in sides.items()}
+def memory(plain: Contestant, ours: Contestant) -> dict[str, float | None]:
+    peaks = {"plain peak GB": plain.peak, "ours peak GB": ours.peak}
+    return {name: None if peak is None else peak / 1e9 for name, peak in peaks.items()}
 
 
 def matrix_rate(device: torch.device) -> float:
@@ -277,7 +292,14 @@ def throughput(architecture: str, sides: dict[str, Contestant], args: argparse.N
             if turn:
                 rates[name].append(count / seconds)
     floor = floor_rate(architecture, args.size, infer.pick_device(args.device))
-    return [row_of(f"training {architecture}, {args.size} pixels", rates, floor=floor, **memory(sides))]
+    rows = [row_of(f"training {architecture}, {args.size} pixels", {"plain": rates["plain"], "ours": rates["ours"]},
+                   floor=floor, **memory(sides["plain"], sides["ours"]))]  # fmt: skip
+    if "growing" in sides:
+        start = recipes.RECIPES["default"][architecture].resize_from
+        rows.append(row_of(f"training {architecture}, ours {start} to {args.size} pixels as in its recipe",
+                           {"plain": rates["plain"], "ours": rates["growing"]},
+                           **memory(sides["plain"], sides["growing"])))  # fmt: skip
+    return rows
 
 
 def until(architecture: str, sides: dict[str, Contestant], args: argparse.Namespace) -> list[dict]:
@@ -295,7 +317,7 @@ def until(architecture: str, sides: dict[str, Contestant], args: argparse.Namesp
             )
         spent[name] = seconds if best >= args.until else math.nan
     return [{"what": f"seconds to {args.until:.0%}, {architecture}", "plain": [spent["plain"]], "ours": [spent["ours"]],
-             "ratio": spent["plain"] / spent["ours"], **memory(sides)}]  # fmt: skip
+             "ratio": spent["plain"] / spent["ours"], **memory(sides["plain"], sides["ours"])}]  # fmt: skip
 
 
 def row_of(what: str, rates: dict[str, list[float]], **more: object) -> dict:
