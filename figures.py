@@ -125,27 +125,34 @@ def titled(figure: Figure, title: str, results: list[dict], small: str) -> Figur
     return figure
 
 
-def legend_below(figure: Figure, handles: list, labels: list[str]) -> None:
+def legend_below(figure: Figure, handles: list, labels: list[tuple[str, str]]) -> None:
     """A legend under the axes, for which the figure grows: inside them it would cover curves.
 
-    Handles and labels are given one by one: matplotlib leaves out labels that start with an underscore.
+    labels: a name, which may be long, and what stands behind it, on a line of its own if need be. Handles and labels
+    are given one by one: matplotlib leaves out labels that start with an underscore.
     """
     columns = min(len(labels), 2)
     wide = int((figure.get_figwidth() / columns - 0.8) / 0.075)
-    labels = [words(label, wide) for label in labels]
-    deep = -(-len(labels) // columns)  # matplotlib fills the columns one after the other
-    lines = max(
-        sum(label.count("\n") + 1 for label in labels[i : i + deep]) for i in range(0, len(labels), deep)
-    )
+    texts = []
+    for name, behind in labels:
+        name = words(name, wide) + (":" if behind else "")
+        fits = "\n" not in name and len(name) + len(behind) < wide
+        texts.append(f"{name} {behind}".rstrip() if fits or not behind else f"{name}\n{behind}")
+    deep = -(-len(texts) // columns)  # matplotlib fills the columns one after the other
+    lines = max(sum(text.count("\n") + 1 for text in texts[i : i + deep]) for i in range(0, len(texts), deep))
     figure.set_figheight(figure.get_figheight() + 0.16 * lines + 0.25)
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8, handlelength=4.5)
+    figure.legend(handles, texts, loc="outside lower center", ncols=columns, fontsize=8, handlelength=4.5)
 
 
 def panels(count: int, side: float = 3.3, height: float = 3.5) -> tuple[Figure, list[Axes]]:
-    """A figure with one small panel a model, four of them in a row."""
+    """A figure with one small panel a model, four of them in a row.
+
+    Their aspect stays free, here and elsewhere: beside axes that are kept square, matplotlib 3.11's constrained layout
+    puts the titles of one row of panels over the labels of the row above.
+    """
     columns = min(count, 4)
     rows = -(-count // columns)
-    figure = Figure(figsize=(max(side * columns, 5.0), height * rows), layout="compressed")
+    figure = Figure(figsize=(max(side * columns, 5.0), height * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat[count:]:
         axes.axis("off")
@@ -164,7 +171,6 @@ def two_axes(curves: list[tuple[NDArray, NDArray]], left: bool) -> tuple[Figure,
         axes[1].set(xlim=edge, ylim=(1 - CORNER, 1.008), title=f"upper {'left' if left else 'right'} corner")
         axes[1].title.set_fontsize(10)
     for one in axes:
-        one.set_aspect("equal")
         one.grid(alpha=0.3)
     return figure, [(one, i == 0) for i, one in enumerate(axes)]
 
@@ -177,7 +183,9 @@ def learning_curves(results: list[dict], everything: list[dict]) -> Figure:
     figure = Figure(figsize=(11, 6.6), layout="constrained")
     grid, handles = figure.subplots(2, 2, sharex=True, sharey="row"), []
     for row, (what, label) in enumerate((("loss", "loss (nats)"), ("auroc", "AUROC"))):
-        for axes, side, title in zip(grid[row], ("train", "val"), ("training images", "validation images"), strict=True):
+        for axes, side, title in zip(
+            grid[row], ("train", "val"), ("training images", "validation images"), strict=True
+        ):
             for result in results:
                 i = next(i for i, one in enumerate(everything) if one is result)  # the same look as elsewhere
                 line = one_history(axes, result, f"{side}_{what}", i)
@@ -189,7 +197,7 @@ def learning_curves(results: list[dict], everything: list[dict]) -> Figure:
             else:
                 axes.set_xlabel("epoch")
         grid[row][0].set_ylabel(label)
-    legend_below(figure, handles, [result["name"] for result in results])
+    legend_below(figure, handles, [(result["name"], "") for result in results])
     return titled(figure, "Learning curves", results, "circle: the epoch that was kept, by validation AUROC; training "
                   "values are those of the images as augmented, while the epoch went on")  # fmt: skip
 
@@ -227,7 +235,7 @@ def roc(results: list[dict]) -> Figure:
             handles += [(line, point)] if first else []
         axes.set(xlabel="1 - specificity (share of normals called ill)", ylabel="sensitivity (share of ill found)")
     legend_below(figure, handles, [
-        f"{r['name']}: AUROC {spread(r['estimates']['auroc'], 4)}, n = {r['images']:,}" for r in results
+        (r["name"], f"AUROC {spread(r['estimates']['auroc'], 4)}, n = {r['images']:,}") for r in results
     ])  # fmt: skip
     small = ("marker: the threshold from validation; band: pointwise 95 % interval of the sensitivity, bootstrap by "
              "patient")  # fmt: skip
@@ -298,7 +306,7 @@ def precision_recall(results: list[dict]) -> Figure:
             handles += [(line, point)] if first else []
         axes.set(xlabel="sensitivity (recall)", ylabel="precision (share of those called ill who are)")
     legend_below(figure, handles, [
-        f"{r['name']}: average precision {spread(r['estimates']['average_precision'], 4)}, n = {r['images']:,}"
+        (r["name"], f"average precision {spread(r['estimates']['average_precision'], 4)}, n = {r['images']:,}")
         for r in results
     ])  # fmt: skip
     return titled(figure, "Precision and sensitivity on the test images", results, "marker: the threshold from "
@@ -309,8 +317,8 @@ def precision_recall(results: list[dict]) -> Figure:
 
 
 def reliability(results: list[dict]) -> Figure:
-    """Observed share of pneumonia against the mean predicted probability, in ten bins of equal mass, a panel a model."""
-    figure, grid = panels(len(results), height=4.0)
+    """Observed share of pneumonia against the predicted probability, in ten bins of equal mass, a panel a model."""
+    figure, grid = panels(len(results), height=3.7)
     for i, (axes, result) in enumerate(zip(grid, results, strict=True)):
         predicted, observed, n = metrics.reliability(result["labels"], result["probabilities"])
         limits = np.array([metrics.wilson(round(k), m) for k, m in zip(observed * n, n.tolist(), strict=True)])
@@ -321,7 +329,7 @@ def reliability(results: list[dict]) -> Figure:
         axes.plot(predicted, observed, **dot(i), linestyle="none")
         axes.set_xlabel(f"mean predicted probability\n{bin_sizes(n)}", fontsize=9)
         axes.set_ylabel("observed share with pneumonia", fontsize=9)
-        axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
+        axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
         axes.set_title(f"{words(result['name'], 26, 78)}\n{calibration(result)}", fontsize=9)
         axes.grid(alpha=0.3)
     grow_for_titles(figure, results)
@@ -358,7 +366,7 @@ def confusion(results: list[dict]) -> Figure:
         at = result["points"]["validation"]
         counts = np.array([[at["tn"], at["fp"]], [at["fn"], at["tp"]]])
         shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
         for (row, column), count in np.ndenumerate(counts):
             share = shares[row, column]
             percent = f"{100 * share:.1f} %" if counts[row].any() else "-"
@@ -383,14 +391,14 @@ def decision_curves(results: list[dict]) -> Figure:
         model, treat_all = metrics.net_benefit(result["labels"], result["probabilities"], thresholds)
         (line,) = axes.plot(thresholds, model, **look(i), zorder=3)
         handles.append(line)
-        labels.append(result["name"])
+        labels.append((result["name"], ""))
         tested.setdefault((result["positives"], result["images"]), treat_all)
     for (ill, n), treat_all in tested.items():
         (line,) = axes.plot(thresholds, treat_all, color="grey", linewidth=1)
         handles.append(line)
-        labels.append(f"call every film ill ({ill:,} of {n:,} are)")
+        labels.append((f"call every film ill ({ill:,} of {n:,} are)", ""))
     handles.append(axes.axhline(0, color="black", linewidth=0.8, linestyle=":"))
-    labels.append("call none ill")
+    labels.append(("call none ill", ""))
     top = max(max(ill / n for ill, n in tested), 0.05)
     axes.set(xlim=(0, 1), ylim=(-0.25 * top, 1.08 * top), xlabel="probability from which one would act",
              ylabel="net benefit (true positives per image)")  # fmt: skip
@@ -398,5 +406,3 @@ def decision_curves(results: list[dict]) -> Figure:
     legend_below(figure, handles, labels)
     return titled(figure, "Decision curves on the test images", results, "net benefit: true positives less false "
                   "ones, these weighted by the odds of that probability (Vickers & Elkin 2006)")  # fmt: skip
-
-

@@ -48,20 +48,30 @@ def escaped(text: object) -> str:
     return html.escape(printable(str(text)))
 
 
-def html_table(caption: str, headers: list[str], rows: list[list[str | int]], notes: list[str] | None = None) -> str:
-    """A table in a box of its own, which scrolls where the page is too narrow, with its footnotes below."""
+def html_table(title: str, headers: list[str], rows: list[list[str | int]], notes: list[str] | None = None) -> str:
+    """A heading, the table in a box of its own, which scrolls where the page is too narrow, and its footnotes.
+
+    The heading is no <caption>: that would be as narrow as the table, and scroll away with it.
+    """
     right = ["" if not number else ' class="n"' for number in numeric(rows, len(headers))]
     head = "".join(f'<th scope="col"{side}>{escaped(h)}</th>' for h, side in zip(headers, right, strict=True))
     body = "\n".join(
-        "<tr>" + "".join(f"<td{side}>{escaped(cell)}</td>" for cell, side in zip(row, right, strict=True)) + "</tr>"
+        "<tr>" + "".join(html_cell(value, side) for value, side in zip(row, right, strict=True)) + "</tr>"
         for row in rows
     )
     foot = "".join(f'<p class="foot">{escaped(note)}</p>\n' for note in notes or [])
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escaped(caption)}">\n<table>\n'
-        f"<caption>{escaped(caption)}</caption>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n"
+        f"<h3>{escaped(title)}</h3>\n"
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escaped(title)}">\n<table>\n'
+        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n"
         f"</table>\n</div>\n{foot}"
     )
+
+
+def html_cell(value: str | int, side: str) -> str:
+    """A cell; a long text may be broken into lines, numbers may not."""
+    side = side or (' class="long"' if len(str(value)) > 48 else "")
+    return f"<td{side}>{escaped(value)}</td>"
 
 
 # --------------------------------------------------------------------------------------------------- markdown

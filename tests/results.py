@@ -23,7 +23,11 @@ def estimate(value: float, width: float = 0.021) -> dict:
     """A value within an interval that is not symmetric, so that a test notices a swap."""
     if math.isnan(value):
         return {"value": NAN, "low": NAN, "high": NAN}
-    return {"value": value, "low": value - 1.31 * width, "high": min(value + 0.87 * width, 1.0) if value <= 1 else value + 0.87 * width}
+    return {
+        "value": value,
+        "low": value - 1.31 * width,
+        "high": min(value + 0.87 * width, 1.0) if value <= 1 else value + 0.87 * width,
+    }
 
 
 def point(labels: np.ndarray, probabilities: np.ndarray, threshold: float, promised: bool) -> dict:
