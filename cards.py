@@ -12,6 +12,12 @@ SAME_FILMS = (KERMANY, "PneumoniaMNIST")
 CITATION = "Kermany et al., Cell 172 (2018), 1122-1131, Mendeley Data rscbjbr9sj, version 2"
 SYNTHETIC = "SYNTHETIC: these numbers are of drawings made by a program; they say nothing about X-rays of people."
 TRAINED_ON_DRAWINGS = "SYNTHETIC: this model was trained on drawings made by a program, not on X-rays of people."
+KERMANY_LIMITS = (
+    "Kermany's films are of children aged 1 to 5 from one hospital.",
+    "A network that reached AUROC 0.95 on this data's own test set reached 0.54 on paediatric films from elsewhere "
+    "(Xin, Li, Yi, Emergency Radiology 2021).",
+    "Labels are those that the data came with; nobody read the films again for this project.",
+)
 RANKING = (
     ("AUROC", "auroc", 4),
     ("average precision", "average_precision", 4),
@@ -308,12 +314,7 @@ def limits(result: dict) -> list[str]:
     """What these numbers cannot say, as far as it is known of this data, split and run."""
     lines = marked(result)
     if done := films(result):
-        lines += [
-            f"It was {done} on films of children aged 1 to 5 from one hospital.",
-            "A network that reached AUROC 0.95 on this data's own test set reached 0.54 on paediatric films from "
-            "elsewhere (Xin, Li, Yi, Emergency Radiology 2021).",
-            "Labels are those that the data came with; nobody read the films again for this project.",
-        ]
+        lines += [f"It was {done} on Kermany's films.", *KERMANY_LIMITS]
     lines.append(f"{share(result)} of the test images show pneumonia. Where fewer do, fewer of its alarms are right.")
     if result["split"]["how"] == "image":
         lines.append("The split is by image: a patient may be in training and in the test, which flatters the results.")

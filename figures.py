@@ -273,6 +273,8 @@ def resampled_curves(labels: NDArray, probabilities: NDArray, weights: NDArray, 
     weights, ill = weights[:, order].astype(np.float64), labels[order] == 1
     tp, fp = (np.cumsum(weights * side, axis=1)[:, ends] for side in (ill, ~ill))
     both = (tp[:, -1] > 0) & (fp[:, -1] > 0)
+    if not both.any():
+        return np.empty((0, len(grid)))
     tpr, fpr = (np.pad(counts[both] / counts[both, -1:], ((0, 0), (1, 0))) for counts in (tp, fp))
     # All rows in one interpolation: row r lies between 2 r and 2 r + 1. Where a curve rises vertically the last of
     # equal abscissae counts, its upper end.

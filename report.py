@@ -199,9 +199,7 @@ def used_versions(versions: dict) -> str:
 def caveats(results: list[dict]) -> list[str]:
     """What is said under every report, and what is known of these data only."""
     lines = ["Nothing here is a medical device, and nothing here should be used to decide about a patient."]
-    for result in results:
-        lines += [line for line in cards.limits(result)[:3] if cards.films(result) and line not in lines]
-    return lines
+    return [*marks(results), *lines, *(cards.KERMANY_LIMITS if any(map(cards.films, results)) else ())]
 
 
 def truth(label: int) -> str:
@@ -230,7 +228,7 @@ def html_text(
         ("notes", "Notes", html_list(dict.fromkeys(notes))),
         ("tables", "Tables", html_tables(results, tables)),
         ("figures", "Figures", "".join(html_figure(results, *item) for item in drawn.items())),
-        ("worst", "Worst errors", "".join(map(html_worst, results))),
+        ("worst", "Worst errors", "".join(map(html_worst, figures.shown(results)))),
         ("models", "Models", html_models(results, versions)),
         ("limits", "What these numbers are not", html_list(caveats(results))),
     ]
@@ -301,7 +299,7 @@ def html_worst(result: dict) -> str:
 
 
 def html_models(results: list[dict], versions: dict) -> str:
-    table = html_table(f"{mark_of(results)}Models", *models_table(results))
+    table = html_table(f"{mark_of(results)}Files", *models_table(results))
     links = "".join(
         f'<li><a href="{quote(card)}">{escaped(r["name"])}</a></li>\n' for card, r in card_files(results).items()
     )
@@ -354,7 +352,7 @@ def markdown_list(lines: list[str] | dict[str, None]) -> str:
 def markdown_worst(results: list[dict]) -> list[str]:
     rows = [
         [r["name"], item["file"], truth(item["label"]), number(item["probability"])]
-        for r in results for item in r["worst"]
+        for r in figures.shown(results) for item in r["worst"]
     ]  # fmt: skip
     if not rows:
         return []
