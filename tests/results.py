@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 import metrics
+from markup import number
 
 NAN = math.nan
 DECISIONS = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "precision", "npv", "f1", "mcc")
@@ -166,7 +167,7 @@ def make_comparisons() -> list[dict]:
 
 def make_tables(results: list[dict]) -> list[Table]:
     """As tables.py makes them: texts and whole numbers, a title, footnotes."""
-    rows = [[r["name"], r["images"], f"{r['estimates']['auroc']['value']:.4f}", r["points"]["validation"]["fn"]]
+    rows = [[r["name"], r["images"], number(r["estimates"]["auroc"]["value"], 4), r["points"]["validation"]["fn"]]
             for r in results]  # fmt: skip
     return [
         Table("Summary (test images)", ["model", "n", "AUROC", "FN"], rows, ["FN: ill, called normal"]),
