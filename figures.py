@@ -239,6 +239,8 @@ def roc(results: list[dict]) -> Figure:
     ])  # fmt: skip
     small = ("marker: the threshold from validation; band: pointwise 95 % interval of the sensitivity, bootstrap by "
              "patient")  # fmt: skip
+    if any(np.isnan(fpr[0]) or np.isnan(tpr[0]) for fpr, tpr in curves):
+        small += "; no curve where all test images are of one class"
     if any(band is not None and np.array_equal(band[1], band[2]) for band in bands):
         small += "; a perfect curve has none, as resampling gives it back: that is no certainty"
     return titled(figure, "ROC curves on the test images", results, small)
@@ -395,8 +397,8 @@ def decision_curves(results: list[dict]) -> Figure:
         handles.append(line)
         labels.append((result["name"], ""))
         tested.setdefault((result["positives"], result["images"]), treat_all)
-    for (ill, n), treat_all in tested.items():
-        (line,) = axes.plot(thresholds, treat_all, color="grey", linewidth=1)
+    for i, ((ill, n), treat_all) in enumerate(tested.items()):
+        (line,) = axes.plot(thresholds, treat_all, color="grey", linewidth=1, linestyle=LINES[i % len(LINES)])
         handles.append(line)
         labels.append((f"call every film ill ({ill:,} of {n:,} are)", ""))
     handles.append(axes.axhline(0, color="black", linewidth=0.8, linestyle=":"))

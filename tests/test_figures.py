@@ -202,7 +202,8 @@ def test_without_both_classes_or_several_patients_there_is_no_band():
     assert figures.roc_band(make_result() | {"patient_ids": ["p"] * 300}) is None
     few = make_result(images=8)  # two normals, so that many replicates have none
     assert figures.roc_band(few | {"patient_ids": list("abcdefgh")}) is None
-    assert "AUROC -, n = 40" in " ".join(unwrapped(t) for t in texts(figures.roc([one_class(1)])))
+    written = " ".join(unwrapped(text) for text in texts(figures.roc([one_class(1)])))
+    assert "AUROC -, n = 40" in written and "no curve where all test images are of one class" in written
 
 
 def test_the_area_below_the_precision_curve_is_the_average_precision():
