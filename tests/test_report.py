@@ -298,7 +298,8 @@ def poisoned() -> list[dict]:
 def test_names_never_become_markup_in_html():
     comparison = make_comparisons()[0] | {"from": EVIL, "sentence": EVIL}
     comparison["measures"][0] |= {"measure": EVIL, "method": EVIL}
-    text = report.html_text(poisoned(), [comparison], make_tables([]), [EVIL], {EVIL: EVIL}, {"roc.png": b"x"})
+    tables = [Table(EVIL, [EVIL], [[EVIL]], [EVIL])]
+    text = report.html_text(poisoned(), [comparison], tables, [EVIL], {EVIL: EVIL}, {"roc.png": b"x"})
     found = Page(text)
     assert found.tags <= {"html", "head", "meta", "title", "style", "body", "h1", "h2", "h3", "p", "nav", "a", "ul",
                           "li", "div", "table", "thead", "tbody", "tr", "th", "td", "figure", "img", "figcaption", "br",
@@ -311,9 +312,9 @@ def test_names_never_become_markup_in_html():
 
 def test_names_never_become_markup_in_markdown_and_cards():
     results = poisoned()
-    shown = common.printable(EVIL)
+    shown, evil_tables = common.printable(EVIL), [Table(EVIL, [EVIL], [[EVIL]], [EVIL])]
     for text in (
-        report.markdown_text(results, [], make_tables([]), [EVIL], {EVIL: EVIL}),
+        report.markdown_text(results, [], evil_tables, [EVIL], {EVIL: EVIL}),
         report.model_card(results[0]),
     ):
         prose = "\n".join(line for line in text.splitlines() if not line.startswith("    "))
@@ -443,7 +444,8 @@ def test_write_leaves_all_documents_and_figures_whole(tmp_path):
     found = Page((folder / "report.html").read_text())
     for name, source in zip(figures.NAMES, found.sources, strict=False):
         assert base64.b64decode(source.split(",")[1]) == (folder / name).read_bytes()
-    assert (folder / "cards" / "simple.md").read_text() == report.model_card(results[0])
+    for name, result in report.card_files(results).items():
+        assert (folder / name).read_text() == report.model_card(result)
     assert (folder / "report.html").stat().st_size < 3e6
     (tmp_path / "file").write_text("x")
     with pytest.raises(common.Problem, match="cannot write"):
