@@ -1,2 +1,368 @@
-def write(folder, results, asked, shown, notes, versions):
-    pass
+"""The documents of an evaluation: report.html, report.md with its figures, and a card for each model.
+
+Numbers come from the results and tables as they are; nothing is computed here but how they are written. Names of
+models and of files are other people's text: in every document they are shown, and never markup.
+"""
+
+import base64
+import io
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import quote
+
+import numpy as np
+from PIL import Image
+
+import cards
+import common
+import figures
+import sources
+from cards import model_card
+from markup import DASH, escaped, github, github_table, html_table, number, p_value, spread
+
+__all__ = ["card_files", "html_text", "markdown_text", "model_card", "write"]
+
+TITLE = "Pneumonia on chest X-rays: test report"
+THUMBNAIL = 176  # longest side in pixels
+CAPTIONS = {
+    "learning_curves.png": "Learning curves",
+    "roc.png": "ROC curves",
+    "precision_recall.png": "Precision and sensitivity",
+    "reliability.png": "Reliability of the probabilities",
+    "confusion.png": "Decisions at the threshold from validation",
+    "decision_curves.png": "Decision curves",
+}
+# Nothing may be fetched or run, whatever an attacker smuggled into a name.
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; form-action 'none'; base-uri 'none'"
+STYLE = """
+:root { color-scheme: light; }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 75rem; padding: 1rem; color: #1a1a1a; background: #fff;
+       overflow-wrap: anywhere;
+       font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
+h1 { font-size: 1.7rem; line-height: 1.2; }
+h2 { font-size: 1.25rem; margin-top: 2.2rem; border-bottom: 1px solid #ccc; }
+h3 { font-size: 1.05rem; margin: 1.4rem 0 .4rem; }
+nav { font-size: .9rem; }
+.banner { padding: .7rem 1rem; color: #fff; background: #B00020; font-weight: bold; }
+.answer { border-left: .3rem solid #0072B2; padding: .1rem 0 .1rem .9rem; }
+.answer ul { margin: .2rem 0; padding-left: 1.2rem; font-size: .9rem; color: #444; }
+.scroll { overflow-x: auto; margin: .2rem 0 .4rem; }
+table { border-collapse: collapse; font-size: .85rem; overflow-wrap: normal; }
+th, td { padding: .25rem .6rem; text-align: left; vertical-align: top; border-bottom: 1px solid #ddd; }
+td { white-space: nowrap; }
+td.long { white-space: normal; min-width: 16rem; overflow-wrap: anywhere; }
+th { border-bottom: 2px solid #555; vertical-align: bottom; }
+.n { text-align: right; font-variant-numeric: tabular-nums; }
+.foot { margin: 0 0 .3rem; font-size: .82rem; color: #444; }
+figure { margin: 1.2rem 0; }
+img { max-width: 100%; height: auto; }
+.worst { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: .8rem; }
+.worst figure { margin: 0; font-size: .75rem; line-height: 1.3; }
+.worst img { width: 100%; background: #000; }
+@media screen and (max-width: 46rem) {
+  .plot { overflow-x: auto; }
+  .plot img { max-width: none; width: 48rem; }
+}
+@media print {
+  body { max-width: none; padding: 0; font-size: 10pt; }
+  nav { display: none; }
+  .scroll { overflow: visible; }
+  table { font-size: 7pt; }
+  th, td { padding: .12rem .25rem; }
+  td { white-space: normal; overflow-wrap: normal; }
+  .worst { grid-template-columns: repeat(6, 1fr); gap: .3rem; }
+  .worst figure { font-size: 6.5pt; }
+  figure, tr, .answer { break-inside: avoid; }
+  h2, h3 { break-after: avoid; }
+  .banner { border: 2px solid #B00020; color: #B00020; background: none; }
+}
+"""
+
+
+class Table(Protocol):
+    """What is needed of a table; tables.py makes them."""
+
+    title: str
+    headers: list[str]
+    rows: list[list[str | int]]
+    notes: list[str]
+
+
+def write(
+    folder: Path, results: list[dict], comparisons: list[dict], tables: list[Table], notes: list[str], versions: dict
+) -> list[str]:
+    """Writes all documents and figures into the folder, each whole or not at all; returns their names in it.
+
+    Raises Problem when one cannot be written. Files of an earlier report that this one does not have are left alone.
+    """
+    drawn = figures.draw(results)
+    for name, content in drawn.items():
+        common.write_bytes(folder / name, content)
+    named = card_files(results)
+    for name, result in named.items():
+        common.write_text(folder / name, model_card(result))
+    common.write_text(folder / "report.md", markdown_text(results, comparisons, tables, notes, versions, list(drawn)))
+    common.write_text(folder / "report.html", html_text(results, comparisons, tables, notes, versions, drawn))
+    return ["report.html", "report.md", *drawn, *named]
+
+
+def card_files(results: list[dict]) -> dict[str, dict]:
+    """{path in the report's folder: result}; a name that is no plain file name on every system is changed to one."""
+    found: dict[str, dict] = {}
+    taken = set()
+    for result in results:
+        # Windows refuses some characters, a leading dot hides the file, and its disks do not tell A from a.
+        stem = re.sub(r"[^\w .,+()=-]", "_", result["name"]).strip(". ")[:100] or "model"
+        name, again = stem, 2
+        while name.lower() in taken:
+            name, again = f"{stem}-{again}", again + 1
+        taken.add(name.lower())
+        found[f"cards/{name}.md"] = result
+    return found
+
+
+# ------------------------------------------------------------------------------------------ what all documents say
+
+
+def marks(results: list[dict]) -> list[str]:
+    """The SYNTHETIC sentences of these results, with the models they are about where not all are."""
+    about: dict[str, list[str]] = {}
+    for result in results:
+        for mark in cards.marked(result):
+            about.setdefault(mark, []).append(result["name"])
+    return [mark if len(names) == len(results) else f"{mark} ({', '.join(names)})" for mark, names in about.items()]
+
+
+def mark_of(results: list[dict], title: str = "") -> str:
+    return "SYNTHETIC: " if marks(results) and "SYNTHETIC" not in title else ""
+
+
+def tested_on(results: list[dict]) -> list[str]:
+    """One sentence for each set of test images."""
+    sentences = (
+        f"{r['data']['name']}; test by {r['split']['how']}: {r['images']:,} images of {r['patients']:,} patients, "
+        f"{r['positives']:,} with pneumonia"
+        for r in results
+    )
+    return list(dict.fromkeys(sentences))
+
+
+def answers(comparisons: list[dict]) -> Iterator[tuple[str, str, list[str]]]:
+    """(question, answer in a sentence, one line for each measure)."""
+    for c in comparisons:
+        who = f"{c['from']} to {c['to']}, {c['images']:,} images of {c['patients']:,} patients"
+        yield c["question"], f"{who}: {c['sentence']}", [measured(m) for m in c["measures"]]
+
+
+def measured(measure: dict) -> str:
+    """A difference with its interval, p, and what would have been found: shares in points, the others as they are."""
+    points = measure["measure"].startswith(("accuracy", "balanced accuracy", "sensitivity", "specificity"))
+    scale, unit = (100, " points") if points else (1, "")
+    digits = 2 if points else 4
+    difference = {key: value * scale for key, value in measure["difference"].items()}
+    parts = [f"{measure['measure']}: {spread(difference, digits, sign=True)}{unit}", f"p {p_value(measure['p'])}"]
+    if not math.isnan(measure["p_holm"]):
+        parts.append(f"after Holm's correction {p_value(measure['p_holm'])}")
+    if not math.isnan(measure["detectable"]):
+        parts.append(f"detectable {number(measure['detectable'] * scale, digits)}{unit}")
+    return f"{', '.join(parts)} ({measure['method']})"
+
+
+def robustness_table(results: list[dict]) -> tuple[str, list[str], list[list[str]]] | None:
+    rows = [
+        [r["name"], c["change"], c["strength"], number(c["auroc"], 4), number(c["accuracy"])]
+        for r in results for c in r["robustness"] or []
+    ]  # fmt: skip
+    if not rows:
+        return None
+    headers = ["model", "change", "strength", "AUROC", "accuracy"]
+    return f"{mark_of(results)}Changed test images", headers, rows
+
+
+def models_table(results: list[dict]) -> tuple[list[str], list[list[str]]]:
+    headers = ["model", "kind", "architecture", "seed", "initial weights", "file", "SHA-256"]
+    return headers, [
+        [r["name"], r["kind"], r["architecture"] or DASH, DASH if r["seed"] is None else str(r["seed"]),
+         r["initial_weights"], r["file"], r["sha256"]]
+        for r in results
+    ]  # fmt: skip
+
+
+def used_versions(versions: dict) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
+def caveats(results: list[dict]) -> list[str]:
+    """What is said under every report, and what is known of these data only."""
+    lines = ["Nothing here is a medical device, and nothing here should be used to decide about a patient."]
+    return [*marks(results), *lines, *(cards.KERMANY_LIMITS if any(map(cards.films, results)) else ())]
+
+
+def truth(label: int) -> str:
+    return sources.CLASSES[label].lower()
+
+
+# ----------------------------------------------------------------------------------------------------------- HTML
+
+
+def html_text(
+    results: list[dict],
+    comparisons: list[dict],
+    tables: list[Table],
+    notes: list[str],
+    versions: dict,
+    drawn: dict[str, bytes] | None = None,
+) -> str:
+    """The report as one HTML file that needs nothing else: no script, no request, images inside.
+
+    drawn: what figures.draw(results) gave, so as not to draw it again.
+    """
+    drawn = figures.draw(results) if drawn is None else drawn
+    title = escaped(mark_of(results) + TITLE)
+    sections = [
+        ("answers", "Answers", html_answers(comparisons)),
+        ("notes", "Notes", html_list(dict.fromkeys(notes))),
+        ("tables", "Tables", html_tables(results, tables)),
+        ("figures", "Figures", "".join(html_figure(results, *item) for item in drawn.items())),
+        ("worst", "Worst errors", "".join(map(html_worst, figures.shown(results)))),
+        ("models", "Models", html_models(results, versions)),
+        ("limits", "What these numbers are not", html_list(caveats(results))),
+    ]
+    sections = [section for section in sections if section[2]]
+    links = " · ".join(f'<a href="#{name}">{heading}</a>' for name, heading, _ in sections)
+    mark = mark_of(results)
+    body = "".join(f'<h2 id="{name}">{mark}{heading}</h2>\n{content}' for name, heading, content in sections)
+    banner = "".join(f'<p class="banner">{escaped(mark)}</p>\n' for mark in marks(results))
+    about = "".join(f"<p>{escaped(line)}.</p>\n" for line in tested_on(results))
+    return (
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<style>{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n{banner}{about}<nav>{links}</nav>\n"
+        f"{body}</body>\n</html>\n"
+    )
+
+
+def html_answers(comparisons: list[dict]) -> str:
+    return "".join(
+        f'<div class="answer">\n<p><strong>{escaped(question)}</strong> {escaped(answer)}.</p>\n'
+        f"{html_list(lines)}</div>\n"
+        for question, answer, lines in answers(comparisons)
+    )
+
+
+def html_list(lines: list[str] | dict[str, None]) -> str:
+    return "<ul>\n" + "".join(f"<li>{escaped(line)}</li>\n" for line in lines) + "</ul>\n" if lines else ""
+
+
+def html_tables(results: list[dict], tables: list[Table]) -> str:
+    made = [html_table(mark_of(results, t.title) + t.title, t.headers, t.rows, t.notes) for t in tables]
+    if changed := robustness_table(results):
+        made.append(html_table(*changed))
+    return "".join(made)
+
+
+def html_figure(results: list[dict], name: str, content: bytes) -> str:
+    caption = escaped(f"{mark_of(results)}{CAPTIONS[name]} of {', '.join(r['name'] for r in figures.shown(results))}")
+    return f'<figure class="plot"><img src="{data_uri(content)}" alt="{caption}"></figure>\n'
+
+
+def data_uri(content: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+
+
+def thumbnail(pixels: np.ndarray) -> bytes:
+    image = Image.fromarray(np.asarray(pixels, dtype=np.uint8))
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    stream = io.BytesIO()
+    image.save(stream, format="PNG", optimize=True)
+    return stream.getvalue()
+
+
+def html_worst(result: dict) -> str:
+    """The images on which a model was furthest wrong, with what it said of them."""
+    head = f"<h3>{mark_of([result])}{escaped(result['name'])}</h3>\n"
+    threshold = number(result["points"]["validation"]["threshold"], 4)
+    if not result["worst"]:
+        return f"{head}<p>No errors at the threshold from validation, {threshold}.</p>\n"
+    items = "".join(
+        f'<figure><img src="{data_uri(thumbnail(item["pixels"]))}" alt="{escaped(item["file"])}">\n'
+        f"<figcaption>{escaped(item['file'])}<br>truth: {truth(item['label'])}<br>"
+        f"probability {number(item['probability'])}</figcaption></figure>\n"
+        for item in result["worst"]
+    )
+    return f'{head}<p>At the threshold from validation, {threshold}.</p>\n<div class="worst">\n{items}</div>\n'
+
+
+def html_models(results: list[dict], versions: dict) -> str:
+    table = html_table(f"{mark_of(results)}Files", *models_table(results))
+    links = "".join(
+        f'<li><a href="{quote(card)}">{escaped(r["name"])}</a></li>\n' for card, r in card_files(results).items()
+    )
+    foot = f'<p class="foot">Versions: {escaped(used_versions(versions))}.</p>\n' if versions else ""
+    return f"{table}<p>Their cards, in files of their own:</p>\n<ul>\n{links}</ul>\n{foot}"
+
+
+# ------------------------------------------------------------------------------------------------------- markdown
+
+
+def markdown_text(
+    results: list[dict],
+    comparisons: list[dict],
+    tables: list[Table],
+    notes: list[str],
+    versions: dict,
+    drawn: list[str] | None = None,
+) -> str:
+    """The report for a README: the same tables and, beside it in the folder, the figures.
+
+    drawn: the names of the figures that there are; None: all that these results allow.
+    """
+    if drawn is None:
+        history = any(result["history"] for result in results)
+        drawn = [name for name in figures.NAMES if history or name != "learning_curves.png"]
+    mark = mark_of(results)
+    parts = [f"# {mark}{TITLE}\n", *(f"**{github(text)}**\n" for text in marks(results))]
+    parts += [f"{github(line)}.\n" for line in tested_on(results)]
+    for question, answer, lines in answers(comparisons):
+        parts.append(f"**{github(question)}** {github(answer)}.\n\n{markdown_list(lines)}")
+    if notes:
+        parts.append(f"## {mark}Notes\n\n{markdown_list(dict.fromkeys(notes))}")
+    for table in tables:
+        title = mark_of(results, table.title) + table.title
+        parts.append(f"## {github(title)}\n\n{github_table(table.headers, table.rows)}")
+        parts += [f"{github(note)}\n" for note in table.notes]
+    if changed := robustness_table(results):
+        parts.append(f"## {github(changed[0])}\n\n{github_table(*changed[1:])}")
+    parts.append(f"## {mark}Figures\n")
+    parts += [f"![{mark}{CAPTIONS[name]}]({name})\n" for name in drawn]
+    parts += [*markdown_worst(results), *markdown_models(results, versions)]
+    parts.append(f"## {mark}What these numbers are not\n\n{markdown_list(caveats(results))}")
+    return "\n".join(parts)
+
+
+def markdown_list(lines: list[str] | dict[str, None]) -> str:
+    return "".join(f"- {github(line)}\n" for line in lines)
+
+
+def markdown_worst(results: list[dict]) -> list[str]:
+    rows = [
+        [r["name"], item["file"], truth(item["label"]), number(item["probability"])]
+        for r in figures.shown(results) for item in r["worst"]
+    ]  # fmt: skip
+    if not rows:
+        return []
+    headers = ["model", "file", "truth", "probability of pneumonia"]
+    title = f"## {mark_of(results)}Worst errors at the threshold from validation\n"
+    return [f"{title}\n{github_table(headers, rows)}", "Their pictures are in report.html.\n"]
+
+
+def markdown_models(results: list[dict], versions: dict) -> list[str]:
+    lines = github_table(*models_table(results))
+    links = "".join(f"- [{github(r['name'])}]({quote(card)})\n" for card, r in card_files(results).items())
+    foot = [f"Versions: {github(used_versions(versions))}.\n"] if versions else []
+    return [f"## {mark_of(results)}Models\n\n{lines}", f"Their cards:\n\n{links}", *foot]

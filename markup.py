@@ -1,0 +1,101 @@
+"""Numbers and texts as they are printed, in HTML and in GitHub's markdown, where nothing in them is markup."""
+
+import html
+import math
+import re
+
+from common import printable
+
+DASH = "-"  # for what is undefined (0/0) or does not apply
+_COUNT = re.compile(r"[<>]? ?[-+]?[\d,]+(\.\d+)?( ?%| M| GB| MB| s)?|-")
+
+
+def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
+    """A number with thousands separators and this many digits after the point; a dash for None and nan."""
+    if value is None or math.isnan(value):
+        return DASH
+    value = round(value, digits) + 0.0  # so that -0.0004 is not printed as -0.000
+    return f"{value:{'+' if sign and value else ''},.{digits}f}"
+
+
+def spread(estimate: dict | None, digits: int = 3, sign: bool = False) -> str:
+    """A value with its 95 % interval, such as "0.974 (0.961 to 0.983)"; without it where that is undefined."""
+    if estimate is None:
+        return DASH
+    value, low, high = (number(estimate.get(key), digits, sign) for key in ("value", "low", "high"))
+    return value if DASH in (low, high) else f"{value} ({low} to {high})"
+
+
+def p_value(p: float | None) -> str:
+    return "< 0.0001" if p is not None and p < 1e-4 else number(p, 4)
+
+
+def is_number(cell: str | int) -> bool:
+    """Whether a cell is one number, or the dash that stands for one: such columns are aligned to the right."""
+    return _COUNT.fullmatch(str(cell)) is not None
+
+
+def numeric(rows: list[list[str | int]], columns: int) -> list[bool]:
+    """For each column whether every cell in it is a number."""
+    return [bool(rows) and all(is_number(row[i]) for row in rows) for i in range(columns)]
+
+
+# ------------------------------------------------------------------------------------------------------- HTML
+
+
+def escaped(text: object) -> str:
+    """Any text, names of files included, as HTML that shows it: on one line, and safe between double quotes too."""
+    return html.escape(printable(str(text)))
+
+
+def html_table(title: str, headers: list[str], rows: list[list[str | int]], notes: list[str] | None = None) -> str:
+    """A heading, the table in a box of its own, which scrolls where the page is too narrow, and its footnotes.
+
+    The heading is no <caption>: that would be as narrow as the table, and scroll away with it.
+    """
+    right = ["" if not number else ' class="n"' for number in numeric(rows, len(headers))]
+    head = "".join(f'<th scope="col"{side}>{escaped(h)}</th>' for h, side in zip(headers, right, strict=True))
+    body = "\n".join(
+        "<tr>" + "".join(html_cell(value, side) for value, side in zip(row, right, strict=True)) + "</tr>"
+        for row in rows
+    )
+    foot = "".join(f'<p class="foot">{escaped(note)}</p>\n' for note in notes or [])
+    return (
+        f"<h3>{escaped(title)}</h3>\n"
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escaped(title)}">\n<table>\n'
+        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n"
+        f"</table>\n</div>\n{foot}"
+    )
+
+
+def html_cell(value: str | int, side: str) -> str:
+    """A cell; a long text may be broken into lines, numbers may not."""
+    side = side or (' class="long"' if len(str(value)) > 48 else "")
+    return f"<td{side}>{escaped(value)}</td>"
+
+
+# --------------------------------------------------------------------------------------------------- markdown
+
+
+def github(text: object) -> str:
+    """Any text as GitHub's markdown that shows it: no HTML, table cells, links, code, emphasis or formulas in it."""
+    text = printable(str(text)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = re.sub(r"([\\`*\[\]|$~])", r"\\\1", text)
+    text = re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)  # inside a word it means nothing
+    # At the start of a paragraph these would make a heading, a list or a rule of it.
+    text = re.sub(r"^\s*(?=[#=]|[-+](\s|$)|--)", r"\\", text)
+    return re.sub(r"^\s*(\d+)(?=[.)](\s|$))", r"\1\\", text)
+
+
+def github_table(headers: list[str], rows: list[list[str | int]]) -> str:
+    """The table that github() cells make, numbers to the right; ends with a newline."""
+    right = numeric(rows, len(headers))
+    lines = [[github(h) for h in headers], ["---:" if number else "---" for number in right]]
+    lines += [[cell(value) for value in row] for row in rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def cell(value: object) -> str:
+    """A table's cell: there a dash, a plus or a number begins nothing."""
+    text = str(value)
+    return text if is_number(text) and "<" not in text and ">" not in text else github(text)

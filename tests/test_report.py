@@ -1,0 +1,486 @@
+"""The documents: their numbers are those of the results, and nothing in a name becomes markup."""
+
+import base64
+import html
+import io
+import json
+import re
+from html.parser import HTMLParser
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+from PIL import Image
+from results import NAN, Table, estimate, make_comparisons, make_result, make_results, make_tables
+
+import cards
+import common
+import figures
+import markup
+import report
+
+EVIL = 'a"><script>alert(1)</script>|`x` [y](http://evil.example) $z$ *w* &amp; \\ \x1b\u202e'
+NOTES = ["first look at these test images", "first look at these test images", "WARNING: a | b"]
+VERSIONS = {"project": "0.1.0", "numpy": "2.4.6"}
+
+
+class Page(HTMLParser):
+    """The tags, links, tables and texts of an HTML page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags, self.sources, self.links, self.tables, self.heads = set(), [], [], [], []
+        self.captions, self.open, self.text = [], [], ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attributes: list) -> None:
+        self.tags.add(tag)
+        found = dict(attributes)
+        assert not any(name.startswith("on") for name in found)
+        self.sources += [found["src"]] if "src" in found else []
+        self.links += [found["href"]] if "href" in found else []
+        if tag == "table":
+            self.tables.append([])
+        if tag == "tr":
+            self.tables[-1].append([])
+        if tag in ("td", "th", "h1", "h2", "h3", "figcaption", "li"):
+            self.open.append([tag, ""])
+        if tag == "br":
+            self.handle_data("\n")
+
+    def handle_endtag(self, tag: str) -> None:
+        if self.open and self.open[-1][0] == tag:
+            tag, text = self.open.pop()
+            if tag in ("td", "th"):
+                self.tables[-1][-1].append(text)
+            elif tag == "figcaption":
+                self.captions.append(text)
+            elif tag != "li":
+                self.heads.append(text)
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if self.open:
+            self.open[-1][1] += data
+
+
+def plain(markdown: str) -> str:
+    """What a reader sees of github()'s text."""
+    return html.unescape(re.sub(r"\\([\\`*\[\]|$~_#=+.)-])", r"\1", markdown))
+
+
+def markdown_tables(text: str) -> list[list[list[str]]]:
+    """The tables of a document, headers first, without the rows of dashes."""
+    tables, inside = [], False
+    for line in text.splitlines():
+        if line.startswith("| "):
+            cells = [plain(cell.strip()) for cell in re.split(r"(?<!\\)\|", line[1:])[:-1]]
+            if not inside:
+                tables.append([])
+            tables[-1].append(cells)
+        inside = line.startswith("| ")
+    for table in tables:
+        assert all(set(cell) <= set("-:") and len(cell) >= 3 for cell in table[1])
+        assert len({len(row) for row in table}) == 1
+    return [[table[0], *table[2:]] for table in tables]
+
+
+def page(results: list[dict], tables: list | None = None, comparisons: list | None = None, **options) -> Page:
+    tables = make_tables(results) if tables is None else tables
+    comparisons = make_comparisons() if comparisons is None else comparisons
+    return Page(report.html_text(results, comparisons, tables, NOTES, VERSIONS, options.get("drawn", {})))
+
+
+def markdown(results: list[dict]) -> str:
+    return report.markdown_text(results, make_comparisons(), make_tables(results), NOTES, VERSIONS)
+
+
+def texts_of(table: Table) -> list[list[str]]:
+    return [[str(cell) for cell in row] for row in (table.headers, *table.rows)]
+
+
+def near(text: str, value: float, digits: int = 3) -> bool:
+    """Whether a printed number is this one, to the last digit that is printed."""
+    if np.isnan(value):
+        return text == "-"
+    return len(text.split(".")[1]) == digits and abs(float(text.replace(",", "")) - value) <= 0.501 * 10**-digits
+
+
+def matches(cell: str, expected: dict, digits: int = 3) -> bool:
+    """Whether a cell such as "0.974 (0.961 to 0.983)" is this estimate."""
+    numbers = re.findall(r"[-+]?[\d.,]+\d", cell)
+    values = [expected["value"], expected["low"], expected["high"]]
+    if np.isnan(values[1]):
+        return near(cell, values[0], digits)
+    return len(numbers) == 3 and all(near(n, v, digits) for n, v in zip(numbers, values, strict=True))
+
+
+# ------------------------------------------------------------------------------------------- numbers and tables
+
+
+def test_tables_in_html_and_markdown_are_those_given():
+    results = make_results()
+    tables = make_tables(results)
+    found, text = page(results, tables), markdown(results)
+    for table in tables:
+        assert texts_of(table) in found.tables
+        assert table.title in found.heads
+        assert texts_of(table) in markdown_tables(text)
+        assert f"## {markup.github(table.title)}\n" in text
+        assert all(note in found.text and note in plain(text) for note in table.notes)
+    for line in ("Kermany v2: all 5,856 images; test by patient: 300 images of 220 patients, 225 with pneumonia.",
+                 "Versions: project 0.1.0, numpy 2.4.6."):  # fmt: skip
+        assert line in found.text and line in plain(text)
+    assert found.text.count(NOTES[0]) == plain(text).count(NOTES[0]) == 1  # said twice, printed once
+    assert NOTES[2] in found.text and NOTES[2] in plain(text)
+
+
+def test_answers_carry_names_and_numbers():
+    results = make_results()
+    for text in (page(results).text, plain(markdown(results))):
+        assert ("simple to resnet34, 300 images of 220 patients: no evidence of a difference; differences under "
+                "2.1 points would go unseen.") in text  # fmt: skip
+        auroc, accuracy = (line for line in text.splitlines() if " by patient)" in line)
+        assert ("AUROC: +0.0314 (+0.0052 to +0.0488), p 0.0211, after Holm's correction 0.0422, detectable 0.0377 "
+                "(DeLong by patient)") in auroc  # fmt: skip
+        assert "accuracy, threshold 0.5: -0.67 (-3.29 to +1.07) points, p 0.5512 (bootstrap by patient)" in accuracy
+
+
+def test_worst_errors_are_shown_with_file_truth_and_probability():
+    results = make_results()
+    found, rows = page(results), markdown_tables(markdown(results))
+    (listed,) = [table[1:] for table in rows if table[0][-1] == "probability of pneumonia"]
+    expected = [(r["name"], w) for r in results[:3] for w in r["worst"]]  # the graph answers as its checkpoint does
+    assert len(expected) > 20
+    for (name, item), caption, row, source in zip(expected, found.captions, listed, found.sources, strict=True):
+        truth = "pneumonia" if item["label"] else "normal"
+        file, second, third = caption.split("\n", 2)
+        assert (file, second) == (item["file"], f"truth: {truth}")
+        assert near(third.strip().removeprefix("probability "), item["probability"])
+        assert row[:3] == [name, item["file"], truth] and near(row[3], item["probability"])
+        image = np.asarray(Image.open(io.BytesIO(base64.b64decode(source.split(",", 1)[1]))))
+        assert np.array_equal(image, item["pixels"])
+
+
+def test_large_images_become_thumbnails_and_proportions_stay():
+    image = Image.open(io.BytesIO(report.thumbnail(np.zeros((600, 300), np.uint8))))
+    assert image.size == (88, 176)
+
+
+def test_robustness_is_a_table_where_it_was_measured():
+    results = make_results()
+    for tables in (page(results).tables, markdown_tables(markdown(results))):
+        (rows,) = [table[1:] for table in tables if table[0] == ["model", "change", "strength", "AUROC", "accuracy"]]
+        assert rows[1] == ["simple", "centre only", "60 %", "0.7177", "-"] and len(rows) == 4
+    for result in results:
+        result["robustness"] = None
+    assert "Changed test images" not in page(results).text + markdown(results)
+
+
+def test_models_are_listed_with_their_hashes_and_linked_cards():
+    results = make_results()
+    found, text = page(results), markdown(results)
+    for tables in (found.tables, markdown_tables(text)):
+        (rows,) = [table[1:] for table in tables if table[0][-1] == "SHA-256"]
+        assert [(row[0], row[5], row[6]) for row in rows] == [(r["name"], r["file"], r["sha256"]) for r in results]
+        assert [row[3] for row in rows] == ["0", "1", "-", "-"]
+    linked = [unquote(link) for link in found.links if not link.startswith("#")]
+    assert linked == list(report.card_files(results)) == [unquote(x) for x in re.findall(r"\]\((cards/[^)]*)\)", text)]
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_every_number_of_a_card_is_the_results(which):
+    result = make_results()[which]
+    tables = {tuple(table[0]): table[1:] for table in markdown_tables(report.model_card(result))}
+    ranking = dict(tables["measure", "value"])
+    for name, key, digits in cards.RANKING:
+        assert matches(ranking[name], result["estimates"][key], digits), name
+    decisions = {row[0]: row[1:] for row in tables["measure", *result["points"]]}
+    for i, point in enumerate(result["points"].values()):
+        assert near(decisions["threshold"][i], point["threshold"], 4)
+        assert [int(decisions[key.upper()][i]) for key in ("tn", "fp", "fn", "tp")] == [
+            point[key] for key in ("tn", "fp", "fn", "tp")
+        ]
+        for name, key in cards.DECISIONS:
+            assert matches(decisions[name][i], point["estimates"][key]), name
+    promised = tables.get(("threshold from", "measure", "promised", "delivered", "delivered minus promised"), [])
+    assert len(promised) == (9 if result["kind"] == "checkpoint" else 0)
+    for name, key, before, after, gap in promised:
+        point = result["points"][name]
+        assert matches(before, point["promised"][key]) and matches(after, point["estimates"][key])
+        assert matches(gap, point["gap"][key])
+    for name, share, ppv, npv, films in tables[
+        "threshold from", "prevalence", "PPV", "NPV", "films read for one missed"
+    ]:
+        at = result["points"][name]["at_prevalence"]
+        assert share == "10 %" and near(ppv, at["ppv"]) and near(npv, at["npv"])
+        assert films == ("none missed" if np.isinf(at["films_per_missed"]) else f"{at['films_per_missed']:,.0f}")
+    for row, group in zip(tables["group", "measure", "images", "patients", "value"], result["subgroups"], strict=True):
+        assert row[:4] == [group["group"], group["measure"], str(group["images"]), str(group["patients"])]
+        assert matches(row[4], group)
+
+
+def test_a_card_says_what_the_checkpoint_says():
+    result = make_results()[1]
+    text = report.model_card(result)
+    said = {row[0]: row[1] for table in markdown_tables(text) if table[0] == ["fact", "value"] for row in table[1:]}
+    known = result["checkpoint"]
+    expected = {
+        "file": "runs/resnet34/model.pt", "SHA-256 of the file": result["sha256"],
+        "SHA-256 of the weights": known["weights_sha256"], "input": "one channel, 224 x 224 pixels",
+        "how films are made square": "stretch", "mean and deviation taken off the pixels": "0.4823, 0.2217",
+        "temperature of the probabilities": "1.234", "parameters": "5,406,306",
+        "decision": "pneumonia where the probability is at least 0.4321",
+        "where that threshold is from": known["threshold_rule"], "trained on": known["data"]["name"],
+        "images for training": "1,051", "images for validation (epoch, temperature, threshold)": "151",
+        "its split": "by patient, seed 0, fingerprint 4d5e6f7a8b9c", "test images": "300", "patients in them": "220",
+        "images with pneumonia": "225", "learning rate": "0.0013", "weight decay": "0.017", "decay": "yes",
+        "augment": "shift 0.06, scale 0.1, rotation 7, flip no", "initial weights": "random", "seed": "1",
+        "epochs run": "9", "epoch that was kept": "8", "validation AUROC of that epoch": "0.9519",
+        "device": "CPU, 2 threads, bf16", "torch": "2.14.1+cpu", "git": "ad8a652",
+    }  # fmt: skip
+    assert {key: said.get(key) for key in expected} == expected
+    assert f"    sha256sum runs/resnet34/model.pt    # {result['sha256']}\n" in text
+    assert "    python evaluate.py runs/resnet34/model.pt\n    python export.py runs/resnet34/model.pt\n" in text
+    assert "75.0 % of the test images show pneumonia" in text and "One run, with seed 1" in text
+
+
+def test_cards_claim_of_the_data_only_what_its_name_says():
+    kermany = report.model_card(make_result())
+    assert "CC BY 4.0" in kermany and "AUROC 0.95" in kermany and "trained and tested on Kermany's films" in kermany
+    medmnist = report.model_card(make_result(data_name="PneumoniaMNIST: train 4,708, val 524, test 624 images"))
+    assert "CC BY 4.0" not in medmnist and "children aged 1 to 5" in medmnist
+    other = report.model_card(make_result(data_name="1,000 images: 500 normal, 500 pneumonia"))
+    assert "CC BY" not in other and "Kermany" not in other and "child" not in other
+    elsewhere = make_result(data_name="1,000 images: 500 normal, 500 pneumonia")
+    elsewhere["checkpoint"]["data"] = {
+        "name": "Kermany v2: all 5,856 images",
+        "fingerprint": "x",
+        "skipped": [["a", "b"]],
+    }
+    text = report.model_card(elsewhere)
+    assert "It was trained on Kermany's films" in text and "| files in it that could not be read | 1 |" in text
+    assert "Kermany" not in page([make_result(data_name="mine")]).text
+
+
+def test_cards_without_a_checkpoint_leave_out_what_is_not_known():
+    _, _, ensemble, graph = make_results()
+    for result in (ensemble, graph):
+        result |= {"robustness": None, "subgroups": [], "notes": []}
+        result["points"] = {name: point | {"at_prevalence": None} for name, point in result["points"].items()
+                            if not name.startswith("sensitivity")}  # fmt: skip
+        text = report.model_card(result)
+        for absent in ("trained on |", "Promised", "Changed", "Groups", "prevalence", "## Notes", "Versions", "seed 1"):
+            assert absent not in text
+    assert "python export.py" not in report.model_card(graph) and "sha256sum" not in report.model_card(ensemble)
+    assert "smoke run" in report.model_card(graph | {"quick": True})
+    by_image = report.model_card(graph | {"split": {"how": "image", "seed": 0, "fingerprint": "x"}})
+    assert "a patient may be in training and in the test" in by_image
+
+
+# ------------------------------------------------------------------------------------------------ other people's text
+
+
+def poisoned() -> list[dict]:
+    """Results in which every text that comes from files is an attack."""
+    result = make_result(EVIL)
+    result |= {"file": EVIL, "initial_weights": EVIL, "architecture": EVIL, "notes": [EVIL]}
+    result["data"] = result["data"] | {"name": EVIL, "fingerprint": EVIL}
+    result["checkpoint"] |= {"data": result["data"], "device": EVIL, "versions": {EVIL: EVIL}}
+    result["checkpoint"]["recipe"][EVIL] = EVIL
+    result["subgroups"][0]["group"] = EVIL
+    result["robustness"][0]["change"] = EVIL
+    result["worst"][0]["file"] = EVIL
+    return [result]
+
+
+def test_names_never_become_markup_in_html():
+    comparison = make_comparisons()[0] | {"from": EVIL, "sentence": EVIL}
+    comparison["measures"][0] |= {"measure": EVIL, "method": EVIL}
+    tables = [Table(EVIL, [EVIL], [[EVIL]], [EVIL])]
+    text = report.html_text(poisoned(), [comparison], tables, [EVIL], {EVIL: EVIL}, {"roc.png": b"x"})
+    found = Page(text)
+    assert found.tags <= {"html", "head", "meta", "title", "style", "body", "h1", "h2", "h3", "p", "nav", "a", "ul",
+                          "li", "div", "table", "thead", "tbody", "tr", "th", "td", "figure", "img", "figcaption", "br",
+                          "strong"}  # fmt: skip
+    assert "<script" not in text and "\x1b" not in text and "\u202e" not in text
+    shown = common.printable(EVIL)
+    assert found.text.count(shown) > 12 and shown in found.captions[0]
+    assert all(link.startswith(("#", "cards/")) for link in found.links)
+
+
+def test_names_never_become_markup_in_markdown_and_cards():
+    results = poisoned()
+    shown, evil_tables = common.printable(EVIL), [Table(EVIL, [EVIL], [[EVIL]], [EVIL])]
+    for text in (
+        report.markdown_text(results, [], evil_tables, [EVIL], {EVIL: EVIL}),
+        report.model_card(results[0]),
+    ):
+        prose = "\n".join(line for line in text.splitlines() if not line.startswith("    "))
+        assert "<" not in prose.replace("&lt;", "") and "\x1b" not in text and "\u202e" not in text
+        assert not re.search(r"(?<!\\)[`$*](?!\*)", re.sub(r"\*\*", "", prose))
+        assert not re.search(r"(?<!\\)\]\((?!cards/|[a-z_]+\.png\))", prose)
+        assert plain(text).count(shown) > 5
+        markdown_tables(text)  # every row has as many cells as its header
+    commands = [line for line in report.model_card(results[0]).splitlines() if line.startswith("    ")]
+    assert len(commands) == 3 and all("'" in line for line in commands)  # quoted for a shell, and on one line
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("# a", r"\# a"), ("- a", r"\- a"), ("-0.5 a", "-0.5 a"), ("1. a", r"1\. a"), ("12 films", "12 films"),
+    ("a_b _c_", r"a_b \_c\_"), ("--- x", r"\--- x"), ("a < b & c", "a &lt; b &amp; c"), ("", ""),
+])  # fmt: skip
+def test_text_in_markdown(text, expected):
+    assert markup.github(text) == expected
+    assert plain(expected) == text
+
+
+def test_cards_get_names_that_every_system_allows():
+    names = [
+        "simple",
+        "Simple",
+        "simple",
+        "../../etc/passwd",
+        "a/b\\c:d*?",
+        ".hidden",
+        "x" * 300,
+        "肺炎",
+        "..",
+        "con.trol. ",
+    ]
+    files = list(report.card_files([{"name": name} for name in names]))
+    assert len({file.lower() for file in files}) == len(names)
+    for file in files:
+        stem = file.removeprefix("cards/").removesuffix(".md")
+        assert stem and len(stem) < 110 and not re.search(r'[<>:"/\\|?*\x00-\x1f]', stem)
+        assert not stem.startswith(".") and not stem.endswith((".", " "))
+    assert files[:3] == ["cards/simple.md", "cards/Simple-2.md", "cards/simple-3.md"] and files[7] == "cards/肺炎.md"
+
+
+# ----------------------------------------------------------------------------------------------- the page as a whole
+
+
+def test_the_page_needs_nothing_else_and_runs_nothing():
+    drawn = {name: b"\x89PNG" for name in figures.NAMES}
+    text = report.html_text(make_results(), make_comparisons(), [], NOTES, VERSIONS, drawn)
+    found = Page(text)
+    assert all(source.startswith("data:image/png;base64,") for source in found.sources)
+    assert [base64.b64decode(s.split(",")[1]) for s in found.sources[:6]] == [b"\x89PNG"] * 6
+    assert not {"script", "link", "iframe", "object", "embed", "form", "base"} & found.tags
+    assert not re.search(r"https?://|@import|url\(", text)
+    assert "default-src 'none'" in text and 'name="viewport"' in text and "@media print" in text
+    anchors = [link[1:] for link in found.links if link.startswith("#")]
+    assert all(f'id="{anchor}"' in text for anchor in anchors) and len(anchors) == 7
+    assert text.count('<div class="scroll"') == text.count("<table>")
+
+
+def test_synthetic_results_are_marked_wherever_they_appear():
+    results = make_results(synthetic=True)
+    tables = [*make_tables(results), Table("SYNTHETIC: marked already", ["a"], [["b"]], [])]
+    found = page(results, tables)
+    for head in [h for h in found.heads if h not in [r["name"] for r in results]]:
+        assert head.startswith("SYNTHETIC: ") and head.count("SYNTHETIC") == 1
+    text = markdown(results)
+    heads = re.findall(r"^#+ (.*)$", text, re.M)
+    assert heads and all(head.startswith("SYNTHETIC: ") for head in heads)
+    assert all(alt.startswith("SYNTHETIC: ") for alt in re.findall(r"!\[(.*?)\]", text))
+    assert cards.SYNTHETIC in found.text and cards.SYNTHETIC in text
+    for result in results:
+        card = report.model_card(result)
+        assert card.startswith("# SYNTHETIC: ") and f"**{cards.SYNTHETIC}**" in card
+        assert "## SYNTHETIC: Results on the test images" in card and "CC BY" not in card
+    real = make_results()
+    assert "SYNTHETIC" not in page(real).text + markdown(real) + "".join(map(report.model_card, real))
+
+
+def test_a_model_of_drawings_is_marked_among_others():
+    results = [make_result("real"), make_result("drawn")]
+    results[1]["trained_on_synthetic"] = True
+    found = page(results)
+    assert f"{cards.TRAINED_ON_DRAWINGS} (drawn)" in found.text
+    assert "SYNTHETIC: drawn" in found.heads and "real" in found.heads
+    assert cards.TRAINED_ON_DRAWINGS in report.model_card(results[1])
+    assert "SYNTHETIC" not in report.model_card(results[0])
+
+
+def test_what_is_undefined_is_a_dash():
+    results = make_results()
+    for result in results:
+        result["estimates"] = {key: estimate(NAN) for key in result["estimates"]}
+        for point in result["points"].values():
+            point["estimates"] = {key: estimate(NAN) for key in point["estimates"]}
+            point["at_prevalence"] |= {"ppv": NAN, "npv": NAN, "films_per_missed": NAN}
+    comparisons = make_comparisons()
+    comparisons[0]["measures"][0] |= {"difference": estimate(NAN), "p": NAN, "p_holm": NAN, "detectable": NAN}
+    text = page(results, comparisons=comparisons).text
+    assert "AUROC: -, p - (DeLong by patient)" in text
+    documents = [text, markdown(results), *map(report.model_card, results)]
+    assert not any(re.search(r"\b(nan|None|inf|True|False)\b", document) for document in documents)
+    assert all("| AUROC | - |" in card and "| accuracy | - | - | - | - |" in card for card in documents[2:])
+
+
+@pytest.mark.parametrize("count", [1, 8])
+def test_one_and_eight_models(count):
+    results = [make_result(f"model {i}", seed=i) for i in range(count)]
+    found, text = page(results, comparisons=[]), markdown(results)
+    assert found.tables and "Answers" not in found.heads
+    assert [head for head in found.heads if head.startswith("model ")] == [r["name"] for r in results]
+    assert all(result["name"] in text for result in results)
+    perfect = make_result(worst := "without errors") | {"worst": []}
+    assert "No errors at the threshold from validation, 0.4321." in page([perfect], comparisons=[]).text
+    assert "Worst errors" not in report.markdown_text([perfect], [], [], [], {}) and worst
+
+
+def test_write_leaves_all_documents_and_figures_whole(tmp_path):
+    results = make_results()
+    folder = tmp_path / "report"
+    names = report.write(folder, results, make_comparisons(), make_tables(results), NOTES, VERSIONS)
+    assert sorted(names) == sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    assert names[:2] == ["report.html", "report.md"] and set(figures.NAMES) < set(names)
+    text = (folder / "report.md").read_text()
+    for name in re.findall(r"\]\(([^)]*)\)", text):
+        assert (folder / unquote(name)).is_file()
+    found = Page((folder / "report.html").read_text())
+    for name, source in zip(figures.NAMES, found.sources, strict=False):
+        assert base64.b64decode(source.split(",")[1]) == (folder / name).read_bytes()
+    for name, result in report.card_files(results).items():
+        assert (folder / name).read_text() == report.model_card(result)
+    assert (folder / "report.html").stat().st_size < 3e6
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(common.Problem, match="cannot write"):
+        report.write(tmp_path / "file", results[:1], [], [], [], {})
+
+
+def test_results_are_not_changed_by_being_written():
+    results = [make_result()]
+    before = json.dumps(results, default=lambda a: a.tolist())
+    markdown(results), page(results), report.model_card(results[0])
+    assert json.dumps(results, default=lambda a: a.tolist()) == before
+
+
+# ----------------------------------------------------------------------------------------------------------- numbers
+
+
+@pytest.mark.parametrize(("value", "digits", "sign", "expected"), [
+    (0.97449, 3, False, "0.974"), (1234.5678, 1, False, "1,234.6"), (-0.0004, 3, True, "0.000"),
+    (0.5, 2, True, "+0.50"), (-0.5, 2, True, "-0.50"), (NAN, 3, False, "-"), (None, 3, True, "-"), (7, 0, False, "7"),
+])  # fmt: skip
+def test_number(value, digits, sign, expected):
+    assert markup.number(value, digits, sign) == expected
+
+
+def test_spread_and_p():
+    assert markup.spread({"value": 0.5, "low": 0.25, "high": 0.75}, 2) == "0.50 (0.25 to 0.75)"
+    assert markup.spread({"value": 0.5, "low": NAN, "high": 0.75}, 2) == "0.50"
+    assert markup.spread(estimate(NAN)) == markup.spread(None) == "-"
+    assert [markup.p_value(p) for p in (0.00009, 0.0001, NAN, None)] == ["< 0.0001", "0.0001", "-", "-"]
+
+
+def test_columns_of_numbers_stand_to_the_right():
+    rows = [["a", "1,234", "0.5 (0.4 to 0.6)", "-", 7], ["1", "24.6 %", "0.1", "< 0.0001", -3]]
+    assert markup.numeric(rows, 5) == [False, True, False, True, True]
+    assert markup.numeric([], 2) == [False, False]
+    assert markup.github_table(["a", "b"], [["x", 1]]) == "| a | b |\n| --- | ---: |\n| x | 1 |\n"
+    assert '<td class="n">1</td>' in markup.html_table("t", ["a"], [[1]])
+    assert '<td class="long">' in markup.html_table("t", ["a"], [["x" * 49]])
