@@ -204,7 +204,7 @@ def sentence(pair: dict) -> str:
         else:
             unseen = f"{scale * measure['detectable']:.{4 if scale == 1 else 1}f}{unit}"
             said.append(f"{value}, no evidence of a difference; differences under {unseen} would go unseen")
-    return f"{pair['question']} {pair['to']} against {pair['from']}: {'. '.join(said)}."
+    return "; ".join(said)
 
 
 def ensembles(results: list[dict]) -> list[tuple[str, list[dict]]]:

@@ -410,7 +410,8 @@ def work(args: argparse.Namespace) -> int:
     notes = list(dict.fromkeys(notes))
     groups = comparisons.seed_groups(results)
     shown = tables.tables(results, asked, groups)
-    print_results(results, shown, [*(pair["sentence"] for pair in asked), *notes], args.format)
+    said = [f"{pair['question']} {pair['from']} to {pair['to']}: {pair['sentence']}." for pair in asked]
+    print_results(results, shown, [*said, *notes], args.format)
     write_files(args.report, results, asked, groups, notes, shown)
     print(f"report: {args.report / 'report.html'}, and the same as report.md, results.csv and results.json")
     return 1 if failures else 0

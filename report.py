@@ -172,17 +172,6 @@ def measured(measure: dict) -> str:
     return f"{', '.join(parts)} ({measure['method']})"
 
 
-def robustness_table(results: list[dict]) -> tuple[str, list[str], list[list[str]]] | None:
-    rows = [
-        [r["name"], c["change"], c["strength"], number(c["auroc"], 4), number(c["accuracy"])]
-        for r in results for c in r["robustness"] or []
-    ]  # fmt: skip
-    if not rows:
-        return None
-    headers = ["model", "change", "strength", "AUROC", "accuracy"]
-    return f"{mark_of(results)}Changed test images", headers, rows
-
-
 def models_table(results: list[dict]) -> tuple[list[str], list[list[str]]]:
     headers = ["model", "kind", "architecture", "seed", "initial weights", "file", "SHA-256"]
     return headers, [
@@ -260,10 +249,7 @@ def html_list(lines: list[str] | dict[str, None]) -> str:
 
 
 def html_tables(results: list[dict], tables: list[Table]) -> str:
-    made = [html_table(mark_of(results, t.title) + t.title, t.headers, t.rows, t.notes) for t in tables]
-    if changed := robustness_table(results):
-        made.append(html_table(*changed))
-    return "".join(made)
+    return "".join(html_table(mark_of(results, t.title) + t.title, t.headers, t.rows, t.notes) for t in tables)
 
 
 def html_figure(results: list[dict], name: str, content: bytes) -> str:
@@ -336,8 +322,6 @@ def markdown_text(
         title = mark_of(results, table.title) + table.title
         parts.append(f"## {github(title)}\n\n{github_table(table.headers, table.rows)}")
         parts += [f"{github(note)}\n" for note in table.notes]
-    if changed := robustness_table(results):
-        parts.append(f"## {github(changed[0])}\n\n{github_table(*changed[1:])}")
     parts.append(f"## {mark}Figures\n")
     parts += [f"![{mark}{CAPTIONS[name]}]({name})\n" for name in drawn]
     parts += [*markdown_worst(results), *markdown_models(results, versions)]
