@@ -317,8 +317,10 @@ def test_groups_of_seeds_are_compared_by_their_means(seeds):
     assert found["log loss"]["difference"]["value"] == pytest.approx(loss)
     assert {measure["method"] for name, measure in found.items() if name != "pair"} == {"bootstrap by patient and seed"}
 
-    """So that the mean varies as the seeds do, over their number: with all patients in every draw, it is that alone."""
-    """So that the mean's variance is that of the seeds over their number: with one patient's weight it is that alone."""
+
+def test_each_replicate_draws_one_seed_less_than_there_are(seeds):
+    """So that the mean varies as the seeds do, over their number: with all patients in every draw that is all."""
+    sample = scoring.Sample(*films(), replicates=4000)
     sample.drawn = np.ones_like(sample.drawn)  # the patients stay
     value, drawn, _ = comparisons.mean_over_seeds("auroc", "", seeds[:3], sample, np.random.default_rng(0))
     areas = [sklearn.metrics.roc_auc_score(films()[0], member["probabilities"]) for member in seeds[:3]]
