@@ -60,13 +60,12 @@ def test_side(model: Model, dataset: Dataset) -> Split:
     how, seed = facts["split"]["how"], facts["split"]["seed"]
     everything = np.arange(len(dataset.files))
     known = dataset.fingerprint == facts["data"]["fingerprint"] or overlap(model, dataset, everything)
-    if known or (how == "official" and "test" in dataset.folders):
+    if known or (how == "official" and {"test"} < set(dataset.folders)):
         split = data.split(dataset, how, seed)
     else:
         none = np.array([], np.int64)
-        every = np.arange(len(dataset.labels))
-        fingerprint = common.sha256_of(["external", *sorted(dataset.files)])[:12]
-        split = Split("external", 0, none, none, every, fingerprint, ())
+        fingerprint = common.sha256_of(["external", dataset.fingerprint])[:12]
+        split = Split("external", 0, none, none, everything, fingerprint, ())
     if not len(split.test):
         raise Problem(f"{model.path}: {dataset.source} has no test images in the {how} split; "
                       "--data names a folder that has")  # fmt: skip
@@ -92,6 +91,9 @@ def overlap(model: Model, dataset: Dataset, indices: np.ndarray) -> str:
 def relation(model: Model, dataset: Dataset, split: Split) -> list[str]:
     """Notes on how these test images relate to what the model was trained on."""
     facts, notes = model.facts, []
+    if dataset.unknown_patients:
+        notes.append(f"nothing says of {dataset.unknown_patients:,} images who their patient is: each counts as a "
+                     "patient of its own, also in the intervals")  # fmt: skip
     if split.fingerprint != facts["split"]["fingerprint"]:
         if "seen_images" not in facts:
             notes.append(f"{model.name}: a graph does not carry what it was trained on: it may have seen these images")

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
 import sys
 import tempfile
@@ -128,8 +129,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Writes `value` as JSON; a NaN becomes null, because JSON has no NaN."""
-    write_text(path, json.dumps(_without_nan(value), indent=2, ensure_ascii=False) + "\n")
+    """Writes `value` as JSON; NaN and infinity become null, because JSON has neither."""
+    write_text(path, json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def printable(text: str) -> str:
@@ -146,13 +147,13 @@ def csv_text(rows: list[dict]) -> str:
     return stream.getvalue()
 
 
-def _without_nan(value: object) -> object:
-    if isinstance(value, float) and value != value:
+def _finite(value: object) -> object:
+    if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
+        return [_finite(item) for item in value]
     return value
 
 

@@ -20,24 +20,33 @@ LEVEL = 0.05  # of a test, after Holm's correction
 SEED_NAME = re.compile(r"(.+)-s(\d+)$")  # as `train.py --seeds` names its runs
 
 
-def groups_of(results: list[dict]) -> dict[str, list[dict]]:
-    """Checkpoints by what they are: the seeds of one architecture together, every other model on its own."""
-    found: dict[str, list[dict]] = {}
-    for result in results:
-        if result["kind"] == "checkpoint":
-            seeded = SEED_NAME.match(result["name"])
-            found.setdefault(f"{seeded.group(1)}-s*" if seeded else result["name"], []).append(result)
-    return found
+def groups_of(results: list[dict]) -> list[tuple[str, list[dict]]]:
+    """(name, checkpoints): runs that differ in the seed alone, by their names, together; all others on their own."""
+    found: dict[tuple, list[dict]] = {}
+    for i, result in enumerate(result for result in results if result["kind"] == "checkpoint"):
+        seeded = SEED_NAME.match(result["name"])
+        key = (seeded[1], result["architecture"], result["initial_weights"], result["quick"]) if seeded else (i,)
+        found.setdefault(key, []).append(result)
+    groups = []
+    for key, members in found.items():
+        if 1 < len(members) == len({member["seed"] for member in members}):
+            groups.append((key[0], members))
+        else:  # one run twice, or two runs of one name, are no seeds
+            groups += [(member["name"], [member]) for member in members]
+    return groups
 
 
 def seed_groups(results: list[dict]) -> list[dict]:
     """Mean and standard deviation over the seeds of one architecture, of every estimate; groups of two and more."""
     found = []
-    for name, members in groups_of(results).items():
+    for name, members in groups_of(results):
         if len(members) < 2 or not all(same_images(members[0], member) for member in members[1:]):
             continue
         spread = {}
+        shared = set.intersection(*(set(readers(member)) for member in members))  # older runs have fewer points
         for key, read in readers(members[0]).items():
+            if key not in shared:
+                continue
             values = np.array([read(member) for member in members])
             spread[key] = {"mean": float(values.mean()), "sd": float(values.std(ddof=1))}
         found.append({"name": name, "members": [member["name"] for member in members], "estimates": spread})
@@ -54,7 +63,8 @@ def readers(result: dict) -> dict[str, Callable[[dict], float]]:
 
 
 def same_images(a: dict, b: dict) -> bool:
-    return a["split"] == b["split"] and a["files"] == b["files"]
+    """Files of one name are not one image: the data's fingerprint knows their content."""
+    return all(a[key] == b[key] for key in ("split", "files")) and a["data"]["fingerprint"] == b["data"]["fingerprint"]
 
 
 def answer(results: list[dict]) -> tuple[list[dict], list[str]]:
@@ -65,7 +75,7 @@ def answer(results: list[dict]) -> tuple[list[dict], list[str]]:
     found, notes = [], []
     groups = groups_of(results)
     for question, first, second in QUESTIONS:
-        pairs = [(a, b) for a in groups.items() for b in groups.items()
+        pairs = [(a, b) for a in groups for b in groups
                  if (a[1][0]["architecture"], b[1][0]["architecture"]) == (first, second)]  # fmt: skip
         honest = [(a, b) for a, b in pairs if all(same_images(a[1][0], member) for member in (*a[1], *b[1]))]
         if not pairs:
@@ -114,8 +124,7 @@ def row(measure: str, difference: Estimate, p: float, detectable: float, method:
 
 
 def auroc_of_two(a: dict, b: dict, sample: Sample) -> dict:
-    patients = sample.patients if sample.several else None
-    found = intervals.compare_auroc(sample.labels, a["probabilities"], b["probabilities"], patients)
+    found = intervals.compare_auroc(sample.labels, a["probabilities"], b["probabilities"], sample.patients)
     difference = estimate(found["difference"], (found["low"], found["high"]))
     return row("AUROC", difference, found["p"], found["detectable"], "DeLong, by patient")
 
@@ -127,40 +136,45 @@ def auroc_of_seeds(first: list[dict], second: list[dict], sample: Sample) -> dic
 def accuracy_at(point: str, first: list[dict], second: list[dict], sample: Sample, alone: bool) -> dict:
     name = f"accuracy, threshold {'0.5' if point == '0.5' else 'from validation'}"
     found = by_bootstrap(name, "accuracy", point, first, second, sample)
-    if not alone:
+    if not alone or not sample.several:
         return found
     right = [metrics.decide(r["probabilities"], r["points"][point]["threshold"]) == sample.labels
              for r in (first[0], second[0])]  # fmt: skip
     only_a, only_b, p = metrics.mcnemar_exact(*right)
     detectable = intervals.mcnemar_detectable(len(sample.labels), (only_a + only_b) / len(sample.labels))
-    return found | row(name, found["difference"], p, detectable, "McNemar exact; interval: bootstrap by patient",
-                       only_from_right=only_a, only_to_right=only_b)  # fmt: skip
+    method = "McNemar exact, by image; interval: bootstrap by patient"
+    more = {"only_from_right": only_a, "only_to_right": only_b}
+    return found | row(name, found["difference"], p, detectable, method, **more)
 
 
 def by_bootstrap(name: str, measure: str, point: str, first: list[dict], second: list[dict], sample: Sample) -> dict:
     """A paired difference of means over seeds: each replicate draws patients, and seeds where there are several."""
-    if not sample.several:
-        value = math.nan
-        return row(name, estimate(value), math.nan, math.nan, "one patient: no interval")
     generator = np.random.default_rng(1)
     values, replicates, left_out = zip(*(mean_over_seeds(measure, point, members, sample, generator)
                                          for members in (first, second)), strict=True)  # fmt: skip
     drawn, value = replicates[1] - replicates[0], values[1] - values[0]
-    difference = estimate(value, intervals.bca_interval(drawn, value, left_out[1] - left_out[0]))
-    defined = drawn[np.isfinite(drawn)]
-    if not len(defined):
+    if not sample.several:
+        return row(name, estimate(value), math.nan, math.nan, "one patient: no interval")
+    p = intervals.bootstrap_p(drawn)
+    if math.isnan(p):
         return row(name, estimate(value), math.nan, math.nan, "bootstrap by patient: undefined")
-    if not defined.any():  # the same decisions on every image: no replicate differs
-        return row(name, difference, 1.0, math.nan, "bootstrap by patient")
+    defined = drawn[np.isfinite(drawn)]
+    if not defined.any():  # the same on every image: no replicate differs, which gives no interval
+        return row(name, estimate(value), 1.0, math.nan, "bootstrap by patient")
+    difference = estimate(value, intervals.bca_interval(drawn, value, left_out[1] - left_out[0]))
     detectable = intervals.detectable_difference(float(defined.std(ddof=1)))
     seeds = " and seed" if max(len(first), len(second)) > 1 else ""
-    return row(name, difference, intervals.bootstrap_p(defined), detectable, f"bootstrap by patient{seeds}")
+    return row(name, difference, p, detectable, f"bootstrap by patient{seeds}")
 
 
 def mean_over_seeds(
     measure: str, point: str, members: list[dict], sample: Sample, generator: np.random.Generator
 ) -> tuple[float, NDArray, NDArray]:
-    """(value, replicates, leave-one-patient-out values) of a measure's mean over models that differ in the seed."""
+    """(value, replicates, leave-one-patient-out values) of a measure's mean over models that differ in the seed.
+
+    Of n seeds each replicate draws n - 1: the mean of n would vary too little by (n - 1) / n, a half of two seeds.
+    Rao & Wu 1988, JASA 83:231.
+    """
 
     def of(member: dict) -> tuple[float, NDArray, NDArray]:
         given = (sample.labels, member["probabilities"])
@@ -174,7 +188,7 @@ def mean_over_seeds(
     found = [of(member) for member in members]
     drawn = np.stack([replicates for _, replicates, _ in found])  # (seeds, R)
     if len(members) > 1:
-        which = generator.integers(0, len(members), drawn.shape)
+        which = generator.integers(0, len(members), (len(members) - 1, drawn.shape[1]))
         drawn = np.take_along_axis(drawn, which, axis=0)
     return (
         float(np.mean([value for value, _, _ in found])),
@@ -211,6 +225,6 @@ def ensembles(results: list[dict]) -> list[tuple[str, list[dict]]]:
     """(name, members) for each group of seeds whose answers can be averaged."""
     return [
         (f"{name} (ensemble of {len(members)})", members)
-        for name, members in groups_of(results).items()
+        for name, members in groups_of(results)
         if len(members) > 1 and all(same_images(members[0], member) for member in members[1:])
     ]

@@ -33,7 +33,7 @@ import scoring
 import stress
 import tables
 from answers import Model
-from common import Problem
+from common import Problem, UsageProblem
 from data import Dataset, Split
 
 WORST = 12  # errors that a report shows as pictures
@@ -47,11 +47,7 @@ def evaluate(model: Model, dataset: Dataset, split: Split, args: argparse.Namesp
     """All there is to say of a model on the test side of a split, as one dict that feeds every table and file."""
     facts, test = model.facts, split.test
     device = infer.pick_device(args.device)
-    logits = answers.logits(model, dataset, test, device)
-    if not np.isfinite(logits).all():
-        bad = int(np.sum(~np.isfinite(logits).all(1)))
-        raise Problem(f"{model.path}: its answers are not finite for {bad:,} of {len(test):,} test images")
-    probabilities = metrics.positive_probability(logits, facts["temperature"])
+    probabilities = probabilities_of(model, dataset, test, device)
     points = facts.get("operating_points") or {
         "0.5": {"threshold": 0.5},
         "validation": {"threshold": facts["threshold"]},
@@ -62,6 +58,17 @@ def evaluate(model: Model, dataset: Dataset, split: Split, args: argparse.Namesp
     if args.audit:
         result["robustness"] = robustness(model, dataset, split, points["validation"]["threshold"], device)
     return result
+
+
+def probabilities_of(
+    model: Model, dataset: Dataset, indices: np.ndarray, device: torch.device, reduced: bool = False
+) -> np.ndarray:
+    """(N,) calibrated probabilities of pneumonia. Raises Problem where an answer is not finite."""
+    logits = answers.logits(model, dataset, indices, device, reduced)
+    if not np.isfinite(logits).all():
+        bad = int(np.sum(~np.isfinite(logits).all(1)))
+        raise Problem(f"{model.path}: its answers are not finite for {bad:,} of {len(indices):,} test images")
+    return metrics.positive_probability(logits, model.facts["temperature"])
 
 
 def described(
@@ -152,14 +159,19 @@ def subgroups(
 
 
 def column_of(dataset: Dataset, column: str) -> np.ndarray:
-    """(N,) text of a manifest's column. Raises Problem where the source is no manifest, or has no such column."""
+    """(N,) text of a manifest's column. Raises Problem where the source is no manifest, or has no such column.
+
+    Names of columns and of files are read as sources.py reads them.
+    """
     if not dataset.source.lower().endswith(".csv"):
         raise Problem(f"--by {column}: {dataset.source} is no .csv manifest, so it has no columns")
     with open(dataset.source, newline="", encoding="utf-8-sig") as stream:
-        rows = list(csv.DictReader(stream))
-    if column not in rows[0]:
+        rows = [{name.strip().lower(): (value or "").strip() for name, value in row.items() if name}
+                for row in csv.DictReader(stream, restval="")]  # fmt: skip
+    key = column.strip().lower()
+    if key not in rows[0]:
         raise Problem(f"--by {column}: {dataset.source} has the columns {', '.join(rows[0])}")
-    values = {Path(row["path"]).as_posix(): row[column] for row in rows}
+    values = {row["path"].replace("\\", "/"): row[key] for row in rows}
     return np.array([values[file] for file in dataset.files])
 
 
@@ -197,8 +209,7 @@ def robustness(model: Model, dataset: Dataset, split: Split, threshold: float, d
     for change, strength, work in stress.CHANGES:
         images = stress.changed_table(dataset.images[split.test], work)
         changed = replace(dataset, images=images, labels=labels)
-        logits = answers.logits(model, changed, np.arange(len(labels)), device, reduced=True)
-        probabilities = metrics.positive_probability(logits, model.facts["temperature"])
+        probabilities = probabilities_of(model, changed, np.arange(len(labels)), device, reduced=True)
         add(change, strength, probabilities, metrics.classification(labels, probabilities, threshold))
         print(f"{model.name}: {change} {strength}, AUROC {found[-1]['auroc']:.4f}", file=sys.stderr)
     outside = stress.outside_scores(dataset, split.train, split.test)
@@ -211,16 +222,16 @@ def robustness(model: Model, dataset: Dataset, split: Split, threshold: float, d
 
 
 def ensembles(
-    opened: dict[str, tuple[Model, Dataset, Split]], results: list[dict], args: argparse.Namespace
+    opened: dict[Path, tuple[Model, Dataset, Split]], results: list[dict], args: argparse.Namespace
 ) -> list[dict]:
     """A result for each group of seeds: the mean of their probabilities; its thresholds are validation's."""
     made = []
     for name, members in comparisons.ensembles(results):
-        known = [opened[member["name"]] for member in members]
+        known = [opened[Path(member["file"])] for member in members]
         facts, dataset, split = known[0][0].facts, known[0][1], known[0][2]
         stored = [model.facts.get("validation_answers") for model, _, _ in known]
-        if any(answer is None for answer in stored):
-            continue
+        if None in stored or not all(torch.equal(answer["labels"], stored[0]["labels"]) for answer in stored):
+            continue  # older runs did not keep them, or they validated on other images
         labels = stored[0]["labels"].numpy()
         mean = np.mean([metrics.positive_probability(answer["logits"].numpy(), model.facts["temperature"])
                         for answer, (model, _, _) in zip(stored, known, strict=True)], axis=0)  # fmt: skip
@@ -237,12 +248,13 @@ def ensembles(
 def cross_check(results: list[dict]) -> list[str]:
     """Says where rows cannot be compared, and where a graph is older or newer than the checkpoint beside it."""
     notes = []
-    tested: dict[str, list[str]] = {}
+    tested: dict[tuple, list[str]] = {}
     for result in results:
-        key = f'{result["split"]["fingerprint"]} of "{result["data"]["name"]}"'
+        key = (result["split"]["fingerprint"], result["data"]["fingerprint"], result["data"]["name"])
         tested.setdefault(key, []).append(result["name"])
     if len(tested) > 1:
-        listing = "; ".join(f"split {key}: {', '.join(names)}" for key, names in tested.items())
+        listing = "; ".join(f'split {split} of "{name}": {", ".join(names)}'
+                            for (split, _, name), names in tested.items())  # fmt: skip
         notes.append(f"WARNING: these models were not tested on the same images, do not compare their rows ({listing})")
     checkpoints = {result["name"]: result["sha256"] for result in results if result["kind"] == "checkpoint"}
     for result in results:
@@ -312,7 +324,8 @@ def evaluate_all(paths: list[Path], args: argparse.Namespace) -> tuple[list[dict
     """The results of all models that can be evaluated, how often their test images were read, and failures (said)."""
     opened, results, loaded, known, looks, failures = [], [], {}, {}, {}, 0
     run = uuid.uuid4().hex
-    for path in paths:
+    infer.pick_device(args.device)  # a wrong one is said before the data is read
+    for path in dict.fromkeys(paths):
         try:
             opened.append(answers.open_model(path))
         except Problem as problem:
@@ -325,15 +338,19 @@ def evaluate_all(paths: list[Path], args: argparse.Namespace) -> tuple[list[dict
                 source, size, fit = key
                 loaded[key] = data.load(source, size, args.cache, fit, args.skip_bad)
             split = answers.test_side(model, loaded[key])
+            if args.by is not None:
+                column_of(loaded[key], args.by)  # a wrong one is said before a label is read
             sha256 = common.sha256_of_file(model.path)
             look = ledger.note(args.runs, run, model.name, sha256, loaded[key].name, split.fingerprint, "evaluate.py")
             looks[split.fingerprint] = (
                 f"{ledger.in_words(look)} (split {split.fingerprint}), by {args.runs / ledger.NAME}"
             )
             results.append(evaluate(model, loaded[key], split, args))
-            known[model.name] = (model, loaded[key], split)
+            known[model.path] = (model, loaded[key], split)
             print(f"{model.name}: {len(split.test):,} test images", file=sys.stderr)
         except Problem as problem:
+            if isinstance(problem, UsageProblem) and args.data is not None:  # the same for every model
+                raise
             failures += 1
             print(f"error: {problem}", file=sys.stderr)
     return results + ensembles(known, results, args), list(looks.values()), failures

@@ -28,18 +28,20 @@ def note(folder: Path, run: str, model: str, sha256: str, dataset: str, fingerpr
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with open(file, "a+", encoding="utf-8") as stream:
-            stream.write(json.dumps(entry) + "\n")  # one short write in append mode: two processes do not mix lines
+        with open(file, "a+", encoding="utf-8", errors="backslashreplace") as stream:
+            stream.seek(0)
+            text = stream.read()  # before anything is added: nothing may be joined to a torn line
+            looks = [look["run"] for look in read(text.splitlines(), file) if look["split"] == fingerprint]
+            line = ("\n" if text and not text.endswith("\n") else "") + json.dumps(entry) + "\n"
+            stream.write(line)  # one short write in append mode: two processes do not mix lines
             stream.flush()
             os.fsync(stream.fileno())
-            stream.seek(0)
-            looks = [look["run"] for look in read(stream, file) if look["split"] == fingerprint]
     except OSError as error:
         raise Problem(f"cannot write {file}: {error.strerror or error}") from error
-    return len(dict.fromkeys(looks))
+    return len(dict.fromkeys([*looks, run]))
 
 
-def read(lines, file: Path) -> list[dict]:
+def read(lines: list[str], file: Path) -> list[dict]:
     """The entries of a ledger; a line that is none (torn by a crash) is a Problem that names it."""
     entries = []
     for number, line in enumerate(lines, 1):

@@ -114,8 +114,11 @@ def changed_table(images: NDArray, change: Change) -> NDArray[np.uint8]:
     return np.stack([change(image, generator) for image in images])
 
 
-def outside_facts(dataset: data.Dataset) -> tuple[NDArray, list[str]]:
-    """What can be known of a film without seeing it, (N, facts), standardised: size and shape; and their names."""
+def outside_facts(dataset: data.Dataset, training: NDArray) -> tuple[NDArray, list[str]]:
+    """What can be known of a film without seeing it, (N, facts): size and shape; and the names of these facts.
+
+    Standardised by the training images' mean and deviation; what does not vary among those is left out.
+    """
     columns = {
         "aspect ratio": np.log(dataset.widths / dataset.heights),
         "pixels": np.log(dataset.widths * dataset.heights),
@@ -123,11 +126,11 @@ def outside_facts(dataset: data.Dataset) -> tuple[NDArray, list[str]]:
     sizes = file_sizes(dataset)
     if sizes is not None:
         columns["file size"] = np.log(sizes)
-    varying = {name: values for name, values in columns.items() if np.ptp(values) > 0}
+    varying = {name: values for name, values in columns.items() if np.ptp(values[training]) > 0}
     if not varying:
         return np.zeros((len(dataset.files), 0)), []
     table = np.stack(list(varying.values()), 1)
-    return (table - table.mean(0)) / table.std(0), list(varying)
+    return (table - table[training].mean(0)) / table[training].std(0), list(varying)
 
 
 def file_sizes(dataset: data.Dataset) -> NDArray | None:
@@ -157,8 +160,10 @@ def outside_scores(dataset: data.Dataset, training: NDArray, tested: NDArray) ->
 
     It is fitted on the training images.
     """
-    facts, names = outside_facts(dataset)
-    if not names or not len(training):
+    if not len(training):
+        return None
+    facts, names = outside_facts(dataset, training)
+    if not names:
         return None
     weights = fit_logistic(facts[training], dataset.labels[training])
     return facts[tested] @ weights[1:] + weights[0], ", ".join(names)

@@ -118,7 +118,7 @@ def prevalences(results: list[dict]) -> Table:
     for result in results:
         for name, at in result["points"].items():
             if found := at["at_prevalence"]:
-                values = [number(found[key]) for key in ("prevalence", "ppv", "npv")]
+                values = [f"{found['prevalence']:g}", number(found["ppv"]), number(found["npv"])]
                 missed = found["films_per_missed"]
                 rows.append([result["name"], name, *values, "none missed" if missed == math.inf else number(missed, 0)])
     return Table("At another prevalence", headers, rows, ["From the sensitivity and specificity measured here."])

@@ -422,9 +422,8 @@ def train_all(args: argparse.Namespace) -> int:
     seeds = range(args.seed, args.seed + (args.seeds or 1))
     for architecture in models.ARCHITECTURES if args.all else (args.arch,):
         try:  # all of them before the first is trained: nobody wants to read of a failed download next morning
-            for seed in seeds:
-                made = parallel.first_here(lambda which=architecture, seed=seed: prepare(which, seed, args))
-                networks[architecture, seed] = made
+            made = parallel.first_here(lambda which=architecture: prepare(which, seeds[0], args))
+            networks |= {(architecture, seed): made if seed == seeds[0] else None for seed in seeds}
         except Problem as problem:
             if not args.all:
                 raise
@@ -438,7 +437,8 @@ def train_all(args: argparse.Namespace) -> int:
     for note in (*split.notes, *contradictions(dataset)):
         parallel.say(note)
     rows = []
-    for (architecture, seed), (network, origin) in networks.items():
+    for (architecture, seed), made in networks.items():
+        network, origin = made or prepare(architecture, seed, args)  # not all of them in memory at once
         args.architecture, args.seed = architecture, seed
         name = (args.name or architecture) + (f"-s{seed}" if args.seeds else "")
         checkpoint = train_run(name, network, origin, dataset, split, args)

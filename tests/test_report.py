@@ -361,7 +361,7 @@ def test_the_page_needs_nothing_else_and_runs_nothing():
     assert not re.search(r"https?://|@import|url\(", text)
     assert "default-src 'none'" in text and 'name="viewport"' in text and "@media print" in text
     anchors = [link[1:] for link in found.links if link.startswith("#")]
-    assert all(f'id="{anchor}"' in text for anchor in anchors) and len(anchors) == 7
+    assert all(f'id="{anchor}"' in text for anchor in anchors) and len(anchors) == 6
     assert text.count('<div class="scroll"') == text.count("<table>")
 
 

@@ -1,7 +1,9 @@
 """The path that a user takes, on phantoms: train, export, evaluate; and evaluate.py's tables and files."""
 
+import collections
 import csv
 import json
+import math
 import os
 import re
 import shutil
@@ -12,16 +14,19 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import scipy.special
 import scipy.stats
 import sklearn.metrics
 from folders import draw, make_folder
 
+import answers
 import data
 import evaluate
 import export
-import figures
 import metrics
 import models
+import scoring
+import tables
 import train
 
 ROOT = Path(train.__file__).parent
@@ -68,13 +73,10 @@ def rows(path: Path) -> list[dict]:
 
 def test_the_report_is_complete(world):
     report = world.folder / "report"
-    assert sorted(path.name for path in report.iterdir()) == sorted(
-        ["results.json", "results.csv", "predictions.csv", *figures.NAMES]
-    )
-    for name in figures.NAMES:
-        assert (report / name).read_bytes().startswith(b"\x89PNG")
+    assert {"results.json", "results.csv", "predictions.csv"} <= {path.name for path in report.iterdir()}
     names = [model["name"] for model in world.results()["models"]]
     assert names == ["simple", "resnet34", "simple.onnx", "resnet34.onnx"]
+    assert [model["kind"] for model in world.results()["models"]] == ["checkpoint", "checkpoint", "graph", "graph"]
 
 
 def test_tables_agree_with_scikit_learn_on_the_predictions_that_were_written(world):
@@ -85,21 +87,62 @@ def test_tables_agree_with_scikit_learn_on_the_predictions_that_were_written(wor
         mine = [row for row in predictions if row["model"] == model["name"]]
         truth = np.array([row["class"] == "PNEUMONIA" for row in mine])
         probability = np.array([float(row["probability"]) for row in mine])
+        counted = (model["images"], model["patients"], model["positives"])
+        assert counted == (len(mine), len({row["patient"] for row in mine}), truth.sum())
+        whole = {
+            "auroc": sklearn.metrics.roc_auc_score(truth, probability),
+            "average_precision": sklearn.metrics.average_precision_score(truth, probability),
+            "log_loss": sklearn.metrics.log_loss(truth, probability),
+            "brier": sklearn.metrics.brier_score_loss(truth, probability),
+        }
+        for key, value in whole.items():
+            assert model["estimates"][key]["value"] == pytest.approx(value, abs=1e-7), key
         for point, column in (("0.5", "decision_at_0.5"), ("validation", "decision_at_validation_threshold")):
             decision = np.array([row[column] == "PNEUMONIA" for row in mine])
             found = model["points"][point]
             tn, fp, fn, tp = sklearn.metrics.confusion_matrix(truth, decision, labels=[False, True]).ravel()
             assert (found["tn"], found["fp"], found["fn"], found["tp"]) == (tn, fp, fn, tp)
-            assert found["n"] == len(mine)
-            assert found["accuracy"] == pytest.approx((truth == decision).mean())
-            assert found["sensitivity"] == pytest.approx(sklearn.metrics.recall_score(truth, decision))
-            assert found["specificity"] == pytest.approx(sklearn.metrics.recall_score(~truth, ~decision))
-            assert found["auroc"] == pytest.approx(sklearn.metrics.roc_auc_score(truth, probability), abs=1e-9)
-            interval = scipy.stats.binomtest(int(tn + tp), len(mine)).proportion_ci(method="wilson")
-            assert (found["accuracy_low"], found["accuracy_high"]) == pytest.approx((interval.low, interval.high))
-            for key in ("accuracy", "auroc", "tp", "fn"):
+            expected = {
+                "accuracy": (truth == decision).mean(),
+                "sensitivity": sklearn.metrics.recall_score(truth, decision),
+                "specificity": sklearn.metrics.recall_score(~truth, ~decision),
+                "balanced_accuracy": sklearn.metrics.balanced_accuracy_score(truth, decision),
+                "precision": sklearn.metrics.precision_score(truth, decision, zero_division=np.nan),
+                "npv": sklearn.metrics.precision_score(~truth, ~decision, zero_division=np.nan),
+                "f1": sklearn.metrics.f1_score(truth, decision),
+                # 0/0 when all decisions are alike, which scikit-learn calls 0.
+                "mcc": sklearn.metrics.matthews_corrcoef(truth, decision) if len(set(decision)) > 1 else math.nan,
+            }
+            assert set(found["estimates"]) == set(expected)
+            for key, value in expected.items():
+                assert (found["estimates"][key]["value"] is None) == math.isnan(value), key
+                assert math.isnan(value) or found["estimates"][key]["value"] == pytest.approx(value), key
+            for key in ("tn", "fp", "fn", "tp", "threshold"):
                 assert float(table[model["name"], point][key]) == pytest.approx(found[key])
-        assert model["loss"] == pytest.approx(sklearn.metrics.log_loss(truth, probability), abs=1e-7)
+            for key, estimate in {**found["estimates"], **model["estimates"]}.items():
+                for suffix, end in (("", "value"), ("_low", "low"), ("_high", "high")):
+                    value = math.nan if estimate[end] is None else estimate[end]
+                    written = float(table[model["name"], point][key + suffix])
+                    assert written == pytest.approx(value, nan_ok=True), (key, end)
+
+
+def test_intervals_of_single_film_patients_are_wilsons(world):
+    """Most phantoms' patients have one film: with the others left out, scipy gives the interval."""
+    (model,) = [model for model in world.results()["models"] if model["name"] == "simple"]
+    films = [row for row in rows(world.folder / "report" / "predictions.csv") if row["model"] == "simple"]
+    count = collections.Counter(row["patient"] for row in films)
+    single = [row for row in films if count[row["patient"]] == 1]
+    right = np.array([row["decision_at_0.5"] == row["class"] for row in single])
+    found = scoring.proportions(
+        np.array([row["class"] == "PNEUMONIA" for row in single]).astype(int),
+        np.array([float(row["probability"]) for row in single]), [row["patient"] for row in single], 0.5,
+    )["accuracy"]  # fmt: skip
+    interval = scipy.stats.binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson")
+    # A patient per film: what is left of a design effect is n / (n - 1), which is never below 1.
+    assert (found["low"], found["high"]) == pytest.approx((interval.low, interval.high), abs=2e-3)
+    whole = model["points"]["0.5"]["estimates"]["accuracy"]
+    assert whole["low"] < whole["value"] < whole["high"]
+    assert whole["high"] - whole["low"] < 1.5 * (interval.high - interval.low)
 
 
 def test_test_images_are_the_splits_and_graphs_agree_with_checkpoints(world, phantoms):
@@ -117,17 +160,27 @@ def test_test_images_are_the_splits_and_graphs_agree_with_checkpoints(world, pha
 
 def test_comparisons_agree_with_scipy(world):
     predictions = rows(world.folder / "report" / "predictions.csv")
-    comparisons = world.results()["comparisons"]
-    assert [(c["question"], c["threshold"]) for c in comparisons] == [
-        ("Does depth help?", "0.5"), ("Does depth help?", "validation")]  # fmt: skip
-    for comparison, column in zip(comparisons, ("decision_at_0.5", "decision_at_validation_threshold"), strict=True):
+    (comparison,) = world.results()["comparisons"]
+    assert (comparison["question"], comparison["from"], comparison["to"]) == ("Does depth help?", "simple", "resnet34")
+    measures = {measure["measure"]: measure for measure in comparison["measures"]}
+    for name, column in (("0.5", "decision_at_0.5"), ("from validation", "decision_at_validation_threshold")):
+        found = measures[f"accuracy, threshold {name}"]
         right = {name: np.array([row[column] == row["class"] for row in predictions if row["model"] == name])
                  for name in ("simple", "resnet34")}  # fmt: skip
         only_a = int((right["simple"] & ~right["resnet34"]).sum())
         only_b = int((~right["simple"] & right["resnet34"]).sum())
-        assert (comparison["only_from_right"], comparison["only_to_right"]) == (only_a, only_b)
-        assert comparison["p"] == pytest.approx(scipy.stats.binomtest(only_a, only_a + only_b).pvalue)
-        assert comparison["accuracy"] == pytest.approx(right["resnet34"].mean() - right["simple"].mean())
+        assert (found["only_from_right"], found["only_to_right"]) == (only_a, only_b)
+        assert found["p"] == pytest.approx(scipy.stats.binomtest(only_a, only_a + only_b).pvalue)
+        assert found["difference"]["value"] == pytest.approx(right["resnet34"].mean() - right["simple"].mean())
+    truth = np.array([row["class"] == "PNEUMONIA" for row in predictions if row["model"] == "simple"])
+    score = {
+        name: np.array([float(row["probability"]) for row in predictions if row["model"] == name])
+        for name in ("simple", "resnet34")
+    }
+    for name, metric in (("AUROC", sklearn.metrics.roc_auc_score), ("log loss", sklearn.metrics.log_loss),
+                         ("brier", sklearn.metrics.brier_score_loss)):  # fmt: skip
+        expected = metric(truth, score["resnet34"]) - metric(truth, score["simple"])
+        assert measures[name]["difference"]["value"] == pytest.approx(expected, abs=1e-7)
 
 
 def test_everything_printed_says_synthetic_and_carries_its_numbers(world, capsys):
@@ -137,7 +190,9 @@ def test_everything_printed_says_synthetic_and_carries_its_numbers(world, capsys
     assert len(titles) >= 5
     for model in world.results()["models"]:
         at = model["points"]["validation"]
-        cells = [model["name"], f"{at['threshold']:.4f}", str(at["n"]), f"{at['accuracy']:.3f}"]
+        accuracy = at["estimates"]["accuracy"]
+        bracket = f"{accuracy['value']:.3f} [{accuracy['low']:.3f}, {accuracy['high']:.3f}]"
+        cells = [model["name"], "validation", f"{at['threshold']:.4f}", bracket]
         assert re.search(r"\|\s*".join(re.escape(cell) + r"\s*" for cell in cells), out), cells
     assert "Does pretraining help? cannot be answered" in out
     assert "24.6 %" in out and "0.9551"[:5] in out
@@ -166,7 +221,7 @@ def test_epochs_to_90_percent():
     facts["history"] = facts["history"][:1]
     facts["epoch"] = 1
     assert evaluate.training_facts(facts)["seconds_to_90"] is None
-    assert evaluate.number(None) == evaluate.number(float("nan")) == "-"
+    assert tables.number(None) == tables.number(float("nan")) == "-"
 
 
 def test_models_of_different_splits_are_said_not_to_compare(world, capsys, tmp_path):
@@ -197,10 +252,11 @@ def test_images_that_a_model_was_trained_on_are_no_test(world, capsys, tmp_path)
     checkpoint, network = models.load_checkpoint(path)
     checkpoint["split"] = {**checkpoint["split"], "seed": 3}  # as if its settings had been lost
     models.save_checkpoint(tmp_path / "model.pt", {**checkpoint, "state": network.state_dict()})
-    assert (
-        evaluate.main([str(tmp_path / "model.pt"), "--cache", str(world.cache), "--report", str(tmp_path / "r")]) == 1
-    )
-    assert re.search(r"model.pt: \d+ of the test images were seen in its training", capsys.readouterr().err)
+    arguments = ["--runs", str(tmp_path), "--cache", str(world.cache), "--report", str(tmp_path / "r")]
+    assert evaluate.main([str(tmp_path / "model.pt"), *arguments]) == 1
+    said = r"model.pt: \d+ of the test images and \d+ of the test patients were seen in its training: no honest test"
+    assert re.search(said, capsys.readouterr().err)
+    assert not (tmp_path / "test-ledger.jsonl").exists()  # no label was read
     assert not (tmp_path / "r").exists()
 
 
@@ -210,7 +266,7 @@ def test_a_split_without_test_images_can_be_trained_on_but_not_tested(cache, cap
     assert train.main(["--arch", "simple", "--quick", *options, "--out", str(tmp_path / "runs")]) == 0
     assert "can be trained on, but not tested" in capsys.readouterr().err
     model = str(tmp_path / "runs" / "simple" / "model.pt")
-    arguments = [model, "--cache", str(cache), "--report", str(tmp_path / "report")]
+    arguments = [model, "--runs", str(tmp_path), "--cache", str(cache), "--report", str(tmp_path / "report")]
     assert evaluate.main(arguments) == 1
     assert "has no test images in the official split; --data names a folder that has" in capsys.readouterr().err
     # With the test folder there the same model is tested, on images that it has not seen.
@@ -231,7 +287,8 @@ def test_a_leak_stops_training_before_it_starts(cache, capsys, tmp_path):
     assert train.main(["--arch", "simple", "--quick", "--split", "image", *options]) == 0
     assert "WARNING" in capsys.readouterr().err
     model = str(tmp_path / "runs" / "simple" / "model.pt")
-    assert evaluate.main([model, "--cache", str(cache), "--report", str(tmp_path / "report")]) == 0
+    arguments = ["--runs", str(tmp_path), "--cache", str(cache), "--report", str(tmp_path / "report")]
+    assert evaluate.main([model, *arguments]) == 0
     assert re.search(r"note: simple: WARNING: \d+ patients are on more than one side", capsys.readouterr().out)
 
 
@@ -245,7 +302,8 @@ def test_errors_are_named_and_the_others_go_on(world, capsys, tmp_path):
     (tmp_path / "broken.onnx").write_bytes((world.folder / "onnx" / "simple.onnx").read_bytes()[:1000])
     (tmp_path / "broken.pt").write_bytes(b"PK")
     arguments = [str(tmp_path / "broken.onnx"), str(tmp_path / "broken.pt"), str(world.folder / "onnx" / "simple.onnx")]
-    assert evaluate.main([*arguments, "--cache", str(world.cache), "--report", str(tmp_path / "r")]) == 1
+    arguments += ["--runs", str(tmp_path), "--cache", str(world.cache), "--report", str(tmp_path / "r")]
+    assert evaluate.main(arguments) == 1
     error = capsys.readouterr().err
     assert "broken.onnx: onnxruntime cannot open it" in error and "broken.pt: not a whole checkpoint" in error
     assert re.search(r"simple.onnx: \d+ test images", error)
@@ -253,7 +311,6 @@ def test_errors_are_named_and_the_others_go_on(world, capsys, tmp_path):
 
 
 def test_a_graph_that_export_did_not_make_is_refused(world, capsys, tmp_path):
-
     graph = onnx.load(world.folder / "onnx" / "simple.onnx")
     del graph.metadata_props[:]
     onnx.save(graph, tmp_path / "x.onnx")
@@ -273,13 +330,37 @@ def test_the_scripts_run_as_scripts_from_another_folder(tmp_path):
 def test_operating_points_use_the_calibrated_probability(world, phantoms):
     """The stored threshold belongs to the temperature-scaled probability: on validation it gives back Youden's J."""
     checkpoint, _ = models.load_checkpoint(world.folder / "runs" / "simple" / "model.pt")
-    split = data.split(phantoms)
-    model = evaluate.open_model(world.folder / "runs" / "simple" / "model.pt")
-    on_validation = data.Split(split.how, split.seed, split.train, split.test, split.validation, "x", ())
-    model.facts.pop("seen_images"), model.facts.pop("seen_patients")
-    result = evaluate.evaluate(model, phantoms, on_validation, evaluate.infer.pick_device("cpu"))
-    at = result["points"]["validation"]
-    for key in ("accuracy", "sensitivity", "specificity", "tp", "fp"):
-        assert at[key] == pytest.approx(checkpoint["validation"][key])
-    best = metrics.youden_threshold(result["labels"], result["probabilities"])
-    assert best == pytest.approx(at["threshold"], rel=1e-6)
+    model = answers.open_model(world.folder / "runs" / "simple" / "model.pt")
+    validation = data.split(phantoms).validation
+    logits = answers.logits(model, phantoms, validation, evaluate.infer.pick_device("cpu"))
+    labels, probability = phantoms.labels[validation], metrics.positive_probability(logits, checkpoint["temperature"])
+    at = checkpoint["operating_points"]["validation"]
+    assert at["threshold"] == checkpoint["threshold"]
+    assert metrics.youden_threshold(labels, probability) == pytest.approx(at["threshold"], rel=1e-6)
+    decision = probability >= at["threshold"]
+    assert at["accuracy"]["value"] == pytest.approx((decision == labels).mean())
+    assert at["sensitivity"]["value"] == pytest.approx(sklearn.metrics.recall_score(labels, decision))
+    assert at["specificity"]["value"] == pytest.approx(sklearn.metrics.recall_score(1 - labels, ~decision))
+
+
+def test_what_was_promised_is_what_the_stored_validation_answers_give(world):
+    """From the checkpoint alone, with scikit-learn; and the report repeats it."""
+    for name in ("simple", "resnet34"):
+        checkpoint, _ = models.load_checkpoint(world.folder / "runs" / name / "model.pt")
+        stored = {key: tensor.numpy() for key, tensor in checkpoint["validation_answers"].items()}
+        probability = scipy.special.softmax(stored["logits"].astype(float) / checkpoint["temperature"], axis=1)[:, 1]
+        (model,) = [model for model in world.results()["models"] if model["name"] == name]
+        assert list(model["points"]) == ["0.5", "validation", "sensitivity 95 %", "sensitivity 99 %"]
+        for point, at in model["points"].items():
+            promised = at["promised"]
+            decision = probability >= at["threshold"]
+            assert promised["accuracy"]["value"] == pytest.approx((decision == stored["labels"]).mean())
+            sensitivity = sklearn.metrics.recall_score(stored["labels"], decision)
+            assert promised["sensitivity"]["value"] == pytest.approx(sensitivity)
+            counted = (promised["images"], promised["patients"])
+            assert counted == (len(stored["labels"]), len(set(stored["patients"].tolist())))
+            if point.startswith("sensitivity"):
+                assert sensitivity >= float(point.split()[1]) / 100
+            for key, gap in at["gap"].items():
+                delivered = at["estimates"][key]["value"]
+                assert gap["value"] == pytest.approx(delivered - promised[key]["value"], abs=1e-12)
