@@ -358,3 +358,46 @@ def test_quick_takes_a_few_images_of_both_classes(phantoms):
     few = train.thinned(split.train, phantoms)
     assert len(few) <= train.QUICK_IMAGES and set(few) <= set(split.train)
     assert math.isclose(phantoms.labels[few].mean(), phantoms.labels[split.train].mean(), abs_tol=0.02)
+
+
+def test_several_seeds_are_several_runs_on_one_split(tmp_path, cache, capsys):
+    assert run(tmp_path, cache, "--arch", "simple", "--quick", "--seeds", "2", "--seed", "4") == 0
+    folders = [tmp_path / "runs" / f"simple-s{seed}" for seed in (4, 5)]
+    assert sorted((tmp_path / "runs").iterdir()) == folders
+    (first, one), (second, two) = (models.load_checkpoint(folder / "model.pt") for folder in folders)
+    assert (first["name"], second["name"]) == ("simple-s4", "simple-s5")
+    assert (first["seed"], second["seed"]) == (4, 5)
+    assert first["split"] == second["split"]
+    assert first["weights_sha256"] != second["weights_sha256"]
+    assert not torch.equal(next(one.parameters()), next(two.parameters()))
+    assert capsys.readouterr().out.count("from validation\n") == 2
+    # A seed of several is the run of that seed alone.
+    assert run(tmp_path, cache, "--arch", "simple", "--quick", "--seed", "5", "--name", "alone") == 0
+    assert (
+        models.load_checkpoint(tmp_path / "runs" / "alone" / "model.pt")[0]["weights_sha256"]
+        == (second["weights_sha256"])
+    )
+
+
+def test_seeds_of_all_architectures_are_named_and_prepared_one_by_one(tmp_path, monkeypatch, cache):
+    names, prepared = [], []
+    monkeypatch.setattr(train, "prepare", lambda architecture, seed, _: prepared.append(seed) or (None, "random"))
+
+    def one_run(name, *_):
+        names.append((name, len(prepared)))
+        row = {"epoch": 1, "val_accuracy": 0.5, "val_auroc": 0.5, "val_loss": 1.0}
+        return {"name": name, "epoch": 1, "seconds": 1.0, "history": [row]}
+
+    monkeypatch.setattr(train, "train_run", one_run)
+    assert run(tmp_path, cache, "--all", "--quick", "--seeds", "3") == 0
+    assert [name for name, _ in names] == [f"{name}-s{seed}" for name in models.ARCHITECTURES for seed in range(3)]
+    # The first of each before any training, the others when it is their turn: not all are in memory at once.
+    assert prepared == [0, 0, 0, 1, 2, 1, 2, 1, 2] and names[0][1] == 3 and names[1][1] == 4
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "1001", "two"])
+def test_a_wrong_number_of_seeds_is_a_wrong_call(count, capsys):
+    with pytest.raises(SystemExit) as caught:
+        train.main(["--arch", "simple", f"--seeds={count}"])
+    assert caught.value.code == 2
+    assert "--seeds" in capsys.readouterr().err
