@@ -216,9 +216,8 @@ def saturation_of_jpeg(content: bytes) -> float:
     head = content[: start + (len(content) - start) // 4] + b"\xff\xd9"
     with contextlib.suppress(Exception), Image.open(io.BytesIO(head), formats=("JPEG",)) as image:
         image.draft("RGB", (32, 32))
-        small = np.asarray(image, int)
-        rows = 1 + np.flatnonzero(np.ptp(small, axis=1).any(axis=1)).max(initial=0)  # below, one colour fills it up
-        return float(np.ptp(small[:rows], axis=2).mean())
+        red, green, blue = np.moveaxis(np.asarray(image)[: image.height // 4 + 1], 2, 0)  # one colour fills the rest
+        return float((np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)).mean())
     return 0.0
 
 
@@ -466,7 +465,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--provider", choices=["auto", *sorted(PROVIDERS)], default="auto", metavar="NAME",
         help="auto (CUDA where it works, else CPU), cpu, cuda or another of onnxruntime's")  # fmt: skip
     add("--batch-size", type=whole, metavar="N", help="default: 16 on the CPU, 64 elsewhere")
-    add("--workers", type=whole, metavar="N", help="decoding threads (default: one a core, at most 16)")
+    add("--workers", type=whole, metavar="N", help="decoding threads (default: one less than cores, at most 16)")
     args = parser.parse_args(argv)
     if (args.resume or args.overwrite) and (not args.csv or args.resume == args.overwrite):
         parser.error("--resume and --overwrite say what to do with --csv: name it, and one of them")
@@ -517,7 +516,7 @@ def predict(args: argparse.Namespace, model: Model, threshold: float, stream: io
                 earlier[printable(file)] -= 1
 
     run = functools.partial(answer, model, args.threshold, args.heatmaps)
-    source = films(files(), model.size, args.workers or min(16, os.cpu_count() or 1), 3 * batch_size)
+    source = films(files(), model.size, args.workers or max(1, min(16, (os.cpu_count() or 1) - 1)), 3 * batch_size)
     if not args.json:
         print(table_line(dict(zip(COLUMNS, COLUMNS, strict=True)), model))
     with contextlib.closing(source), tqdm(total=total, unit=" films", disable=not shown) as bar:
