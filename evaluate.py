@@ -6,6 +6,7 @@ epoch, the temperature and the threshold of each model were chosen on validation
 
 import argparse
 import json
+import re
 import statistics
 import sys
 from dataclasses import dataclass
@@ -226,7 +227,7 @@ def cross_check(results: list[dict]) -> list[str]:
         notes.append(f"WARNING: these models were not tested on the same images, do not compare their rows ({listing})")
     checkpoints = {result["name"]: result["sha256"] for result in results if result["kind"] == "checkpoint"}
     for result in results:
-        made_from = checkpoints.get(result["name"].removesuffix(".onnx"))
+        made_from = checkpoints.get(re.sub(r"(-fp16|-int8)?\.onnx$", "", result["name"]))
         if result["kind"] == "graph" and made_from not in (None, result["checkpoint_sha256"]):
             notes.append(f"WARNING: {result['file']} was exported from another checkpoint than the one listed here")
     return notes

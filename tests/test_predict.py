@@ -22,7 +22,7 @@ from folders import draw
 from onnx import TensorProto, helper
 from PIL import Image
 
-import export
+import graphs
 import images
 import models
 import predict
@@ -42,15 +42,15 @@ def facts(**changes) -> dict:
 
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory) -> Path:
-    """A graph of export.py with random weights, and a threshold between the probabilities of noise."""
+    """A graph of graphs.py with random weights, and a threshold between the probabilities of noise."""
     torch.manual_seed(0)
     network = models.build("simple", 32).eval()
     network.fc2.weight.data *= 100  # else all probabilities are near each other
     path = tmp_path_factory.mktemp("onnx") / "tiny.onnx"
-    onnx.save(export.to_graph(network, facts(), "hash"), path)
+    onnx.save(graphs.to_graph(network, facts(), "hash"), path)
     noise = np.random.default_rng(0).integers(0, 256, (50, 40, 50), np.uint8)
     probability = predict.open_model(path, "cpu").run(noise, "probability")[0]
-    onnx.save(export.to_graph(network, facts(threshold=float(np.median(probability))), "hash"), path)
+    onnx.save(graphs.to_graph(network, facts(threshold=float(np.median(probability))), "hash"), path)
     return path
 
 
@@ -83,7 +83,7 @@ def bright_graph(path: Path, heatmap: bool = False, metadata: dict | None = None
         opset_imports=[helper.make_opsetid("", 18)], ir_version=10,
     )  # fmt: skip
     known = facts(threshold=0.7, temperature=1.0, data={"name": "x", "fingerprint": "0", "synthetic": False})
-    helper.set_model_props(made, export.metadata(known, "hash") if metadata is None else metadata)
+    helper.set_model_props(made, graphs.metadata(known, "hash") if metadata is None else metadata)
     onnx.save(made, path)
     return path
 
