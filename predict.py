@@ -78,6 +78,7 @@ class Model:
     temperature: float
     size: float  # pixels of the square that the network sees
     heatmap: bool  # whether the graph has that output
+    fit: str  # how the film becomes the square that such a heat map covers: "stretch", "pad" or "crop"
     use: str  # what it may be used for, and whether its training data were drawings
 
     def run(self, pixels: np.ndarray, *outputs: str) -> list[np.ndarray]:
@@ -128,7 +129,8 @@ def load(path: Path, wanted: str) -> Model:
         with open(path, "rb") as stream:
             label = f"{facts['name']} {drawn}{hashlib.file_digest(stream, 'sha256').hexdigest()[:16]}"
         use = (f"{drawn}training data; " if drawn else "") + facts.get("intended_use", "not for clinical use")
-        model = Model(session, label, [classes[0], classes[1]], *map(float, numbers), "heatmap" in outputs, use)
+        model = Model(session, label, [classes[0], classes[1]], *map(float, numbers), "heatmap" in outputs,
+                      facts.get("fit", "stretch"), use)  # fmt: skip
         model.run(np.zeros((1, 8, 8), np.uint8), *outputs)  # a provider may fail only now
         return model
     except Problem:
@@ -370,13 +372,31 @@ def viridis(values: np.ndarray) -> np.ndarray:
     return np.stack([np.interp(values, steps, channel) for channel in VIRIDIS.T], -1)
 
 
+def over_film(heat: np.ndarray, shape: list[int], fit: str) -> np.ndarray:
+    """A heat map of the network's square, resized to lie on a film drawn with `shape` (width, height) pixels.
+
+    The square is the whole film, or with "pad" a larger one around it, or with "crop" the middle of it; then what the
+    network did not see is 0.
+    """
+    side = {"pad": max(shape), "crop": min(shape)}.get(fit)
+    square = np.asarray(Image.fromarray(heat).resize([side, side] if side else shape, Image.Resampling.BICUBIC))
+    if not side:
+        return square
+    left, top = (abs(side - length) // 2 for length in shape)
+    if fit == "pad":
+        return square[top : top + shape[1], left : left + shape[0]]
+    film = np.zeros(shape[::-1], np.float32)
+    film[top : top + side, left : left + side] = square
+    return film
+
+
 def overlay(film: Film, heat: np.ndarray, model: Model) -> Image.Image:
     """The film, the film under `heat` (H', W') where that is above 0, a colour bar, and what the graph says."""
     shape = [max(1, round(side * PANEL / max(film.width, film.height))) for side in (film.width, film.height)]
     plain = Image.fromarray(film.grey).resize(shape, Image.Resampling.BICUBIC).convert("RGB")
     heat = np.nan_to_num(np.asarray(heat, np.float32))
     top = max(float(heat.max()), 1.0)  # to show less at full strength would make noise look like findings
-    level = np.clip(np.asarray(Image.fromarray(heat).resize(shape, Image.Resampling.BICUBIC)) / top, 0, 1)
+    level = np.clip(over_film(heat, shape, model.fit if model.heatmap else "stretch") / top, 0, 1)
     weight = (0.6 * np.minimum(level * 2, 1))[..., None]  # the film shows through
     mixed = np.asarray(plain) * (1 - weight) + viridis(level) * weight
     kind = "class activation" if model.heatmap else "fall of the log-odds where covered"
