@@ -302,10 +302,15 @@ def hidden_layers(graph: onnx.GraphProto) -> tuple[list[onnx.NodeProto], str, st
 
 
 def to_fp16(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """Hidden layers in float16: half the size, and faster where the hardware computes in it."""
+    """Hidden layers in float16, but for the first: half the size, and faster where the hardware computes in it.
+
+    The first convolution of an ImageNet network has weights up to 12 that nearly cancel on smooth pixels. Rounding these
+    alone moved probabilities by 0.005, more than all other layers together; and it is 0.01 % of the weights.
+    """
     made = onnx.ModelProto()
     made.CopyFrom(graph)
-    nodes, first, last = hidden_layers(made.graph)
+    nodes, _, last = hidden_layers(made.graph)
+    first, nodes = nodes[1].output[0], nodes[2:]  # after its ReLU
     weights = {name for node in nodes for name in node.input}
     for tensor in made.graph.initializer:
         if tensor.name in weights and tensor.data_type == TensorProto.FLOAT:
