@@ -304,8 +304,8 @@ def hidden_layers(graph: onnx.GraphProto) -> tuple[list[onnx.NodeProto], str, st
 def to_fp16(graph: onnx.ModelProto) -> onnx.ModelProto:
     """Hidden layers in float16, but for the first: half the size, and faster where the hardware computes in it.
 
-    The first convolution of an ImageNet network has weights up to 12 that nearly cancel on smooth pixels. Rounding these
-    alone moved probabilities by 0.005, more than all other layers together; and it is 0.01 % of the weights.
+    The first convolution of a pretrained network has weights up to 12 that nearly cancel on smooth pixels. Rounding
+    these alone moved probabilities by 0.005, more than all other layers together; and it is 0.01 % of the weights.
     """
     made = onnx.ModelProto()
     made.CopyFrom(graph)
