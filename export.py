@@ -20,6 +20,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from google.protobuf.message import DecodeError
 
 import common
 import data
@@ -163,7 +164,7 @@ def verify_one(path: Path, args: argparse.Namespace) -> None:
     dataset = data.load(source, graphs.fact(facts, "size"), args.cache, facts["fit"], args.skip_bad)
     expected, total = verify.remembered(kept, facts, dataset)
     count = len(set(map(verify.pixel_hash, expected.images)))
-    print(f"{path}: {count:,} of {total:,} images of its certificate found in {dataset.source}"
+    print(f"{path}: {count:,} of {total:,} different images of its certificate found in {dataset.source}"
           f"{'' if count == total else '; the others are not checked'}\n")  # fmt: skip
     names, unchecked = verify.providers()
     verify.prove(path, expected, names)
@@ -210,7 +211,7 @@ def load(path: Path) -> onnx.ModelProto:
         raise Problem(f"{path}: no such file")
     try:
         return onnx.load(path)
-    except Exception as error:  # protobuf raises classes of its own
+    except DecodeError as error:
         raise Problem(f"{path}: no ONNX file") from error
 
 

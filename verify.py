@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from google.protobuf.message import DecodeError
 from tabulate import tabulate
 
 import data
@@ -123,7 +124,7 @@ def prove(path: Path, expected: Reference, names: list[str]) -> dict[str, list[d
     try:
         onnx.checker.check_model(path, full_check=True)
         graph = onnx.load(path)
-    except Exception as error:  # besides its own classes, protobuf's of a torn file
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, DecodeError) as error:
         raise Problem(f"onnx.checker refuses the graph: {str(error).splitlines()[0]}") from error
     facts = graphs.facts_of(graph)
     precision = graphs.fact(facts, "precision")["name"] if "precision" in facts else "fp32"
