@@ -26,7 +26,7 @@ import batches
 import bench_train
 import common
 import data
-import export
+import graphs
 import infer
 import models
 from bench_train import MEAN, STD, image_folder, plain_images, plain_loader, row_of
@@ -110,9 +110,12 @@ def inference_sides(
     torch.manual_seed(0)
     network = models.build(architecture, size).eval()
     checkpoint = {"size": size, "fit": "stretch", "normalisation": [MEAN, STD], "temperature": 1.0, "threshold": 0.5}
-    graph = scratch / f"{architecture}.onnx"
-    graph.write_bytes(export.bare_graph(network, checkpoint).SerializeToString())
-    deployed = export.Deployed(network, checkpoint).eval().to(device, memory_format=torch.channels_last)
+    exported = graphs.bare_graph(network, checkpoint)
+    noise = np.random.default_rng(0).integers(0, 256, (16, size, size), np.uint8)
+    files = {precision: scratch / f"{architecture}-{precision}.onnx" for precision in graphs.PRECISIONS}
+    for precision, file in files.items():
+        file.write_bytes(graphs.to_precision(exported, precision, noise).SerializeToString())
+    deployed = graphs.Deployed(network, checkpoint).eval().to(device, memory_format=torch.channels_last)
     compiled = torch.compile(deployed, dynamic=False)
 
     def torch_side(module: torch.nn.Module, reduced: bool) -> Callable[[np.ndarray], object]:
@@ -129,8 +132,9 @@ def inference_sides(
     if infer.reduced_type(device) is not torch.float32:
         sides["PyTorch eager, reduced"] = torch_side(deployed, True)
     for provider in ("cpu", "cuda") if device.type == "cuda" else ("cpu",):
-        session = infer.open_graph(graph, provider)
-        sides[f"onnxruntime {provider}, float32"] = lambda pixels, s=session: s.run(["probability"], {"image": pixels})
+        for precision, name in (("fp32", "float32"), ("fp16", "float16"), ("int8", "int8")):
+            run = infer.open_graph(files[precision], provider).run
+            sides[f"onnxruntime {provider}, {name}"] = lambda pixels, r=run: r(["probability"], {"image": pixels})
     return sides
 
 

@@ -12,6 +12,7 @@ import io
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -166,10 +167,12 @@ def _session(path: Path, provider: str, entries: dict[str, str]) -> onnxruntime.
     return session
 
 
-def graph_outputs(session: onnxruntime.InferenceSession, images: np.ndarray, batch_size: int) -> dict[str, np.ndarray]:
-    """probability (N,), decision (N,) and logits (N, 2) of raw (N, H, W) uint8 images."""
+def graph_outputs(
+    session: onnxruntime.InferenceSession, images: np.ndarray, batch_size: int, names: Sequence[str] = GRAPH_OUTPUTS
+) -> dict[str, np.ndarray]:
+    """probability (N,), decision (N,) and logits (N, 2), or other outputs, of raw (N, H, W) uint8 images."""
     parts = [
-        session.run(GRAPH_OUTPUTS, {"image": np.ascontiguousarray(images[start : start + batch_size])})
+        session.run(names, {"image": np.ascontiguousarray(images[start : start + batch_size])})
         for start in range(0, len(images), batch_size)
     ]
-    return {name: np.concatenate(column) for name, column in zip(GRAPH_OUTPUTS, zip(*parts, strict=True), strict=True)}
+    return {name: np.concatenate(column) for name, column in zip(names, zip(*parts, strict=True), strict=True)}

@@ -92,6 +92,8 @@ def test_pytorch_and_onnxruntime_answer_alike_in_bench_infer(tmp_path):
     sides = bench.inference_sides("simple", 32, torch.device("cpu"), tmp_path)
     eager, graph = sides["PyTorch eager, float32"](pixels), sides["onnxruntime cpu, float32"](pixels)[0]
     np.testing.assert_allclose(eager.numpy(), graph, atol=1e-5)
+    for name, tolerance in (("float16", 1e-3), ("int8", 0.1)):
+        np.testing.assert_allclose(sides[f"onnxruntime cpu, {name}"](pixels)[0], graph, atol=tolerance)
 
 
 def test_what_cannot_be_compared_is_said(tmp_path, capsys):

@@ -11,11 +11,13 @@ from PIL import Image
 
 import data
 import export
+import graphs
 import images
 import infer
 import metrics
 import models
 import train
+import verify
 from common import Problem
 
 CPU = torch.device("cpu")
@@ -48,8 +50,8 @@ def checkpoints(tmp_path_factory, cache, phantoms) -> dict[str, Path]:
             network = shaken(architecture, 64)
         content = {**checkpoint, "name": architecture, "architecture": architecture, "temperature": 1.7,
                    "state": network.state_dict()}  # fmt: skip
-        content["threshold"] = export.reference(network, {**content, "threshold": 0.5}, phantoms, split.validation)
-        content["threshold"] = float(np.median(content["threshold"].probabilities)) + 1e-3
+        expected = verify.reference(network, {**content, "threshold": 0.5}, phantoms, split)
+        content["threshold"] = float(np.median(expected.probabilities)) + 1e-3
         found[architecture] = out / architecture / "model.pt"
         models.save_checkpoint(found[architecture], content)
     return found
@@ -63,15 +65,20 @@ def exported(checkpoints, cache, tmp_path_factory) -> Path:
     return folder
 
 
-def expected_of(path: Path, phantoms: data.Dataset) -> export.Reference:
+@pytest.fixture(scope="module")
+def expected(checkpoints, phantoms) -> dict[str, verify.Reference]:
+    return {name: expected_of(path, phantoms) for name, path in checkpoints.items()}
+
+
+def expected_of(path: Path, phantoms: data.Dataset) -> verify.Reference:
     checkpoint, network = models.load_checkpoint(path)
-    return export.reference(network, checkpoint, phantoms, data.split(phantoms).validation)
+    return verify.reference(network, checkpoint, phantoms, data.split(phantoms))
 
 
 @pytest.mark.parametrize("architecture", ["simple", "resnet34"])
-def test_a_graph_gives_pytorchs_answers_and_says_what_it_is(exported, checkpoints, phantoms, architecture):
+def test_a_graph_gives_pytorchs_answers_and_says_what_it_is(exported, checkpoints, expected, architecture):
     graph = onnx.load(exported / f"{architecture}.onnx")
-    assert [item.version for item in graph.opset_import if item.domain == ""] == [export.OPSET]
+    assert [item.version for item in graph.opset_import if item.domain == ""] == [graphs.OPSET]
     assert not any(tensor.external_data for tensor in graph.graph.initializer)
     # Nodes that compute shapes would be left on the CPU when the graph runs on a GPU.
     assert not {node.op_type for node in graph.graph.node} & {"Shape", "Size", "Concat", "NonZero"}
@@ -84,12 +91,13 @@ def test_a_graph_gives_pytorchs_answers_and_says_what_it_is(exported, checkpoint
     assert json.loads(facts["data"])["synthetic"] is True
     assert facts["architecture"] == architecture
     certificate = json.loads((exported / f"{architecture}.json").read_text())
-    assert [(row["provider"], row["batch"], row["passed"]) for row in certificate["checks"]][:3] == [
-        ("cpu", 1, True), ("cpu", 2, True), ("cpu", 32, True)]  # fmt: skip
+    assert [(row["provider"], row["images"], row["batch"]) for row in certificate["checks"]][:4] == [
+        ("cpu", "validation", 64), ("cpu", "test", 64), ("cpu", "some", 1), ("cpu", "some", 2)]  # fmt: skip
+    assert all(row["passed"] for row in certificate["checks"] + certificate["scores"])
     # The numbers of the certificate again, without our verifier: onnxruntime and scipy-free softmax by hand.
-    expected = expected_of(checkpoints[architecture], phantoms)
+    expected = expected[architecture]
     session = onnxruntime.InferenceSession(exported / f"{architecture}.onnx", providers=["CPUExecutionProvider"])
-    probability, decision, logits = session.run(None, {"image": expected.images})
+    probability, decision, logits = session.run(infer.GRAPH_OUTPUTS, {"image": expected.images})
     odds = np.exp((logits[:, 1].astype(np.float64) - logits[:, 0]) / 1.7)
     np.testing.assert_allclose(probability, odds / (1 + odds), atol=1e-6)
     np.testing.assert_array_equal(decision, probability >= np.float32(checkpoint["threshold"]))
@@ -114,7 +122,7 @@ def test_the_graph_resizes_as_data_does(exported, checkpoints, size):
     decoded = images.decode(np.asarray(image), 64).pixels
     checkpoint, network = models.load_checkpoint(checkpoints["simple"])
     raw = np.asarray(image)[None]
-    resized = export.Deployed(network, checkpoint).resize(torch.from_numpy(raw.copy()))[0, 0].numpy()
+    resized = graphs.Deployed(network, checkpoint).resize(torch.from_numpy(raw.copy()))[0, 0].numpy()
     assert np.abs(resized - decoded.astype(float)).max() <= 1
     mean, std = checkpoint["normalisation"]
     with torch.no_grad():
@@ -128,7 +136,7 @@ def test_the_graph_resizes_as_data_does(exported, checkpoints, size):
 def test_other_fits_are_in_the_graph_too(checkpoints, tmp_path, fit, size):
     checkpoint, network = models.load_checkpoint(checkpoints["simple"])
     checkpoint["fit"] = fit
-    onnx.save(export.to_graph(network, checkpoint, "hash"), tmp_path / "x.onnx")
+    onnx.save(graphs.to_graph(network, checkpoint, "hash"), tmp_path / "x.onnx")
     coarse = Image.fromarray(np.random.default_rng(1).integers(0, 256, (12, 12), np.uint8))
     raw = np.asarray(coarse.resize(size[::-1], Image.Resampling.BICUBIC))
     decoded = images.decode(raw, 64, fit).pixels
@@ -157,13 +165,13 @@ def scale_initializer(name_part: str, factor: float):
 
 @pytest.mark.parametrize("architecture", ["simple", "resnet34"])
 @pytest.mark.parametrize("factor", [1.01, float("nan")])
-def test_a_perturbed_weight_is_caught(exported, checkpoints, phantoms, tmp_path, architecture, factor):
+def test_a_perturbed_weight_is_caught(exported, expected, tmp_path, architecture, factor):
     part = {"simple": "fc1.weight", "resnet34": "layer2.0.conv1.weight"}[architecture]
     names = [t.name for t in onnx.load(exported / f"{architecture}.onnx").graph.initializer]
     part = part if any(part in name for name in names) else next(n for n in names if n.endswith("weight"))
     path = edited(exported / f"{architecture}.onnx", tmp_path / "x.onnx", scale_initializer(part, factor))
-    with pytest.raises(Problem, match="the graph's answers differ from PyTorch's on cpu, batches of 1"):
-        export.check(path, expected_of(checkpoints[architecture], phantoms), ["cpu"])
+    with pytest.raises(Problem, match="the graph's answers differ from PyTorch's on cpu, validation, batches of 64"):
+        verify.prove(path, expected[architecture], ["cpu"])
 
 
 @pytest.mark.parametrize(
@@ -171,35 +179,35 @@ def test_a_perturbed_weight_is_caught(exported, checkpoints, phantoms, tmp_path,
     [{"temperature": 1.0}, {"threshold": 0.9999}, {"normalisation": [0.45, 0.25]}],
     ids=["dropped temperature", "other threshold", "wrong normalisation"],
 )
-def test_a_graph_made_with_other_facts_is_caught(checkpoints, phantoms, tmp_path, change):
+def test_a_graph_made_with_other_facts_is_caught(checkpoints, expected, tmp_path, change):
     checkpoint, network = models.load_checkpoint(checkpoints["simple"])
-    graph = export.to_graph(network, {**checkpoint, **change}, "hash")
+    graph = graphs.to_graph(network, {**checkpoint, **change}, "hash")
     onnx.save(graph, tmp_path / "x.onnx")
     with pytest.raises(Problem, match="the graph's answers differ"):
-        export.check(tmp_path / "x.onnx", expected_of(checkpoints["simple"], phantoms), ["cpu"])
+        verify.prove(tmp_path / "x.onnx", expected["simple"], ["cpu"])
 
 
-def test_batch_norm_in_training_mode_and_swapped_classes_are_caught(checkpoints, phantoms):
-    expected = expected_of(checkpoints["resnet34"], phantoms)
+def test_batch_norm_in_training_mode_and_swapped_classes_are_caught(checkpoints, expected):
+    expected = expected["resnet34"]
     every = np.arange(len(expected.images))
     good = {"logits": expected.logits, "probability": expected.probabilities, "decision": expected.decisions}
-    assert export.compare(good, expected, every, 1e-4)["passed"]
+    assert verify.compare(good, expected, every, 1e-4, None)["passed"]
     _, network = models.load_checkpoint(checkpoints["resnet34"])
     checkpoint, _ = models.load_checkpoint(checkpoints["resnet34"])
-    deployed = export.Deployed(network, checkpoint)
+    deployed = graphs.Deployed(network, checkpoint)
     deployed.network.train()
     with torch.no_grad():
-        names = infer.GRAPH_OUTPUTS
-        wrong = dict(zip(names, (t.numpy() for t in deployed(torch.from_numpy(expected.images))), strict=True))
-    assert not export.compare(wrong, expected, every, 1e-4)["passed"]
+        outputs = deployed(torch.from_numpy(expected.images))
+        wrong = dict(zip(infer.GRAPH_OUTPUTS, (t.numpy() for t in outputs[:3]), strict=True))
+    assert not verify.compare(wrong, expected, every, 1e-4, None)["passed"]
     swapped = {**good, "logits": expected.logits[:, ::-1]}
-    assert not export.compare(swapped, expected, every, 1e-4)["passed"]
+    assert not verify.compare(swapped, expected, every, 1e-4, None)["passed"]
     flipped = {**good, "decision": 1 - expected.decisions}
-    row = export.compare(flipped, expected, every, 1e-4)
+    row = verify.compare(flipped, expected, every, 1e-4, None)
     assert not row["passed"] and len(row["flipped"]) == len(every)
 
 
-def test_a_fixed_batch_dimension_is_caught(exported, checkpoints, phantoms, tmp_path):
+def test_a_fixed_batch_dimension_is_caught(exported, expected, tmp_path):
     def fix(graph: onnx.ModelProto) -> None:
         dimension = graph.graph.input[0].type.tensor_type.shape.dim[0]
         dimension.Clear()
@@ -207,26 +215,44 @@ def test_a_fixed_batch_dimension_is_caught(exported, checkpoints, phantoms, tmp_
 
     path = edited(exported / "simple.onnx", tmp_path / "x.onnx", fix)
     with pytest.raises(Problem):
-        export.check(path, expected_of(checkpoints["simple"], phantoms), ["cpu"])
+        verify.prove(path, expected["simple"], ["cpu"])
 
 
 def test_a_broken_export_exits_with_1_and_leaves_no_graph(exported, checkpoints, cache, tmp_path, monkeypatch, capsys):
-    honest = export.to_graph
+    honest = graphs.to_graph
 
     def broken(*arguments):
         graph = honest(*arguments)
         scale_initializer("fc2.weight", 1.05)(graph)
         return graph
 
-    monkeypatch.setattr(export, "to_graph", broken)
+    monkeypatch.setattr(graphs, "to_graph", broken)
     (tmp_path / "simple.onnx").write_bytes(b"an earlier graph")
     arguments = [str(checkpoints["simple"]), "--cache", str(cache), "--onnx", str(tmp_path)]
     assert export.main(arguments) == 1
     captured = capsys.readouterr()
     assert "DIFFERENT" in captured.out
-    assert f"error: {checkpoints['simple']}: the graph's answers differ from PyTorch's" in captured.err
+    assert f"error: {checkpoints['simple']}, fp32: the graph's answers differ from PyTorch's" in captured.err
     assert [path.name for path in tmp_path.iterdir()] == ["simple.onnx.old"]
     assert (tmp_path / "simple.onnx.old").read_bytes() == b"an earlier graph"
+
+
+def test_resizing_without_antialiasing_is_caught(exported, expected, tmp_path):
+    def alias(graph: onnx.ModelProto) -> None:
+        (resize,) = (node for node in graph.graph.node if node.op_type == "Resize")
+        for item in resize.attribute:
+            if item.name in ("antialias", "exclude_outside"):
+                item.i = 0
+
+    path = edited(exported / "simple.onnx", tmp_path / "x.onnx", alias)
+    with pytest.raises(Problem, match=r"on cpu, 31 x 997, .*pixels off by \d+ grey levels"):
+        verify.prove(path, expected["simple"], ["cpu"])
+
+
+def test_a_heat_map_that_does_not_add_up_is_caught(exported, expected, tmp_path):
+    path = edited(exported / "resnet34.onnx", tmp_path / "x.onnx", scale_initializer("evidence", 1.01))
+    with pytest.raises(Problem, match="the graph's answers differ"):
+        verify.prove(path, expected["resnet34"], ["cpu"])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here: CUDA does not fall back")
@@ -252,9 +278,9 @@ def test_a_provider_that_is_replaced_is_noticed(exported, monkeypatch):
 
 def test_where_there_is_a_gpu_cuda_is_checked_too(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert export.providers() == (["cpu", "cuda"], [])
+    assert verify.providers() == (["cpu", "cuda"], [])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    names, unchecked = export.providers()
+    names, unchecked = verify.providers()
     assert names == ["cpu"] and "CUDA was not checked" in unchecked[0]
 
 

@@ -29,7 +29,7 @@ def test_the_deployment_example_runs(tmp_path, cache, phantoms, monkeypatch, cap
     assert 0 <= float(lines[1]) <= 1
 
 
-@pytest.mark.parametrize("script", ["data", "train", "evaluate", "export", "bench"])
+@pytest.mark.parametrize("script", ["data", "train", "evaluate", "export", "predict", "bench"])
 def test_every_command_shown_is_one_that_the_script_accepts(script):
     module = __import__(script)
     shown = re.findall(rf"python {script}\.py ([^#\n`]*)", README)

@@ -1,0 +1,381 @@
+"""From a network to an ONNX graph: what it computes, what it says of itself, and in which precision.
+
+to_graph(...)        a checkpoint's network -> graph in float32, with metadata
+to_precision(...)    that graph -> the same in fp16 or int8
+set_threshold(...)   another decision threshold, without a new export
+"""
+
+import contextlib
+import io
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+import torch.nn.functional as F
+import torchvision
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+import infer
+from common import Problem
+
+# Opset 18 is the first whose Resize can antialias, and the one that onnxruntime's CUDA kernels cover best
+# (microsoft/onnxruntime #19595, #27415). The exporter is torch's dynamo-based one, since the older one cannot express
+# antialiasing; its known fault with batch normalisation (microsoft/onnxscript #2680) is mended in the pinned version,
+# and the verification would show it.
+OPSET = 18
+PRECISIONS = ("fp32", "fp16", "int8")
+CALIBRATION_IMAGES = 128
+FEW_FILTERS = 32  # of a convolution
+PIXELS = "pixels"  # name inside the graph of what `resize` returns
+KERMANY = {
+    "licence": "CC BY 4.0",
+    "source": "Kermany, Zhang, Goldbaum: Mendeley Data rscbjbr9sj, version 2",
+    "cite": "Kermany et al., Cell 172 (2018) 1122-1131, doi:10.1016/j.cell.2018.02.010",
+}
+
+
+class Deployed(nn.Module):
+    """What the graph computes: raw pixels to calibrated probability, decision, logits and, of a ResNet, a heat map."""
+
+    def __init__(self, network: nn.Module, checkpoint: dict) -> None:
+        super().__init__()
+        self.network = network
+        self.size, self.fit = checkpoint["size"], checkpoint["fit"]
+        self.mean, self.std = checkpoint["normalisation"]
+        self.temperature, self.threshold = checkpoint["temperature"], checkpoint["threshold"]
+        self.mapped = has_heatmap(network)
+        if self.mapped:
+            normal, pneumonia = network.fc.weight.detach()
+            self.register_buffer("evidence", ((pneumonia - normal) / self.temperature)[:, None, None])  # (512, 1, 1)
+
+    def resize(self, image: torch.Tensor) -> torch.Tensor:
+        """(N, H, W) uint8 to (N, 1, S, S) float of whole grey levels, as images.decode makes them."""
+        pixels = squared(image, self.fit).unsqueeze(1).float()
+        pixels = F.interpolate(pixels, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
+        return pixels.round().clamp(0, 255)
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        normalised = (self.resize(image) / 255 - self.mean) / self.std
+        features = self.features(normalised) if self.mapped else None  # (N, 512, S / 32, S / 32)
+        logits = self.head(features) if self.mapped else self.network(normalised)  # (N, 2)
+        probability = (logits / self.temperature).softmax(1)[:, 1]  # (N,)
+        answers = probability, (probability >= self.threshold).long(), logits
+        return (*answers, (features * self.evidence).sum(1)) if self.mapped else answers
+
+    def features(self, normalised: torch.Tensor) -> torch.Tensor:
+        """What a ResNet averages and classifies."""
+        net = self.network
+        x = net.maxpool(net.relu(net.bn1(net.conv1(normalised))))
+        return net.layer4(net.layer3(net.layer2(net.layer1(x))))
+
+    def head(self, features: torch.Tensor) -> torch.Tensor:
+        return self.network.fc(self.network.avgpool(features).flatten(1))
+
+
+def has_heatmap(network: nn.Module) -> bool:
+    """Averaging and one linear layer at the end: there the class activation map is exact, and not an explanation.
+
+    The log-odds are a mean over places of (a weighted sum of the features there), so that each place has its own share
+    in them. Source: Zhou et al. 2016, Learning Deep Features for Discriminative Localization, CVPR.
+    """
+    return isinstance(network, torchvision.models.ResNet)
+
+
+def squared(image: torch.Tensor, fit: str) -> torch.Tensor:
+    """images.squared for a batch, (N, H, W): as it is, on a black square, or cut to the centre square."""
+    if fit == "stretch":
+        return image
+    height, width = image.shape[1:]
+    side = torch.sym_max(height, width) if fit == "pad" else torch.sym_min(height, width)
+    # A negative border cuts away: slicing to a length that is computed cannot be exported.
+    sign = 1 if fit == "pad" else -1
+    rows, columns = sign * (side - height), sign * (side - width)  # to add or to cut, half on either side
+    top, left = rows // 2, columns // 2
+    bottom, right = rows - top, columns - left
+    return F.pad(image, (sign * left, sign * right, sign * top, sign * bottom))
+
+
+# ------------------------------------------------------------------------------------------------ the export
+
+
+def to_graph(network: nn.Module, checkpoint: dict, checkpoint_hash: str) -> onnx.ModelProto:
+    """The graph of a checkpoint's network in float32, with its metadata. Raises Problem when it cannot be exported."""
+    graph = bare_graph(network, checkpoint)
+    helper.set_model_props(graph, metadata(checkpoint, checkpoint_hash, network))
+    return graph
+
+
+def bare_graph(network: nn.Module, checkpoint: dict) -> onnx.ModelProto:
+    """Exports a network in float32, without a trace of the machine it was exported on."""
+    # Not 2 and not square: the exporter would take an example's 1, or equal sides, for a rule.
+    example = torch.zeros(3, 200, 260, dtype=torch.uint8)
+    axes = {0: torch.export.Dim("n"), 1: torch.export.Dim("height"), 2: torch.export.Dim("width")}
+    deployed = Deployed(network.float().eval(), checkpoint).eval()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # the exporter reports its progress there
+            program = torch.onnx.export(
+                deployed,
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=["image"],
+                output_names=[*infer.GRAPH_OUTPUTS, *(["heatmap"] if deployed.mapped else [])],
+                dynamic_shapes=(axes,),
+                external_data=False,
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise Problem(f"PyTorch cannot export this network ({str(error).strip().splitlines()[0]})") from error
+    graph = program.model_proto
+    opset = next(item.version for item in graph.opset_import if item.domain == "")
+    if opset != OPSET:
+        raise Problem(f"the exporter wrote opset {opset} where {OPSET} was asked for")
+    size_by_constant(graph.graph, checkpoint["size"])
+    name_parts(graph.graph)
+    return without_traces(graph)
+
+
+def without_traces(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """Removes stack traces and paths of this machine, and what else the tools wrote down for themselves."""
+    for item in (*graph.graph.node, *graph.graph.value_info, *graph.graph.input, *graph.graph.output,
+                 *graph.graph.initializer, graph.graph, graph):  # fmt: skip
+        del item.metadata_props[:]
+        item.doc_string = ""
+    return graph
+
+
+def size_by_constant(graph: onnx.GraphProto, size: int) -> None:
+    """Tells Resize its two output sides as a constant, where the exporter computes all four from the input's shape.
+
+    Nodes that compute shapes run on the CPU; without them a GPU can take the whole graph.
+    """
+    (resize,) = (node for node in graph.node if node.op_type == "Resize")
+    graph.initializer.append(numpy_helper.from_array(np.array([size, size], np.int64), "sides"))
+    resize.input[3] = "sides"
+    resize.attribute.append(helper.make_attribute("axes", [2, 3]))
+    while True:  # what fed the old sizes feeds nothing now
+        used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+        unused = [node for node in graph.node if not used & set(node.output)]
+        if not unused:
+            break
+        for node in unused:
+            graph.node.remove(node)
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
+        graph.initializer.remove(tensor)
+    known = used | {output for node in graph.node for output in node.output}
+    for value in [value for value in graph.value_info if value.name not in known]:
+        graph.value_info.remove(value)
+
+
+def name_parts(graph: onnx.GraphProto) -> None:
+    """Gives names to what is looked for later: the resized pixels, and the threshold, as a constant of its own.
+
+    The exporter shares equal constants, so that to change a threshold of 0.5 in place could change something else.
+    """
+    (clip,) = (node for node in graph.node if node.op_type == "Clip")
+    (decide,) = (node for node in graph.node if node.op_type == "GreaterOrEqual")
+    (old,) = (tensor for tensor in graph.initializer if tensor.name == decide.input[1])
+    graph.initializer.append(numpy_helper.from_array(numpy_helper.to_array(old), "threshold"))
+    decide.input[1] = "threshold"
+    if not any(old.name in node.input for node in graph.node):
+        graph.initializer.remove(old)
+    for value in [value for value in graph.value_info if value.name == clip.output[0]]:
+        graph.value_info.remove(value)
+    for node in graph.node:
+        node.input[:] = [PIXELS if name == clip.output[0] else name for name in node.input]
+    clip.output[0] = PIXELS
+
+
+# ------------------------------------------------------------------------------------------------ what it says
+
+
+def metadata(checkpoint: dict, checkpoint_hash: str, network: nn.Module | None = None) -> dict[str, str]:
+    """What the graph says of itself; values that are no text are JSON."""
+    data = checkpoint["data"]
+    facts = {
+        "name": checkpoint["name"],
+        "architecture": checkpoint["architecture"],
+        "classes": checkpoint["classes"],
+        "size": checkpoint["size"],
+        "fit": checkpoint["fit"],
+        "normalisation": checkpoint["normalisation"],
+        "temperature": checkpoint["temperature"],
+        "threshold": checkpoint["threshold"],
+        "threshold_rule": checkpoint["threshold_rule"],
+        "data": {key: data[key] for key in ("name", "fingerprint", "synthetic")} | {"licence": licence(data["name"])},
+        "split": checkpoint["split"],
+        "initial_weights": checkpoint["initial_weights"],
+        "quick": checkpoint["quick"],
+        "checkpoint_sha256": checkpoint_hash,
+        "versions": {**checkpoint["versions"], "onnx": onnx.__version__},
+        "precision": {"name": "fp32"},
+        "intended_use": "research; not for clinical use",
+    }
+    if network is not None and has_heatmap(network):
+        normal, pneumonia = network.fc.bias.tolist()
+        facts["heatmap"] = {
+            "unit": "log-odds of pneumonia after temperature scaling, in nats: their mean over the map, plus `bias`, "
+            "is the log-odds of `probability`",
+            "bias": (pneumonia - normal) / checkpoint["temperature"],
+            "covers": {
+                "stretch": "the whole image",
+                "pad": "the image in the middle of a square with the longer side",
+                "crop": "the square in the middle of the image with the shorter side",
+            }[checkpoint["fit"]],
+        }
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()}
+
+
+def licence(data_name: str) -> dict | None:
+    """Of the training data, where their name (see sources.describe) says whose they are; else None."""
+    if data_name.startswith("Kermany v2: ") and "not a complete copy" not in data_name:
+        return KERMANY
+    if data_name.startswith("PneumoniaMNIST: "):
+        return {**KERMANY, "source": "MedMNIST v2, PneumoniaMNIST (Yang et al. 2023), from " + KERMANY["source"]}
+    return None
+
+
+def facts_of(graph: onnx.ModelProto) -> dict[str, str]:
+    return {item.key: item.value for item in graph.metadata_props}
+
+
+def fact(facts: dict[str, str], key: str) -> object:
+    """A value of the metadata that is no text."""
+    return json.loads(facts[key])
+
+
+def set_threshold(graph: onnx.ModelProto, threshold: float, rule: str = "set by hand") -> float:
+    """Changes the threshold of a graph's `decision`, and nothing else but what it says of it; returns the old one.
+
+    Raises Problem when export.py did not make the graph.
+    """
+    facts = facts_of(graph)
+    found = [tensor for tensor in graph.graph.initializer if tensor.name == "threshold"]
+    if len(found) != 1 or "threshold" not in facts:
+        raise Problem("not a graph that export.py made: it has no constant of the name threshold")
+    found[0].CopyFrom(numpy_helper.from_array(np.array(threshold, np.float32), "threshold"))
+    helper.set_model_props(graph, facts | {"threshold": json.dumps(threshold), "threshold_rule": rule})
+    return float(json.loads(facts["threshold"]))
+
+
+# ------------------------------------------------------------------------------------------------- precisions
+
+
+def to_precision(graph: onnx.ModelProto, precision: str, calibration: np.ndarray | None = None) -> onnx.ModelProto:
+    """A float32 graph in another precision, under the name that goes with it.
+
+    calibration: (N, S, S) uint8 training images, for int8. Inputs, outputs, resizing, normalisation and what follows
+    the last hidden layer stay as they are, in float32.
+    """
+    if precision == "fp32":
+        return graph
+    about = {"name": precision}
+    if precision == "fp16":
+        made = to_fp16(graph)
+    else:
+        made = to_int8(graph, calibration)
+        about |= {"activations": "uint8", "weights": "int8, per channel", "calibration_images": len(calibration)}
+    facts = facts_of(graph)
+    if facts:
+        facts |= {"name": f"{facts['name']}-{precision}", "precision": json.dumps(about)}
+        helper.set_model_props(made, facts)
+    return made
+
+
+def hidden_layers(graph: onnx.GraphProto) -> tuple[list[onnx.NodeProto], str, str]:
+    """The nodes from the first convolution to the last ReLU, their input's name and their output's."""
+    maker = {name: node for node in graph.node for name in node.output}
+    last = "logits"
+    while maker[last].op_type != "Relu":  # a linear layer and, before it, averaging
+        last = maker[last].input[0]
+    first = next(node for node in graph.node if node.op_type == "Conv").input[0]
+    wanted, found = {last}, []
+    for node in reversed(graph.node):
+        if wanted & set(node.output):
+            found.insert(0, node)
+            wanted |= set(node.input) - {first}
+    return found, first, last
+
+
+def to_fp16(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """Hidden layers in float16, but for the first: half the size, and faster where the hardware computes in it.
+
+    The first convolution of a pretrained network has weights up to 12 that nearly cancel on smooth pixels. Rounding
+    these alone moved probabilities by 0.005, more than all other layers together; and it is 0.01 % of the weights.
+    """
+    made = onnx.ModelProto()
+    made.CopyFrom(graph)
+    nodes, _, last = hidden_layers(made.graph)
+    first, nodes = nodes[1].output[0], nodes[2:]  # after its ReLU
+    weights = {name for node in nodes for name in node.input}
+    for tensor in made.graph.initializer:
+        if tensor.name in weights and tensor.data_type == TensorProto.FLOAT:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
+    for node in nodes:
+        node.input[:] = [f"{first}_half" if name == first else name for name in node.input]
+        names = {last: f"{last}_half"}  # inside; those who read it from outside get it in float32
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+    before = helper.make_node("Cast", [first], [f"{first}_half"], "to_half", to=TensorProto.FLOAT16)
+    after = helper.make_node("Cast", [f"{last}_half"], [last], "from_half", to=TensorProto.FLOAT)
+    everything = list(made.graph.node)
+    start, end = everything.index(nodes[0]), everything.index(nodes[-1])
+    everything = [*everything[:start], before, *everything[start : end + 1], after, *everything[end + 1 :]]
+    del made.graph.node[:], made.graph.value_info[:]
+    made.graph.node.extend(everything)
+    return made
+
+
+def to_int8(graph: onnx.ModelProto, calibration: np.ndarray) -> onnx.ModelProto:
+    """Hidden layers in int8: activations uint8 and weights int8 per channel, the pair that x86 has instructions for.
+
+    The ranges of activations are the smallest and largest values met on the calibration images.
+    """
+    # Here and not above: it takes a second, and appends a folder of its own to sys.path.
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(quantization.CalibrationDataReader):
+        def __init__(self) -> None:
+            self.batches = iter(np.array_split(calibration, -(-len(calibration) // 16)))
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            batch = next(self.batches, None)
+            return None if batch is None else {"image": np.ascontiguousarray(batch)}
+
+    with tempfile.TemporaryDirectory() as folder:
+        plain, prepared, quantised = (Path(folder) / f"{name}.onnx" for name in ("plain", "prepared", "quantised"))
+        onnx.save(graph, plain)  # given the graph itself, quant_pre_process takes the weights out of it
+        quant_pre_process(plain, prepared, skip_symbolic_shape=True)
+        nodes = worth_int8(onnx.load(prepared).graph)
+        quantization.quantize_static(
+            prepared,
+            quantised,
+            Reader(),
+            per_channel=True,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            nodes_to_quantize=[node.name for node in nodes],
+        )
+        made = without_traces(onnx.load(quantised))
+    made.ir_version = graph.ir_version
+    del made.opset_import[:]  # it declares ten, and uses this one
+    made.opset_import.extend(graph.opset_import)
+    made.producer_name, made.producer_version = graph.producer_name, graph.producer_version
+    del made.graph.value_info[:]
+    return made
+
+
+def worth_int8(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """The hidden layers after the last convolution of few filters: there int8 is slower than float32.
+
+    With both of its convolutions (6 and 16 filters) in int8, the simple network ran at 0.6 of its speed in float32.
+    """
+    nodes, _, _ = hidden_layers(graph)
+    filters = {tensor.name: tensor.dims[0] for tensor in graph.initializer if len(tensor.dims) == 4}
+    few = [i for i, node in enumerate(nodes) if node.op_type == "Conv" and filters[node.input[1]] < FEW_FILTERS]
+    return nodes[max(few, default=-1) + 1 :]

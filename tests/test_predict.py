@@ -1,0 +1,543 @@
+"""predict.py: against onnxruntime and images.py directly, and what happens when files, pipes and processes break."""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import test_images
+import torch
+from folders import draw
+from onnx import TensorProto, helper
+from PIL import Image
+
+import graphs
+import images
+import models
+import predict
+
+SCRIPT = Path(predict.__file__)
+
+
+def facts(**changes) -> dict:
+    """What a checkpoint says of itself, as far as the graph's metadata need it."""
+    return {
+        "name": "tiny", "architecture": "simple", "classes": ["NORMAL", "PNEUMONIA"], "size": 32, "fit": "stretch",
+        "normalisation": [0.5, 0.25], "temperature": 1.5, "threshold": 0.5, "threshold_rule": "none",
+        "data": {"name": "noise", "fingerprint": "0", "synthetic": True}, "split": {}, "initial_weights": "random",
+        "quick": True, "versions": {}, **changes,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory) -> Path:
+    """A graph of graphs.py with random weights, and a threshold between the probabilities of noise."""
+    torch.manual_seed(0)
+    network = models.build("simple", 32).eval()
+    network.fc2.weight.data *= 100  # else all probabilities are near each other
+    path = tmp_path_factory.mktemp("onnx") / "tiny.onnx"
+    onnx.save(graphs.to_graph(network, facts(), "hash"), path)
+    noise = np.random.default_rng(0).integers(0, 256, (50, 40, 50), np.uint8)
+    probability = predict.open_model(path, "cpu").run(noise, "probability")[0]
+    onnx.save(graphs.to_graph(network, facts(threshold=float(np.median(probability))), "hash"), path)
+    return path
+
+
+def bright_graph(path: Path, heatmap: bool = False, metadata: dict | None = None) -> Path:
+    """Log-odds that grow with the pixels above 200; the heat map is the film itself."""
+    nodes = [
+        helper.make_node("Cast", ["image"], ["x"], to=TensorProto.FLOAT),
+        helper.make_node("Sub", ["x", "floor"], ["above"]),
+        helper.make_node("Relu", ["above"], ["bright"]),
+        helper.make_node("ReduceMean", ["bright", "axes"], ["positive"], keepdims=0),
+        helper.make_node("Sub", ["positive", "positive"], ["negative"]),
+        helper.make_node("Unsqueeze", ["positive", "last"], ["right"]),
+        helper.make_node("Unsqueeze", ["negative", "last"], ["left"]),
+        helper.make_node("Concat", ["left", "right"], ["logits"], axis=1),
+        helper.make_node("Sigmoid", ["positive"], ["probability"]),
+        helper.make_node("GreaterOrEqual", ["probability", "threshold"], ["yes"]),
+        helper.make_node("Cast", ["yes"], ["decision"], to=TensorProto.INT64),
+        helper.make_node("Div", ["x", "floor"], ["heatmap"]),
+    ]
+    values = {"floor": np.float32(200), "axes": np.array([1, 2]), "last": np.array([1]), "threshold": np.float32(0.7)}
+    outputs = [("probability", TensorProto.FLOAT, ["n"]), ("decision", TensorProto.INT64, ["n"]),
+               ("logits", TensorProto.FLOAT, ["n", 2]), ("heatmap", TensorProto.FLOAT, ["n", "h", "w"])]  # fmt: skip
+    made = helper.make_model(
+        helper.make_graph(
+            nodes if heatmap else nodes[:-1], "bright",
+            [helper.make_tensor_value_info("image", TensorProto.UINT8, ["n", "h", "w"])],
+            [helper.make_tensor_value_info(*output) for output in outputs[: 4 if heatmap else 3]],
+            [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()],
+        ),
+        opset_imports=[helper.make_opsetid("", 18)], ir_version=10,
+    )  # fmt: skip
+    known = facts(threshold=0.7, temperature=1.0, data={"name": "x", "fingerprint": "0", "synthetic": False})
+    helper.set_model_props(made, graphs.metadata(known, "hash") if metadata is None else metadata)
+    onnx.save(made, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def bright(tmp_path_factory) -> Path:
+    return bright_graph(tmp_path_factory.mktemp("bright") / "bright.onnx")
+
+
+def table(path: Path) -> list[dict]:
+    with open(path, newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def call(*arguments, cpu: bool = True) -> int:
+    return predict.main([str(a) for a in arguments] + (["--provider", "cpu"] if cpu else []))
+
+
+def shell(*arguments, **options) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(SCRIPT), *map(str, arguments), "--provider", "cpu"]
+    return subprocess.run(command, capture_output=True, text=True, **options)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """30 films of three sizes in nested folders, with spaces and umlauts, and files that are to be passed over."""
+    root = tmp_path_factory.mktemp("films")
+    for i in range(30):
+        place = root / ("b ä" if i % 3 else "a") / ("inner" if i % 2 else "")
+        draw(place / f"film ü {i:02d}.png", i, [(50, 40), (40, 40), (64, 80)][i % 3 if i > 10 else 0])
+    (root / "notes.txt").write_text("no image")
+    draw(root / ".hidden" / "x.png")
+    draw(root / "__MACOSX" / "x.png")
+    return root
+
+
+def test_results_are_those_of_onnxruntime_in_sorted_order(graph, folder, tmp_path, capsys):
+    assert call(graph, folder, "--csv", tmp_path / "x.csv", "--batch-size", 4, "--workers", 3) == 0
+    rows = table(tmp_path / "x.csv")
+    expected = sorted(path for part in ("a", "b ä") for path in (folder / part).rglob("*.png"))
+    assert [row["file"] for row in rows] == sorted(map(str, expected), key=lambda file: file.split(os.sep))
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    threshold = json.loads(session.get_modelmeta().custom_metadata_map["threshold"])
+    for row in rows:
+        with Image.open(row["file"]) as image:
+            pixels = np.asarray(image)[None]
+        probability, decision, _ = session.run(None, {"image": pixels})
+        assert float(row["probability"]) == pytest.approx(float(probability[0]), abs=1e-6)
+        assert row["decision"] == ["NORMAL", "PNEUMONIA"][decision[0]]
+        assert (int(row["height"]), int(row["width"])) == pixels.shape[1:]
+        assert float(row["threshold"]) == threshold and row["refer"] == "no" and row["error"] == ""
+        assert row["model"] == f"tiny SYNTHETIC {hashlib.sha256(graph.read_bytes()).hexdigest()[:16]}"
+    assert len({row["decision"] for row in rows}) == 2
+    captured = capsys.readouterr()
+    printed = captured.out.splitlines()
+    assert printed[0].split() == ["probability", "decision", "refer", "file"]
+    for line, row in zip(printed[1:], rows, strict=True):
+        assert line.split()[:2] == [f"{float(row['probability']):.4f}", row["decision"]]
+        assert line.endswith(row["file"])
+    assert "SYNTHETIC training data; research; not for clinical use" in captured.err
+
+
+def test_json_lines_are_the_csv(graph, folder, tmp_path, capsys):
+    assert call(graph, folder, "--json", "--refer", "0.1", "--csv", tmp_path / "x.csv") == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    written = table(tmp_path / "x.csv")
+    assert [predict.texts_of(row) for row in rows] == [list(row.values()) for row in written]
+    assert list(rows[0]) == list(predict.COLUMNS)
+    near = [abs(row["probability"] - row["threshold"]) <= 0.1 for row in rows]
+    assert [row["refer"] for row in rows] == near and len(set(near)) == 2
+
+
+def test_another_threshold_decides(graph, folder, capsys):
+    assert call(graph, folder, "--json") == 0
+    probabilities = [json.loads(line)["probability"] for line in capsys.readouterr().out.splitlines()]
+    threshold = sorted(probabilities)[7]
+    assert call(graph, folder, "--json", "--threshold", threshold) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["decision"] == "PNEUMONIA" for row in rows] == [p >= threshold for p in probabilities]
+    assert sum(row["decision"] == "NORMAL" for row in rows) == 7
+    assert {row["threshold"] for row in rows} == {threshold}
+
+
+def pictures() -> dict[str, bytes]:
+    """One film in every way that images.py can read."""
+    encoded, grey = test_images.encoded, test_images.film((90, 70))
+    image = Image.fromarray(grey)
+    colour = Image.fromarray(np.stack([grey, grey[::-1], grey[:, ::-1]], -1))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    found = {f"PNG {mode}": encoded(colour.convert(mode)) for mode in ("1", "L", "LA", "P", "RGB", "RGBA")}
+    found |= {f"JPEG {mode}": encoded(colour.convert(mode), "JPEG") for mode in ("L", "RGB", "CMYK", "YCbCr")}
+    found["16 bits"] = encoded(Image.fromarray(grey.astype(np.uint16) * 255 + 3))
+    found["turned"] = encoded(image, "JPEG", exif=exif)
+    found["progressive"] = encoded(colour, "JPEG", progressive=True, quality=30)
+    values = test_images.stored(12)
+    window = {"RescaleSlope": 2, "RescaleIntercept": -1000, "WindowCenter": 2500, "WindowWidth": 3001}
+    for name, content in {
+        "DICOM": test_images.dicom(values), "DICOM 8": test_images.dicom(values >> 4, 8),
+        "inverted": test_images.dicom(values, PhotometricInterpretation="MONOCHROME1"),
+        "window": test_images.dicom(values, **window),
+        "exact": test_images.dicom(values, **window, VOILUTFunction="LINEAR_EXACT"),
+        "frames": test_images.dicom(np.stack([values, values // 2]), frames=2),
+    }.items():  # fmt: skip
+        found[name] = content
+    return found
+
+
+@pytest.mark.parametrize("kind", pictures())
+def test_pixels_are_those_of_images(kind):
+    content = pictures()[kind]
+    decoder = images._decode_dicom if content[128:132] == b"DICM" else images._decode_picture
+    expected = decoder(content)
+    found, _, notes = predict.decode(content)
+    assert found.dtype == np.uint8 and np.array_equal(found, expected[0])
+    assert notes == [expected[3]] if len(expected) == 4 and expected[3] else not notes
+
+
+def test_limits_are_those_of_images():
+    assert (predict.MAX_PIXELS, set(images.SUFFIXES) - set(predict.SUFFIXES)) == (images.MAX_PIXELS, set())
+
+
+BROKEN = {
+    "empty.png": (b"", "the file is empty"),
+    "text.jpeg": (b"text", "not a jpeg, png or dicom file"),
+    "cut.jpg": (test_images.encoded(Image.fromarray(test_images.film()), "JPEG")[:300], "truncated"),
+    "bomb.png": (test_images.bomb(9_500), "9,500 x 9,500 pixels is more than the limit"),
+    "bigger.png": (test_images.bomb(20_000), "more pixels than the limit"),
+    "cut.dcm": (test_images.dicom(test_images.stored(12))[:300], "."),
+}
+
+
+def test_bad_files_are_named_and_the_others_go_on(graph, tmp_path, capsys):
+    films = tmp_path / "films"
+    for i in range(12):
+        draw(films / f"{'abcdefghijkl'[i]}.png", i)
+    for name, (content, _) in BROKEN.items():
+        (films / name).write_bytes(content)
+    (films / "odd\nname.png").write_bytes(b"")
+    arguments = (graph, films, "--csv", tmp_path / "x.csv", "--batch-size", 5)
+    assert call(*arguments) == 1
+    error = capsys.readouterr().err
+    rows = {Path(row["file"]).name: row for row in table(tmp_path / "x.csv")}
+    for name, (_, reason) in BROKEN.items():
+        (line,) = [line for line in error.splitlines() if line.startswith(f"error: {films / name}: ")]
+        assert reason in line.lower() and rows[name]["error"] in line and rows[name]["probability"] == ""
+    assert sum(row["error"] == "" for row in rows.values()) == 12
+    assert "odd\\nname.png: the file is empty" in error and rows["odd\\nname.png"]["error"]
+    before = (tmp_path / "x.csv").read_bytes()
+    assert call(*arguments, "--resume") == 1  # nothing to do, and the earlier errors still count
+    assert (tmp_path / "x.csv").read_bytes() == before
+
+
+def test_explicit_files_are_tried_whatever_their_names(graph, tmp_path, capsys):
+    draw(tmp_path / "film.png")
+    (tmp_path / "film").write_bytes((tmp_path / "film.png").read_bytes())
+    os.mkfifo(tmp_path / "pipe")
+    assert call(graph, tmp_path / "film", tmp_path / "pipe") == 1
+    captured = capsys.readouterr()
+    assert captured.out.count("\n") == 3 and "pipe: neither a" in captured.err
+
+
+def many(folder: Path, count: int) -> Path:
+    """A folder of `count` hard links to ten films; their long names fill a pipe soon."""
+    for i in range(10):
+        draw(folder / "originals" / f"{i}.png", i, (20, 20))
+    for i in range(count):
+        os.link(folder / "originals" / f"{i % 10}.png", folder / f"{i:05d}{'x' * 180}.png")
+    return folder
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals and pipes")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_run_that_is_resumed_equals_an_undisturbed_one(graph, tmp_path, number):
+    films = many(tmp_path / "films", 700)
+    (films / "00003bad.png").write_bytes(b"bad")
+    whole, stopped = tmp_path / "whole.csv", tmp_path / "stopped.csv"
+    options = [graph, films, "--batch-size", 4, "--refer", "0.01"]
+    assert shell(*options, "--csv", whole).returncode == 1
+    command = [sys.executable, SCRIPT, *options, "--csv", stopped, "--provider", "cpu"]
+    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for _ in range(9):
+        process.stdout.readline()  # what we do not read fills the pipe: it cannot have finished
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == (130 if number == signal.SIGINT else -number)
+    if number == signal.SIGINT:
+        assert error.splitlines()[-1] == "interrupted; --resume goes on" and "Traceback" not in error
+    content = stopped.read_bytes()
+    assert content.endswith(b"\n") and whole.read_bytes().startswith(content) and len(table(stopped)) < 600
+    stopped.write_bytes(content + whole.read_bytes()[len(content) :][:50])  # a torn line
+    assert shell(*options, "--csv", stopped, "--resume").returncode == 1
+    assert stopped.read_bytes() == whole.read_bytes()
+
+
+def test_a_csv_is_not_overwritten_or_mixed_up(graph, bright, folder, tmp_path, capsys):
+    path = tmp_path / "x.csv"
+    assert call(graph, folder, "--csv", path) == 0
+    before = path.read_bytes()
+    for options, reason in [
+        ([graph], "--resume continues it, --overwrite replaces it"),
+        ([graph, "--resume", "--threshold", "0.123"], "of another model, --threshold or --refer"),
+        ([graph, "--resume", "--refer", "0.3"], "of another model, --threshold or --refer"),
+        ([bright, "--resume"], "of another model, --threshold or --refer"),
+    ]:
+        capsys.readouterr()
+        assert call(*options, folder, "--csv", path) == 2
+        assert reason in capsys.readouterr().err and path.read_bytes() == before
+    assert call(bright, folder, "--csv", path, "--overwrite") == 0
+    assert len(table(path)) == 30 and path.read_bytes() != before
+    path.write_text("mine: do not cut")
+    assert call(graph, folder, "--csv", path, "--resume") == 2
+    assert path.read_text() == "mine: do not cut"
+    path.write_text("file,prob")  # only the beginning of a header
+    assert call(graph, folder, "--csv", path, "--resume") == 0
+    assert path.read_bytes() == before
+
+
+def test_a_wrong_call_is_one_line_and_exit_code_2(graph, folder, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    for arguments, reason in [
+        ((tmp_path / "none.onnx", folder), "none.onnx: no such file"),
+        ((graph, tmp_path / "none"), "none: no such file"),
+        ((graph, tmp_path / "empty"), "no image in this folder"),
+    ]:
+        assert call(*arguments) == 2
+        error = capsys.readouterr().err
+        assert reason in error and error.count("\n") == 1
+    for options in (["--threshold", "2"], ["--refer", "x"], ["--batch-size", "0"], ["--workers", "1.5"],
+                    ["--provider", "abacus"], ["--resume"], ["--csv", "x", "--resume", "--overwrite"]):  # fmt: skip
+        with pytest.raises(SystemExit) as caught:
+            call(graph, folder, *options)
+        assert caught.value.code == 2
+    assert call(graph, folder, "--csv", folder / "notes.txt" / "x.csv") == 1
+    assert "cannot use" in capsys.readouterr().err
+
+
+def test_a_graph_that_is_not_ours_is_one_line(tmp_path, folder, capsys):
+    (tmp_path / "text.onnx").write_text("text")
+    assert call(tmp_path / "text.onnx", folder) == 1
+    error = capsys.readouterr().err
+    assert "text.onnx: cannot be used on CPUExecutionProvider" in error and error.count("\n") == 1
+    assert call(bright_graph(tmp_path / "x.onnx", metadata={"name": "x"}), folder) == 1
+    assert "not a graph that export.py made: it has no classes, no data, no size" in capsys.readouterr().err
+
+
+def test_providers(graph, folder, capsys, monkeypatch):
+    there = onnxruntime.get_available_providers()
+    absent = next(name for name, provider in predict.PROVIDERS.items() if provider not in there)
+    assert call(graph, folder, "--provider", absent, cpu=False) == 1
+    assert f"--provider {absent}: this onnxruntime has only" in capsys.readouterr().err
+    if torch.cuda.is_available():
+        assert call(graph, folder, "--provider", "cuda", cpu=False) == 0
+        return
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", *there])
+    assert call(graph, folder, "--provider", "cuda", cpu=False) == 1
+    assert "CUDAExecutionProvider" in capsys.readouterr().err
+    assert call(graph, folder, cpu=False) == 0
+    error = capsys.readouterr().err.splitlines()
+    assert error[0] == "note: CUDA does not work here; the CPU is used" and "on CPU" in error[1]
+
+
+def test_a_graph_that_fails_on_a_film_does_not_stop_the_others(graph, folder, capsys, monkeypatch):
+    honest = predict.Model.run
+
+    def failing(model, pixels, *outputs):
+        if len(pixels) > 2 or (pixels.shape[1:] == (80, 64)):
+            raise RuntimeError("out of memory")
+        return honest(model, pixels, *outputs)
+
+    monkeypatch.setattr(predict.Model, "run", failing)
+    assert call(graph, folder, "--json") == 1
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["error"] for row in rows if row["height"] == 80] == ["the graph failed: out of memory"] * 7
+    assert all(row["probability"] for row in rows if row["height"] != 80) and len(rows) == 30
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes")
+def test_head_and_a_terminal_that_knows_only_ascii(graph, tmp_path):
+    films = many(tmp_path / "films", 700)
+    command = f"{sys.executable} {SCRIPT} {graph} {films} --provider cpu | head -n 2"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert done.stdout.count("\n") == 2
+    assert all(line.startswith(("tiny SYNTHETIC ", "warning: ")) for line in done.stderr.splitlines())
+    name = os.fsdecode("ü \x1b[31m".encode() + b"\xff.png")
+    draw(tmp_path / "x.png")
+    (tmp_path / "x.png").rename(tmp_path / name)
+    env = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    for options in ([], ["--json"]):
+        done = shell(graph, tmp_path / name, *options, env=env)
+        assert done.returncode == 0 and done.stdout.isascii() and "\x1b" not in done.stdout
+        assert "\\x1b[31m\\udcff.png" in (json.loads(done.stdout)["file"] if options else done.stdout)
+
+
+def test_it_runs_alone_beside_the_graph(graph, folder, tmp_path):
+    """Copied to a folder of its own, in a process that can import no file of the project, and no PyTorch."""
+    shutil.copy(SCRIPT, tmp_path)
+    shutil.copy(graph, tmp_path)
+    ours = [path.stem for path in SCRIPT.parent.glob("*.py") if path.stem != "predict"]
+    code = f"""
+import sys
+for name in {["torch", "torchvision", "onnx", "matplotlib", "pydicom", "scipy", "tabulate", *ours]}:
+    sys.modules[name] = None  # importing it is an error
+import predict
+sys.exit(predict.main(sys.argv[1:]))
+"""
+    command = [sys.executable, "-c", code, "tiny.onnx", str(folder), "--heatmaps", "heat", "--provider", "cpu"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.count("\n")) == (0, 31), done.stderr
+    assert len(list((tmp_path / "heat").iterdir())) == 30
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc: getrusage would give the peak of the process that forked")
+def test_memory_does_not_grow_with_the_number_of_films(bright, tmp_path):
+    peaks = []
+    for count in (200, 2000):
+        films = tmp_path / str(count)
+        for i in range(10):
+            draw(films / "x" / f"{i}.png", i, (200 + i % 2, 200))  # 40 kB each: 2,000 kept ones would be 80 MB
+        for i in range(count):
+            os.link(films / "x" / f"{i % 10}.png", films / f"{i:05d}.png")
+        code = ("import sys, predict; assert predict.main(sys.argv[1:]) == 0;"
+                "print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0], file=sys.stderr)")  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-c", code, bright, films, "--provider", "cpu"],
+            capture_output=True, text=True, cwd=SCRIPT.parent,
+        )  # fmt: skip
+        assert done.stdout.count("\n") == count + 11
+        peaks.append(int(done.stderr.splitlines()[-1]) / 1024)
+    assert peaks[1] - peaks[0] < 25, peaks
+
+
+def spotted(path: Path, size: tuple[int, int], corner: tuple[int, int], side: int) -> None:
+    pixels = np.full((size[1], size[0]), 100, np.uint8)
+    pixels[corner[1] : corner[1] + side, corner[0] : corner[0] + side] = 250
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def test_occlusion_finds_a_planted_square(bright):
+    model = predict.open_model(bright, "cpu")
+    pixels = np.full((120, 200), 100, np.uint8)
+    pixels[24:48, 140:180] = 250
+    heat = predict.occlusion(model, pixels)
+    assert heat.shape == (10, 10)
+    row, column = np.unravel_index(heat.argmax(), heat.shape)
+    assert row in (2, 3) and column in (7, 8)
+    assert np.abs(heat[6:]).max() < 0.05 * heat.max()
+    logits = model.run(pixels[None], "logits")[0][0]  # one patch over the whole square takes all of its log-odds
+    assert heat.max() <= (logits[1] - logits[0]) * 1.02
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["the graph's", "occlusion"])
+def test_heatmaps(tmp_path, own, capsys):
+    model = bright_graph(tmp_path / "x.onnx", heatmap=own)
+    for name in ("a/film.png", "b/film.png", "b/../c/fi:lm.png"):
+        spotted(tmp_path / name, (300, 150), (200, 30), 40)
+    files = [tmp_path / "a", tmp_path / "b" / "film.png", tmp_path / "b" / ".." / "c" / "fi:lm.png"]
+    heat = tmp_path / "heat"
+    assert call(model, *files, "--heatmaps", heat, "--json") == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert sorted(row["heatmap"] for row in rows) == sorted(str(path) for path in heat.iterdir())
+    assert len({row["heatmap"] for row in rows}) == 3
+    pixels = np.asarray(Image.open(rows[0]["heatmap"])).astype(int)
+    colour = pixels.max(2) - pixels.min(2)
+    plain = colour[:, : 10 + predict.PANEL]
+    assert plain.max() == 0  # the left panel is the film, and the texts are grey
+    shown = colour[:, 20 + predict.PANEL : 20 + 2 * predict.PANEL]
+    rows_, columns = np.nonzero(shown > 0.8 * shown.max())
+    scale = predict.PANEL / 300
+    assert 190 * scale < columns.mean() < 250 * scale
+    assert 20 * scale < rows_.mean() - (pixels.shape[0] - 10 - 150 * scale) < 80 * scale
+    assert colour[:, 30 + 2 * predict.PANEL :].max() > 200  # the bar
+
+
+def test_an_overlay_of_any_proportions_has_its_texts(bright, tmp_path, capsys):
+    for i, size in enumerate([(20, 400), (400, 20), (1, 1)]):
+        draw(tmp_path / f"{'long' * 40}{i}.png", i, size)
+    assert call(bright, tmp_path, "--heatmaps", tmp_path / "heat") == 0
+    for path in (tmp_path / "heat").iterdir():
+        with Image.open(path) as image:
+            assert image.width >= 250 and image.height >= 150
+            pixels = np.asarray(image.convert("L"))
+        assert pixels[:10].max() == 0 and pixels[:, :5].max() == 0 and pixels[:, -5:].max() == 0
+        assert pixels[10:90].max() > 200
+
+
+def test_the_colour_map_is_viridis():
+    steps = np.linspace(0, 1, 256)
+    expected = matplotlib.colormaps["viridis"](steps)[:, :3] * 255
+    assert np.abs(predict.viridis(steps) - expected).max() < 6
+
+
+def chest() -> np.ndarray:
+    """Bright in the middle, dark at the sides."""
+    across = np.abs(np.linspace(-1, 1, 224))
+    return np.tile(220 - 200 * across, (224, 1)).astype(np.uint8) + test_images.film((224, 224)) // 16
+
+
+@pytest.mark.parametrize(
+    ("name", "pixels", "warning"),
+    [
+        ("plain", chest(), ""),
+        ("inverted", 255 - chest(), "inverted"),
+        ("turned", np.rot90(chest()), "turned"),
+        ("constant", np.full((224, 224), 100, np.uint8), "nearly constant"),
+        ("tiny", chest()[::16, ::16], "only 14 x 14 pixels, where the network sees 32"),
+        ("long", np.tile(chest(), (3, 1)), "width / height is 0.33"),
+        ("coloured", np.stack([chest(), chest() // 2, chest() // 3], -1), "photograph"),
+        ("grey in colours", np.stack([chest()] * 3, -1), ""),
+    ],
+)
+@pytest.mark.parametrize("kind", ["png", "jpeg"])
+def test_suspicions(graph, tmp_path, capsys, name, pixels, warning, kind):
+    Image.fromarray(np.ascontiguousarray(pixels)).save(tmp_path / f"x.{kind}", quality=95)
+    assert call(graph, tmp_path / f"x.{kind}", "--json") == 0
+    captured = capsys.readouterr()
+    found = json.loads(captured.out)["warning"]
+    assert warning in found if warning else found is None
+    assert (f"warning: {tmp_path / f'x.{kind}'}: " in captured.err) == bool(warning)
+
+
+def test_on_real_films_false_alarms_are_rare_and_inverted_films_are_noticed(real_folder):
+    films = [file for file in predict.walk(real_folder) if not file.endswith(".dcm")][::10]
+    alarms = inverted = 0
+    for file in films:
+        grey, saturation, _ = predict.decode(Path(file).read_bytes())
+        alarms += bool(predict.suspicions(grey, saturation, 224))
+        inverted += any("inverted" in text for text in predict.suspicions(255 - grey, saturation, 224))
+    assert alarms <= 0.01 * len(films) and inverted >= 0.95 * len(films)
+
+
+def test_memory_and_order_of_batches_with_many_sizes():
+    """Films of one size wait for each other within a window; the order stays."""
+    sizes = np.random.default_rng(0).integers(1, 5, 200)
+    given = [predict.Film(str(i), np.zeros((size, 1), np.uint8)) for i, size in enumerate(sizes)]
+    given[17] = predict.Film("17", error="bad")
+    batches = []
+
+    def run(group):
+        batches.append((len(group), {film.grey.shape for film in group}))
+        for film in group:
+            film.grey = None
+
+    blocks = list(predict.in_batches(iter(given), 8, run))
+    assert [film.file for block in blocks for film in block] == [str(i) for i in range(200)]
+    assert all(len(shapes) == 1 for _, shapes in batches) and np.mean([count for count, _ in batches]) > 4
+    alone = [predict.Film(str(i), np.zeros((i + 1, 1), np.uint8)) for i in range(100)]
+    assert [len(block) for block in predict.in_batches(iter(alone), 8, run)] == [32, 32, 32, 4]
+    alike = [predict.Film(str(i), np.zeros((5, 1), np.uint8)) for i in range(20)]
+    assert [len(block) for block in predict.in_batches(iter(alike), 8, run)] == [8, 8, 4]
+
+
+def test_errors_from_the_decoder_are_one_line():
+    film = predict.read_film(os.path.join("no", "such\nfile.png"), 32)
+    assert film.error == "No such file or directory"
+    assert io.StringIO(film.error).readlines() == [film.error]
