@@ -215,6 +215,8 @@ def metadata(checkpoint: dict, checkpoint_hash: str, network: nn.Module | None =
         "precision": {"name": "fp32"},
         "intended_use": "research; not for clinical use",
     }
+    if "operating_points" in checkpoint:  # checkpoints of earlier versions have none
+        facts["operating_points"] = checkpoint["operating_points"]
     if network is not None and has_heatmap(network):
         normal, pneumonia = network.fc.bias.tolist()
         facts["heatmap"] = {

@@ -56,6 +56,15 @@ def assert_same_run(folder: Path, reference: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["history.csv", "last.pt", "model.pt", "run.json"]
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As in the processes that `start` makes: the number of threads changes the last bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, cache, phantoms) -> Path:
     """The folder of a run of `options`, in a process of its own as the killed ones are."""
@@ -109,7 +118,6 @@ sys.exit(train.main(sys.argv[1:]))
     assert process.returncode == -signal.SIGKILL
     assert models.load_checkpoint(tmp_path / "simple" / "last.pt")[0]["epoch"] == 1
     assert train.main(options(tmp_path, cache, "--resume")) == 0
-    torch.set_num_threads(1)
     assert_same_run(tmp_path / "simple", undisturbed)
 
 

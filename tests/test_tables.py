@@ -220,7 +220,8 @@ def test_only_synthetic_results_are_marked_and_empty_tables_left_out():
 # -------------------------------------------------------------------------------- print, CSV and JSON agree
 
 
-def test_print_csv_and_json_agree_cell_by_cell(shown, tmp_path, capsys):
+def test_print_csv_and_json_agree_cell_by_cell(shown, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(evaluate.report, "write", lambda *_: None)  # the documents have tests of their own
     made = list(shown.tables.values())
     evaluate.print_results(shown.results, made, ["one note"], "github")
     out = capsys.readouterr().out
@@ -248,7 +249,8 @@ def test_print_csv_and_json_agree_cell_by_cell(shown, tmp_path, capsys):
     assert out.endswith("note: one note\n")
 
 
-def test_what_is_for_figures_and_cards_is_not_in_the_json(shown, tmp_path):
+def test_what_is_for_figures_and_cards_is_not_in_the_json(shown, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate.report, "write", lambda *_: None)
     evaluate.write_files(tmp_path, shown.results, shown.asked, shown.groups, [], [])
     for model in json.loads((tmp_path / "results.json").read_text())["models"]:
         assert not set(evaluate.NOT_IN_JSON) & set(model)
