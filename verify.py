@@ -36,6 +36,9 @@ TOLERANCE = {("fp32", "cpu"): 1e-4, ("fp32", "cuda"): 1e-3, ("fp16", "cpu"): 5e-
 # decision is 1/n of accuracy; where that is more, one is allowed.
 INT8_AUROC, INT8_ACCURACY = 0.002, 0.005
 RESIZED = 1  # grey level: Pillow rounds twice, after rows and after columns, and the graph once
+# Of resized noise a pixel or two lie so near to half a level that PyTorch and onnxruntime round them to different ones:
+# 1e-5 on the networks that we looked at.
+ROUNDED = 1e-3
 MEASURES = ("auroc", "accuracy", "sensitivity", "specificity")
 
 
@@ -260,7 +263,8 @@ def measure_odd(
         onnx.save(opened, Path(folder) / "opened.onnx")
         inside = infer.open_graph(Path(folder) / "opened.onnx", provider)
         for i, (name, image) in enumerate(odd.items()):
-            row = compare(answers(session, image[None], 1, provider), wanted, np.array([i]), tolerance, bias)
+            limit = tolerance if tolerance is None or image.shape == (expected.size,) * 2 else max(tolerance, ROUNDED)
+            row = compare(answers(session, image[None], 1, provider), wanted, np.array([i]), limit, bias)
             resized = inside.run([graphs.PIXELS], {"image": image[None]})[0][0, 0]
             decoded = images.decode(image, expected.size, expected.fit).pixels
             levels = float(np.abs(resized - decoded.astype(np.float32)).max())
@@ -343,7 +347,7 @@ def certificate(expected: Reference, found: dict[str, list[dict]]) -> dict:
             | {"of": "|difference| of probability, and of logits as a part of the largest |logit|; a decision may "
                "differ only where PyTorch's probability is that close to the threshold"},
             "int8": {"auroc": INT8_AUROC, "accuracy": INT8_ACCURACY, "or": "one image, where that is more"},
-            "resizing": {"grey levels beside Pillow": RESIZED},
+            "resizing": {"grey levels beside Pillow": RESIZED, "probability and logits of resized noise": ROUNDED},
         },
         "reference": {
             "is": "PyTorch's logits of normal and pneumonia, in float32 on the CPU, by the first 16 hex digits of the "
