@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import json
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,7 @@ import common
 import data
 import graphs
 import infer
+import ledger
 import models
 import verify
 from common import Problem
@@ -49,8 +51,13 @@ def export(path: Path, args: argparse.Namespace) -> int:
     if not same:
         print(f"note: {source} is not the data {path} was trained on; images to compare on are taken all the same, "
               "and scores on them may flatter")  # fmt: skip
+    checkpoint_hash = common.sha256_of_file(path)
+    if len(split.test):  # the proof scores the graph on test labels
+        ledger.note(
+            args.runs, args.run, checkpoint["name"], checkpoint_hash, dataset.name, split.fingerprint, "export.py"
+        )
     expected = verify.reference(network, checkpoint, dataset, split)
-    plain = graphs.to_graph(network, checkpoint, common.sha256_of_file(path))
+    plain = graphs.to_graph(network, checkpoint, checkpoint_hash)
     about = {"name": dataset.name, "source": dataset.source, "fingerprint": dataset.fingerprint,
              "split": split.fingerprint, "split_is_the_models": same}  # fmt: skip
     failures = 0
@@ -164,6 +171,10 @@ def verify_one(path: Path, args: argparse.Namespace) -> None:
     dataset = data.load(source, graphs.fact(facts, "size"), args.cache, facts["fit"], args.skip_bad)
     expected, total = verify.remembered(kept, facts, dataset)
     count = len(set(map(verify.pixel_hash, expected.images)))
+    if "test" in expected.sides:
+        ledger.note(
+            args.runs, args.run, path.name, kept["sha256"], dataset.name, kept["data"]["split"], "export.py verify"
+        )
     print(f"{path}: {count:,} of {total:,} different images of its certificate found in {dataset.source}"
           f"{'' if count == total else '; the others are not checked'}\n")  # fmt: skip
     names, unchecked = verify.providers()
@@ -266,6 +277,9 @@ def parse_verify(argv: list[str]) -> argparse.Namespace:
         description="Compares graphs again with the answers that PyTorch gave when they were exported.",
     )
     parser.add_argument("graphs", nargs="+", type=Path, help="such as onnx/simple.onnx; the .json lies beside it")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs"), metavar="DIR", help=f"of {ledger.NAME}; default: runs"
+    )
     data.add_arguments(parser)
     args = parser.parse_args(argv)
     args.command = verify_command
@@ -303,6 +317,7 @@ def export_command(args: argparse.Namespace) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
+    args.run = uuid.uuid4().hex  # one look at test labels, at however many models
     return common.run(lambda: args.command(args))
 
 

@@ -23,6 +23,12 @@ from common import Problem
 CPU = torch.device("cpu")
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """The ledger of looks at test labels goes to runs/ of the folder that one is in."""
+    monkeypatch.chdir(tmp_path)
+
+
 def shaken(architecture: str, size: int) -> torch.nn.Module:
     """A network whose batch-norm statistics and parameters are not those of a fresh one, which hide errors."""
     torch.manual_seed(0)

@@ -24,6 +24,12 @@ import verify
 from common import Problem
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """The ledger of looks at test labels goes to runs/ of the folder that one is in."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture(scope="module")
 def three(cache, tmp_path_factory) -> Path:
     """A folder with runs/ and onnx/: a small network that has learned something, in all three precisions."""
@@ -35,7 +41,8 @@ def three(cache, tmp_path_factory) -> Path:
 
 
 def export_three(folder: Path, cache: Path, out: str) -> int:
-    arguments = [str(folder / "runs" / "simple" / "model.pt"), "--cache", str(cache), "--onnx", str(folder / out)]
+    arguments = [str(folder / "runs" / "simple" / "model.pt"), "--cache", str(cache), "--onnx", str(folder / out),
+                 "--runs", str(folder / "runs")]  # fmt: skip
     return export.main([*arguments, "--precision", *graphs.PRECISIONS])
 
 
@@ -116,6 +123,8 @@ def copied(three, tmp_path) -> Path:
 def test_the_proof_is_repeated_without_the_checkpoint(copied, cache, tmp_path, capsys):
     every = [str(copied / f"{name}.onnx") for name in NAMES]
     assert export.main(["verify", *every, "--cache", str(cache)]) == 0
+    looks = (tmp_path / "runs" / "test-ledger.jsonl").read_text().splitlines()
+    assert len(looks) == len(every) and all('"export.py verify"' in look for look in looks)
     out = capsys.readouterr().out
     assert out.count("181 of 181 different images of its certificate found in phantoms") == 3
     assert out.count("the same answers as PyTorch's") == 3
