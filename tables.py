@@ -3,6 +3,7 @@
 import math
 from typing import NamedTuple
 
+from markup import number, p_value
 from scoring import Estimate
 
 # The published notebooks' test results: 468 images, some of them mirrored at random.
@@ -38,13 +39,6 @@ class Table(NamedTuple):
     headers: list[str]
     rows: list[list]
     notes: list[str]
-
-
-def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
-    """A dash for what is undefined (0/0) or does not apply."""
-    if value is None or math.isnan(value):
-        return "-"
-    return f"{value:{'+' if sign else ''},.{digits}f}"
 
 
 def with_interval(estimate: Estimate, digits: int = 3, scale: float = 1, sign: bool = False) -> str:
@@ -161,10 +155,6 @@ def questions(comparisons: list[dict]) -> Table:
     notes = ["Second minus first, on the same test images. Detectable: the smallest difference that these images would "
              "have shown with 80 % power. Holm: corrected for all p-values of this table."]  # fmt: skip
     return Table("The questions", headers, rows, notes)
-
-
-def p_value(p: float) -> str:
-    return "-" if math.isnan(p) else "< 0.0001" if p < 1e-4 else f"{p:.4f}"
 
 
 def convergence(results: list[dict]) -> Table:

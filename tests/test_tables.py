@@ -60,6 +60,11 @@ def parsed(cell: str) -> float:
     return math.nan if cell == "-" else float(cell.removeprefix("< "))
 
 
+def sign(value: float) -> str:
+    """How a difference begins: zero has no sign, also where it is rounded from below."""
+    return "+" if value > 0 else "-" if value < 0 else "0"
+
+
 def interval(cell: str) -> tuple[float, float, float]:
     match = re.fullmatch(r"([-+]?[\d.]+|-)(?: \[([-+]?[\d.]+), ([-+]?[\d.]+)\])?", cell)
     assert match, cell
@@ -154,7 +159,7 @@ def test_promises_prevalences_and_subgroups_cell_by_cell(shown):
         assert_cell(row[4], at["estimates"][key], 3)
         assert_cell(row[5], at["gap"][key], 1, 100)
         gap = at["estimates"][key]["value"] - at["promised"][key]["value"]
-        assert row[5].startswith("-" if round(100 * gap, 1) < 0 or (gap < 0) else "+")
+        assert row[5].startswith(sign(round(100 * gap, 1)))
     for row, (model, name, _, at) in zip(shown.tables["At another prevalence"].rows, expected[::3], strict=True):
         assert row[:3] == [model["name"], name, "0.02"]
         ill, well = (at["estimates"][key]["value"] for key in ("sensitivity", "specificity"))
@@ -181,7 +186,8 @@ def test_questions_and_seeds_cell_by_cell(shown):
             assert row[2] == found["measure"] + " (points)" * points
             digits, scale = (1, 100) if points else (4, 1)
             assert_cell(row[3], found["difference"], digits, scale)
-            assert row[3][0] in "+-" and row[7] == found["method"]
+            shown_difference = float(re.match(r"[-+]?[\d.,]+", row[3])[0])
+            assert row[3].startswith(sign(shown_difference)) and row[7] == found["method"]
             assert parsed(row[4]) == pytest.approx(scale * found["detectable"], abs=0.51 * 10**-digits, nan_ok=True)
             for cell, p in zip(row[5:7], (found["p"], found["p_holm"]), strict=True):
                 assert parsed(cell) == pytest.approx(p, abs=1e-4, nan_ok=True)
