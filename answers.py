@@ -57,11 +57,11 @@ def test_side(model: Model, dataset: Dataset) -> Split:
     Raises Problem where there is none, or where it was trained on some of them.
     """
     facts = model.facts
-    how, seed = facts["split"]["how"], facts["split"]["seed"]
+    how = facts["split"]["how"]
     everything = np.arange(len(dataset.files))
     known = dataset.fingerprint == facts["data"]["fingerprint"] or overlap(model, dataset, everything)
     if known or (how == "official" and {"test"} < set(dataset.folders)):
-        split = data.split(dataset, how, seed)
+        split = data.split_again(dataset, facts["split"])
     else:
         none = np.array([], np.int64)
         fingerprint = common.sha256_of(["external", dataset.fingerprint])[:12]

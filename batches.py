@@ -13,17 +13,48 @@ import torch.nn.functional as F
 
 @dataclass(frozen=True)
 class Augment:
-    """Half-widths of the uniform distributions that random changes of an image are drawn from."""
+    """Bounds of the uniform distributions that random changes of an image are drawn from."""
 
-    shift: float = 0.06  # fraction of the side
-    scale: float = 0.10  # fraction
-    rotation: float = 7.0  # degrees
-    brightness: float = 0.10  # of the range from black to white
-    contrast: float = 0.15  # fraction, about the image's own mean
+    shift: float = 0.06  # fraction of the side, to either side
+    tightest: float = 0.9  # the part of the film that is seen: its side, as a fraction of the film's ...
+    widest: float = 1.1  # ... and of the other end; it may lie anywhere inside the film, or the film inside it
+    aspect: float = 1.0  # factor: the part seen is up to so much wider or narrower than the film's own shape
+    rotation: float = 7.0  # degrees, either way
+    brightness: float = 0.10  # of the range from black to white, either way
+    contrast: float = 0.15  # fraction, about the image's own mean, either way
+    curve: float = 0.0  # middle greys lighter or darker by up to a quarter of this: x + curve x (1 - x)
+    blur: float = 0.0  # up to this share of the fine detail is taken away ...
+    sharpen: float = 0.0  # ... or added
+    border: float = 0.0  # each side may be covered up to this fraction of the film
     flip: bool = False  # left-right with probability 1/2: it mirrors the heart, so it is off
 
 
-NO_AUGMENT = Augment(0, 0, 0, 0, 0)
+NO_AUGMENT = Augment(shift=0, tightest=1, widest=1, rotation=0, brightness=0, contrast=0)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What is done to each of N images; a slice of it is what is done to some of them.
+
+    affine: (N, 2, 3), from output to input coordinates, both in [-1, 1] (F.affine_grid's convention)
+    tone: (N, 3), contrast, brightness and curve, as in `Augment`
+    detail: (N,), share of the fine detail that is added; or None where no image has any
+    cover: (N, 4), fractions of the film covered at its left, right, top and bottom; or None
+    """
+
+    affine: torch.Tensor
+    tone: torch.Tensor
+    detail: torch.Tensor | None = None
+    cover: torch.Tensor | None = None
+
+    def __getitem__(self, here: slice) -> "Changes":
+        return Changes(*(None if part is None else part[here] for part in self.parts()))
+
+    def to(self, device: torch.device) -> "Changes":
+        return Changes(*(None if part is None else part.to(device) for part in self.parts()))
+
+    def parts(self) -> tuple[torch.Tensor | None, ...]:
+        return self.affine, self.tone, self.detail, self.cover
 
 
 def table_on(images: np.ndarray, device: torch.device) -> torch.Tensor:
@@ -93,7 +124,7 @@ class Batches:
         self, number: int = 0, skip: int = 0, side: int | None = None
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """The batches of one epoch but for the first `skip`, made smaller to `side` pixels where it is given."""
-        order, affine, tone = self._drawn(number)
+        order, changes = self._drawn(number)
         places = self.places()[skip:]
         rows = self.indices[order].to(self.table.device)  # one transfer an epoch, none a batch
         labels = self.labels[order.to(self.device)]
@@ -105,20 +136,20 @@ class Batches:
             images = pixels.to(self.device, non_blocking=True).unsqueeze(1)  # (B, 1, S, S) uint8
             if side not in (None, images.shape[-1]):
                 images = F.interpolate(images.float(), (side, side), mode="bilinear", antialias=True)
-            if affine is None:
+            if changes is None:
                 images = torch.add(offset, images, alpha=1 / (255 * self.std))  # one pass over memory, not four
             else:
-                images = change(images * (1 / 255), affine[here], tone[here], self.mean, self.std)
+                images = change(images * (1 / 255), changes[here], self.mean, self.std)
             yield images.contiguous(memory_format=torch.channels_last), labels[here]
 
-    def _drawn(self, number: int) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    def _drawn(self, number: int) -> tuple[torch.Tensor, Changes | None]:
         """The order of an epoch, and the changes of its images in that order."""
         count = len(self.indices)
         if self.augment is None:
-            return torch.arange(count), None, None
+            return torch.arange(count), None
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
         order = torch.randperm(count, generator=generator)
-        return order, *(drawn.to(self.device) for drawn in draw_changes(self.augment, count, generator))
+        return order, draw_changes(self.augment, count, generator).to(self.device)
 
     def places(self) -> list[slice]:
         """Where in an epoch's order the batches of this process are."""
@@ -170,37 +201,78 @@ def in_background(gathered: Iterable[torch.Tensor], pin: bool, ahead: int = 3) -
         thread.join()
 
 
-def draw_changes(augment: Augment, count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Random changes for `count` images: affine maps (count, 2, 3) and (contrast, brightness) (count, 2).
-
-    An affine map takes output coordinates to input coordinates, both in [-1, 1] (F.affine_grid's convention).
-    """
-    uniform = torch.rand(count, 7, generator=generator) * 2 - 1
-    angle = uniform[:, 0] * math.radians(augment.rotation)
-    zoom = 1 / (1 + uniform[:, 1] * augment.scale)
+def draw_changes(augment: Augment, count: int, generator: torch.Generator) -> Changes:
+    """Random changes for `count` images."""
+    uniform = torch.rand(count, 14, generator=generator) * 2 - 1
+    part = (augment.tightest + augment.widest) / 2 + uniform[:, 0] * (augment.widest - augment.tightest) / 2
+    stretch = torch.exp(uniform[:, 1] * math.log(augment.aspect) / 2)
+    seen = torch.stack([part * stretch, part / stretch], 1)  # (count, 2): width and height
     mirror = torch.where(uniform[:, 2] < 0, -1.0, 1.0) if augment.flip else torch.ones(count)
-    cos, sin = angle.cos() * zoom, angle.sin() * zoom
-    shift = uniform[:, 3:5] * augment.shift * 2  # the side is 2 long in these coordinates
-    affine = torch.stack([cos * mirror, -sin, shift[:, 0], sin * mirror, cos, shift[:, 1]], 1).view(count, 2, 3)
-    tone = torch.stack([1 + uniform[:, 5] * augment.contrast, uniform[:, 6] * augment.brightness], 1)
-    return affine, tone
+    # The side is 2 long in these coordinates. What is left of the film, or of the part, is room to move in.
+    place = uniform[:, 3:5] * (2 * augment.shift + (1 - seen).abs())
+    tone = torch.stack(
+        [1 + uniform[:, 5] * augment.contrast, uniform[:, 6] * augment.brightness, uniform[:, 7] * augment.curve], 1
+    )
+    amount = uniform[:, 8]
+    detail = torch.where(amount < 0, amount * augment.blur, amount * augment.sharpen)
+    affine = affine_maps(seen, uniform[:, 9] * math.radians(augment.rotation), place)
+    affine[:, :, 0] *= mirror[:, None]
+    return Changes(
+        affine,
+        tone,
+        detail if augment.blur or augment.sharpen else None,
+        uniform[:, 10:14].clamp(min=0) * augment.border if augment.border else None,  # half of the sides are free
+    )
 
 
-def change(
-    images: torch.Tensor, affine: torch.Tensor, tone: torch.Tensor, mean: float = 0.0, std: float = 1.0
-) -> torch.Tensor:
-    """Applies `draw_changes` to (B, 1, S, S) float images in [0, 1], then normalises them by mean and std.
+def affine_maps(seen: torch.Tensor, angle: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+    """(N, 2, 3) maps for a part of the film: its width and height, its angle in radians, its middle, in [-1, 1]."""
+    cos, sin = angle.cos(), angle.sin()
+    turned = torch.stack([torch.stack([cos, -sin], 1), torch.stack([sin, cos], 1)], 1)  # (N, 2, 2)
+    return torch.cat([turned * seen[:, :, None], place[:, :, None]], 2)
+
+
+def change(images: torch.Tensor, changes: Changes, mean: float = 0.0, std: float = 1.0) -> torch.Tensor:
+    """Applies changes to (B, 1, S, S) float images in [0, 1], then normalises them by mean and std.
 
     What comes from outside is black. Contrast turns about the mean of the image as it was before it was moved.
     """
-    contrast, brightness = tone[:, :1, None, None], tone[:, 1:, None, None]
+    contrast, brightness, curve = (changes.tone[:, k, None, None, None] for k in range(3))
     centre = images.mean((1, 2, 3), keepdim=True)
+    if changes.cover is not None:
+        images = covered(images, changes.cover)
     moved = F.grid_sample(
-        images, sampling_grid(affine, images.shape[-1]), mode="bilinear", padding_mode="zeros", align_corners=False
-    )
+        images, sampling_grid(changes.affine, images.shape[-1]), mode="bilinear", padding_mode="zeros",
+        align_corners=False,
+    )  # fmt: skip
+    if changes.detail is not None:
+        moved = moved.lerp(smoothed(moved), -changes.detail[:, None, None, None]).clamp_(0, 1)
+    if curve.any():
+        moved = torch.addcmul(moved, curve * moved, 1 - moved)
     # (((x - centre) contrast + centre + brightness) clamped to [0, 1] - mean) / std, in three passes over memory
     offset = (centre * (1 - contrast) + brightness - mean) / std
     return moved.mul_(contrast / std).add_(offset).clamp_(-mean / std, (1 - mean) / std)
+
+
+def covered(images: torch.Tensor, cover: torch.Tensor) -> torch.Tensor:
+    """(B, 1, S, S) images with black bars: cover (B, 4) says how wide, at the left, right, top and bottom."""
+    side = images.shape[-1]
+    at = (torch.arange(side, device=images.device) + 0.5) / side
+    left, right, top, bottom = cover.T[:, :, None]
+    columns, rows = (at >= left) & (at <= 1 - right), (at >= top) & (at <= 1 - bottom)  # (B, S)
+    return images * (columns[:, None, None, :] & rows[:, None, :, None])
+
+
+def smoothed(images: torch.Tensor) -> torch.Tensor:
+    """(B, 1, S, S) images without their fine detail: binomial weights over 5 x 5 pixels, a deviation of one pixel.
+
+    By sums of shifted images: F.conv2d of a single channel takes twenty times as long on a CPU.
+    """
+    wide = F.pad(images, (2, 2, 2, 2), mode="replicate")
+    for dimension in (3, 2):
+        a, b, c, d, e = (wide.narrow(dimension, k, images.shape[dimension]) for k in range(5))
+        wide = (a + e).add_(b + d, alpha=4).add_(c, alpha=6)
+    return wide.mul_(1 / 256)
 
 
 def sampling_grid(affine: torch.Tensor, side: int) -> torch.Tensor:

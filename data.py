@@ -8,6 +8,7 @@ As a script: `python data.py download` gets the data, `check` audits it, `show` 
 
 import argparse
 import collections
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +86,8 @@ class Split:
     test: np.ndarray
     fingerprint: str
     notes: tuple[str, ...]
+    block: bool = False
+    fold: tuple[int, int] | None = None
 
     @property
     def sides(self) -> dict[str, np.ndarray]:
@@ -189,19 +192,24 @@ def report_bad(bad: list[tuple[str, str]], total: int, source: str, skip: bool) 
 # ---------------------------------------------------------------------------------------------- splitting
 
 
-def split(dataset: Dataset, how: str = "patient", seed: int = 0) -> Split:
+def split(
+    dataset: Dataset, how: str = "patient", seed: int = 0, block: bool = False, fold: tuple[int, int] | None = None
+) -> Split:
     """Divides the images into training, validation and test.
 
     "patient": 70/10/20, classes stratified; a patient, and images with identical pixels, stay on one side.
     "official": test is the source's own; validation too where it has a useful one, else a tenth of the rest by patient.
     "image": 70/10/20 by image, as many public notebooks do; patients land on both sides.
 
+    block: validation is of each class one stretch of patients in the order of their names, not some here and there;
+    another seed, another stretch. fold: (k, K), validation is part k, from 0, of K parts of what is not test.
+
     The sides depend on the names and the seed alone, through SHA-256: not on the order of the files, a random
     generator's version or the machine. Raises Problem where no honest split of that kind exists.
     """
     if how not in SPLITS:
         raise UsageProblem(f"unknown split {how!r}: choose from {', '.join(SPLITS)}")
-    sides = assign(dataset, how, seed)
+    sides = assign(dataset, how, seed, block, fold)
     notes = []
     if not len(sides["test"]):
         notes.append("there are no test images here: this split can be trained on, but not tested")
@@ -215,31 +223,44 @@ def split(dataset: Dataset, how: str = "patient", seed: int = 0) -> Split:
             "each counts as a patient of its own"
         )
     listing = sorted(f"{dataset.files[i]}\t{side}" for side, indices in sides.items() for i in indices)
-    return Split(how, seed, sides["train"], sides["validation"], sides["test"], sha256_of(listing)[:12], tuple(notes))
+    return Split(how, seed, *sides.values(), sha256_of(listing)[:12], tuple(notes), block, fold)
 
 
-def assign(dataset: Dataset, how: str, seed: int) -> dict[str, np.ndarray]:
+def split_again(dataset: Dataset, facts: dict) -> Split:
+    """The split of a dataset that a checkpoint or a graph describes under `split`."""
+    fold = facts.get("fold")  # checkpoints of earlier versions have neither of these two
+    return split(dataset, facts["how"], facts["seed"], facts.get("block", False), fold and (fold[0], fold[1]))
+
+
+def assign(
+    dataset: Dataset, how: str, seed: int, block: bool = False, fold: tuple[int, int] | None = None
+) -> dict[str, np.ndarray]:
     """The sides of `split`, without its refusals: for looking at what is wrong with them."""
-    if how == "official":
-        return _official(dataset, seed)
+    every, folders = np.arange(len(dataset.labels)), np.array(dataset.folders)
+    if how == "official" and not any(dataset.folders):
+        raise Problem(f"--split official needs the source's own sides (train, test), and {dataset.source} has none")
     if how == "patient" and not dataset.has_patients:
         raise Problem(f"{dataset.source} does not say which images belong to one patient, so it cannot be split by "
                       f"patient; --split {'official or ' if any(dataset.folders) else ''}image can")  # fmt: skip
-    groups = _groups(dataset) if how == "patient" else dataset.files
-    every = np.arange(len(dataset.labels))
-    return _allot(dataset, every, groups, seed, (("test", 0.2), ("validation", 0.1)))
-
-
-def _official(dataset: Dataset, seed: int) -> dict[str, np.ndarray]:
-    if not any(dataset.folders):
-        raise Problem(f"--split official needs the source's own sides (train, test), and {dataset.source} has none")
-    folders = np.array(dataset.folders)
-    every = np.arange(len(folders))
-    if dataset.own_validation:
+    if how == "official" and dataset.own_validation:
+        if block or fold:
+            raise UsageProblem(f"{dataset.source} has validation images of its own, so that --val block and --folds "
+                               "cannot be combined with --split official")  # fmt: skip
         return {"train": every[(folders == "train") | (folders == "")], "validation": every[folders == "val"],
                 "test": every[folders == "test"]}  # fmt: skip
-    sides = _allot(dataset, every[folders != "test"], _groups(dataset), seed, (("validation", 0.1),))
-    return {**sides, "test": every[folders == "test"]}
+    groups = dataset.files if how == "image" else _groups(dataset)
+    if how == "official":
+        test, rest, share = every[folders == "test"], every[folders != "test"], 0.1
+        places = _places(dataset, rest, groups, seed)
+    else:
+        places = _places(dataset, every, groups, seed)
+        test, rest, share = every[places < 0.2], every[places >= 0.2], 0.1 / 0.8
+        places = (places[rest] - 0.2) / 0.8
+    if block:
+        places = (_places(dataset, rest, groups) - (0 if fold else seed * share)) % 1
+    low, high = (fold[0] / fold[1], (fold[0] + 1) / fold[1]) if fold else (0, share)
+    chosen = (places >= low) & (places < high)
+    return {"train": rest[~chosen], "validation": rest[chosen], "test": test}
 
 
 def _refuse_leaks(dataset: Dataset, sides: dict[str, np.ndarray], how: str) -> list[str]:
@@ -268,31 +289,29 @@ def _groups(dataset: Dataset) -> list[str]:
     return [root(patient) for patient in dataset.patients]
 
 
-def _allot(
-    dataset: Dataset, indices: np.ndarray, groups: list[str], seed: int, shares: tuple[tuple[str, float], ...]
-) -> dict[str, np.ndarray]:
-    """Deals whole groups to the sides in `shares`, class by class; what is left is training."""
+def _places(dataset: Dataset, indices: np.ndarray, groups: list[str], seed: int | None = None) -> np.ndarray:
+    """(len(indices),) where in its class an image is, from 0 to 1: whole groups one after another, class by class.
+
+    In an order drawn by `seed`; without one by name, in which person2 comes before person10.
+    """
     members: dict[str, list[int]] = collections.defaultdict(list)
-    for i in indices:
-        members[groups[i]].append(int(i))
-    dealt: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
+    for position, i in enumerate(indices):
+        members[groups[i]].append(position)
+    places = np.zeros(len(indices))
     for label in range(len(CLASSES)):
         # A group with both labels (two readings of one film) is dealt with the class of its first image.
-        mine = [name for name, found in members.items() if dataset.labels[found[0]] == label]
-        mine.sort(key=lambda name: sha256_of([str(seed), name]))
-        total = sum(len(members[name]) for name in mine)
-        position = 0
+        mine = [name for name, found in members.items() if dataset.labels[indices[found[0]]] == label]
+        mine.sort(key=by_number if seed is None else lambda name: [sha256_of([str(seed), name])])
+        total, before = sum(len(members[name]) for name in mine), 0
         for name in mine:
-            middle = (position + len(members[name]) / 2) / max(total, 1)
-            position += len(members[name])
-            side, bound = "train", 0.0
-            for candidate, share in shares:
-                bound += share
-                if middle < bound:
-                    side = candidate
-                    break
-            dealt[side] += members[name]
-    return {side: np.array(sorted(found), np.int64) for side, found in dealt.items()}
+            places[members[name]] = (before + len(members[name]) / 2) / total
+            before += len(members[name])
+    return places
+
+
+def by_number(name: str) -> list:
+    """A key that sorts the numbers in a name as numbers."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def describe_leak(dataset: Dataset, sides: dict[str, np.ndarray]) -> str:
@@ -333,8 +352,8 @@ def show_command(args: argparse.Namespace) -> int:
     chosen = [order.permutation(np.flatnonzero(dataset.labels == label))[: args.count] for label in range(len(CLASSES))]
     some = np.concatenate(chosen)
     originals = np.array(dataset.images[some])
-    affine, tone = batches.draw_changes(batches.Augment(), len(some), torch.Generator().manual_seed(args.seed))
-    changed = batches.change(torch.from_numpy(originals)[:, None].float() / 255, affine, tone)[:, 0].numpy()
+    changes = batches.draw_changes(batches.Augment(), len(some), torch.Generator().manual_seed(args.seed))
+    changed = batches.change(torch.from_numpy(originals)[:, None].float() / 255, changes)[:, 0].numpy()
     sheet = audit.contact_sheet(
         originals, changed, [dataset.files[i] for i in some], dataset.labels[some], dataset.name
     )

@@ -46,7 +46,7 @@ def export(path: Path, args: argparse.Namespace) -> int:
     checkpoint, network = models.load_checkpoint(path)
     source = args.data or checkpoint["data"]["source"]
     dataset = data.load(source, checkpoint["size"], args.cache, checkpoint["fit"], args.skip_bad)
-    split = data.split(dataset, checkpoint["split"]["how"], checkpoint["split"]["seed"])
+    split = data.split_again(dataset, checkpoint["split"])
     same = split.fingerprint == checkpoint["split"]["fingerprint"]
     if not same:
         print(f"note: {source} is not the data {path} was trained on; images to compare on are taken all the same, "

@@ -1,18 +1,23 @@
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from batches import (
     NO_AUGMENT,
     Augment,
     Batches,
+    Changes,
+    affine_maps,
     change,
     draw_changes,
     in_background,
     pixel_statistics,
     sampling_grid,
+    smoothed,
     table_on,
 )
 
@@ -60,56 +65,107 @@ def test_the_same_seed_gives_the_same_augmented_pixels(phantoms):
 def test_no_change_changes_nothing():
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(5, 1, 20, 20)
-    affine, tone = draw_changes(NO_AUGMENT, 5, generator)
-    torch.testing.assert_close(change(images, affine, tone), images, atol=1e-5, rtol=0)
+    changes = draw_changes(NO_AUGMENT, 5, generator)
+    assert changes.detail is None and changes.cover is None
+    torch.testing.assert_close(change(images, changes), images, atol=1e-5, rtol=0)
 
 
-def test_changes_stay_within_their_bounds():
-    augment = Augment(0.06, 0.1, 7.0, 0.1, 0.15)
-    affine, tone = draw_changes(augment, 4000, torch.Generator().manual_seed(0))
-    zoom = 1 / torch.linalg.det(affine[:, :, :2]).sqrt()
-    angle = torch.atan2(affine[:, 1, 0], affine[:, 0, 0]).rad2deg()
+def test_changes_stay_within_their_bounds_and_reach_them():
+    augment = Augment(0.06, 0.5, 1.2, 1.5, 7.0, 0.1, 0.15, 0.4, 0.8, 0.6, 0.2)
+    changes = draw_changes(augment, 20_000, torch.Generator().manual_seed(0))
+    affine = changes.affine
+    seen = torch.linalg.vector_norm(affine[:, :, :2], dim=2)  # the lengths of its rows: width and height
+    area, shape = seen.prod(1).sqrt(), seen[:, 0] / seen[:, 1]
+    angle = torch.atan2(affine[:, 1, 0] / seen[:, 1], affine[:, 0, 0] / seen[:, 0]).rad2deg()
+    room = 2 * 0.06 + (1 - seen).abs()  # in coordinates in which the side is 2 long
     for values, low, high in [
-        (zoom, 0.9, 1.1),
+        (area, 0.5, 1.2),
+        (shape, 1 / 1.5, 1.5),
         (angle, -7, 7),
-        (affine[:, :, 2], -0.12, 0.12),
-        (tone[:, 0], 0.85, 1.15),
-        (tone[:, 1], -0.1, 0.1),
+        (affine[:, :, 2] / room, -1, 1),
+        (changes.tone[:, 0], 0.85, 1.15),
+        (changes.tone[:, 1], -0.1, 0.1),
+        (changes.tone[:, 2], -0.4, 0.4),
+        (changes.detail, -0.8, 0.6),
+        (changes.cover, 0, 0.2),
     ]:
         spread = high - low
         assert low - 1e-5 <= values.min() < low + 0.02 * spread
         assert high - 0.02 * spread < values.max() <= high + 1e-5
     assert (torch.linalg.det(affine[:, :, :2]) > 0).all()  # no mirror image unless it was asked for
+    assert 0.45 < (changes.cover == 0).float().mean() < 0.55
+
+
+def test_a_part_of_the_film_lies_inside_it_and_a_film_inside_its_frame():
+    """With no further shift: a part of 60 % never shows what is outside, and in a frame of 150 % nothing is cut off."""
+    images = torch.ones(200, 1, 30, 30)
+    for side, expected in ((0.6, torch.ones(200)), (1.5, torch.full((200,), (1 / 1.5) ** 2))):
+        augment = Augment(shift=0, tightest=side, widest=side, rotation=0, brightness=0, contrast=0)
+        found = change(images, draw_changes(augment, 200, torch.Generator().manual_seed(0)))
+        torch.testing.assert_close(found.mean((1, 2, 3)), expected, atol=0.02, rtol=0)
 
 
 def test_flips_mirror_half_of_the_images_exactly():
-    augment = Augment(0, 0, 0, 0, 0, flip=True)
-    affine, tone = draw_changes(augment, 200, torch.Generator().manual_seed(0))
+    augment = replace(NO_AUGMENT, flip=True)
     images = torch.rand(200, 1, 16, 16)
-    found = change(images, affine, tone)
+    found = change(images, draw_changes(augment, 200, torch.Generator().manual_seed(0)))
     mirrored = [bool(torch.allclose(a, b.flip(-1), atol=1e-5)) for a, b in zip(found, images, strict=True)]
     same = [bool(torch.allclose(a, b, atol=1e-5)) for a, b in zip(found, images, strict=True)]
     assert all(a != b for a, b in zip(mirrored, same, strict=True))
     assert 60 < sum(mirrored) < 140
 
 
+PLAIN = torch.tensor([[[1.0, 0, 0], [0, 1.0, 0]]])
+
+
+def tone(contrast=1.0, brightness=0.0, curve=0.0) -> torch.Tensor:
+    return torch.tensor([[contrast, brightness, curve]])
+
+
 def test_shift_and_tone_do_what_their_units_say():
     image = torch.full((1, 1, 100, 100), 0.5)
     image[..., 40:60, 40:60] = 0.9
     affine = torch.tensor([[[1.0, 0, 0.2], [0, 1.0, 0]]])  # 0.2 of the coordinates' 2 is a tenth of the side
-    moved = change(image, affine, torch.tensor([[1.0, 0.0]]))
+    moved = change(image, Changes(affine, tone()))
     assert moved[0, 0, 50, 31] > 0.85 and moved[0, 0, 50, 55] < 0.55  # to the left by 10 pixels
     assert moved[0, 0, 50, 95] == 0  # black comes in from outside
-    plain = torch.tensor([[[1.0, 0, 0], [0, 1.0, 0]]])
-    brighter = change(image, plain, torch.tensor([[1.0, 0.05]]))
-    torch.testing.assert_close(brighter, image + 0.05)
-    steeper = change(image, plain, torch.tensor([[1.1, 0.0]]))
+    torch.testing.assert_close(change(image, Changes(PLAIN, tone(brightness=0.05))), image + 0.05)
+    steeper = change(image, Changes(PLAIN, tone(contrast=1.1)))
     torch.testing.assert_close(steeper.mean(), image.mean())
     torch.testing.assert_close(steeper.std(), image.std() * 1.1)
+    curved = change(image, Changes(PLAIN, tone(curve=0.4)))
+    torch.testing.assert_close(curved, image + 0.4 * image * (1 - image))
+
+
+def test_the_part_of_a_film_is_where_it_was_asked_for():
+    image = torch.zeros(1, 1, 100, 100)
+    image[..., 20:60, 50:70] = 1  # rows and columns
+    middle = torch.tensor([[0.2, -0.2]])  # 10 pixels right of the middle, 10 above
+    affine = affine_maps(torch.tensor([[0.2, 0.4]]), torch.zeros(1), middle)
+    found = change(image, Changes(affine, tone()))
+    assert (found[0, 0, 3:-3, 3:-3] > 0.999).all()  # but for where the last pixel is half outside
+
+
+def test_detail_is_added_and_taken_away():
+    image = torch.rand(1, 1, 40, 40) * 0.5 + 0.25
+    blurred = change(image, Changes(PLAIN, tone(), torch.tensor([-1.0])))
+    weights = np.outer(*[np.array([1, 4, 6, 4, 1]) / 16] * 2)
+    expected = ndimage.convolve(image[0, 0].double().numpy(), weights, mode="nearest")
+    np.testing.assert_allclose(blurred[0, 0].numpy(), expected, atol=1e-5)
+    sharper = change(image, Changes(PLAIN, tone(), torch.tensor([0.5])))
+    torch.testing.assert_close(sharper, (image + 0.5 * (image - blurred)).clamp(0, 1), atol=1e-5, rtol=0)
+    assert torch.equal(smoothed(torch.ones(2, 1, 7, 5)), torch.ones(2, 1, 7, 5))
+
+
+def test_covered_sides_are_black():
+    image = torch.ones(1, 1, 20, 20)
+    found = change(image, Changes(PLAIN, tone(), None, torch.tensor([[0.1, 0.2, 0.0, 0.25]])))[0, 0]
+    assert (found[:15, 2:16] == 1).all()
+    assert (found[:, :2] == 0).all() and (found[:, 16:] == 0).all() and (found[15:] == 0).all()
 
 
 def test_the_grid_is_torchs():
-    affine, _ = draw_changes(Augment(flip=True), 6, torch.Generator().manual_seed(1))
+    affine = draw_changes(Augment(flip=True, aspect=1.3), 6, torch.Generator().manual_seed(1)).affine
     for side in (1, 7, 64):
         expected = torch.nn.functional.affine_grid(affine, [6, 1, side, side], align_corners=False)
         torch.testing.assert_close(sampling_grid(affine, side), expected, atol=1e-6, rtol=0)

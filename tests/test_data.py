@@ -217,6 +217,40 @@ def test_the_official_split_tests_on_the_test_folder(tmp_path, cache):
     assert data.describe_leak(dataset, split.sides) == ""
 
 
+@pytest.mark.parametrize("how", ["patient", "official"])
+@pytest.mark.parametrize("block", [False, True])
+def test_folds_are_validation_once_each_and_leave_the_test_side_alone(tmp_path, cache, how, block):
+    dataset = data.load(str(make_folder(tmp_path, ("train", "test"), count=40)), 32, cache)
+    whole = data.split(dataset, how)
+    folds = [data.split(dataset, how, 0, block, (k, 4)) for k in range(4)]
+    rest = sorted([*whole.train, *whole.validation])
+    assert sorted(np.concatenate([fold.validation for fold in folds])) == rest
+    for fold in folds:
+        assert (fold.test == whole.test).all()
+        assert sorted([*fold.train, *fold.validation]) == rest
+        assert data.describe_leak(dataset, fold.sides) == ""
+        assert abs(len(fold.validation) / len(rest) - 0.25) < 0.06
+        facts = {"how": how, "seed": 0, "block": block, "fold": [fold.fold[0], 4]}
+        assert data.split_again(dataset, facts).fingerprint == fold.fingerprint
+    assert len({fold.fingerprint for fold in folds}) == 4
+
+
+def test_block_validation_is_one_stretch_of_names(phantoms):
+    split = data.split(phantoms, block=True)
+    rest = np.concatenate([split.train, split.validation])
+    assert abs(len(split.validation) / len(phantoms.labels) - 0.1) < 0.02
+    for label in (0, 1):
+        names = sorted({phantoms.patients[i] for i in rest if phantoms.labels[i] == label}, key=data.by_number)
+        chosen = [names.index(phantoms.patients[i]) for i in split.validation if phantoms.labels[i] == label]
+        assert sorted(set(chosen)) == list(range(min(chosen), max(chosen) + 1))
+    assert set(data.split(phantoms, block=True, seed=1).validation) != set(split.validation)
+
+
+def test_names_are_ordered_by_their_numbers():
+    names = ["person10_virus", "person2_virus", "person2_bacteria", "IM-0115"]
+    assert sorted(names, key=data.by_number) == ["IM-0115", "person2_bacteria", "person2_virus", "person10_virus"]
+
+
 def test_the_official_split_refuses_a_leak_and_a_folder_without_sides(tmp_path, cache, phantoms):
     folder = make_folder(tmp_path, ("train", "test"))
     shutil.copy(folder / "train/NORMAL/IM-0001-0001.jpeg", folder / "test/NORMAL/IM-9999-0001.jpeg")
