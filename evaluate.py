@@ -101,6 +101,7 @@ def described(
         "subgroups": subgroups(dataset, test, probabilities, decisions, at["validation"]["threshold"], args.by),
         "robustness": None,
         "notes": list(split.notes),
+        "stress": facts.get("stress") or None,  # checkpoints of earlier versions, and of other --val, have none
         "training": training_facts(facts) if facts["kind"] == "checkpoint" else None,
         "checkpoint_sha256": facts.get("checkpoint_sha256"),
         # What follows is for figures, cards and predictions.csv, not for results.json.
@@ -239,7 +240,8 @@ def ensembles(
         points = scoring.operating_points(labels, mean, patients, metrics.youden_threshold(labels, mean))
         facts = {**facts, "kind": "ensemble", "shown_name": name, "seed": None,
                  "file": ", ".join(member["file"] for member in members),
-                 "sha256": common.sha256_of(member["sha256"] for member in members), "temperature": 1.0}  # fmt: skip
+                 "sha256": common.sha256_of(member["sha256"] for member in members), "temperature": 1.0,
+                 "stress": None}  # fmt: skip
         probabilities = np.mean([member["probabilities"] for member in members], axis=0)
         made.append(described(facts, dataset, replace(split, notes=()), probabilities, points, args))
     return made

@@ -217,6 +217,8 @@ def metadata(checkpoint: dict, checkpoint_hash: str, network: nn.Module | None =
     }
     if "operating_points" in checkpoint:  # checkpoints of earlier versions have none
         facts["operating_points"] = checkpoint["operating_points"]
+    if checkpoint.get("stress"):
+        facts["stress"] = checkpoint["stress"]
     if network is not None and has_heatmap(network):
         normal, pneumonia = network.fc.bias.tolist()
         facts["heatmap"] = {

@@ -19,6 +19,7 @@ import numpy as np
 import onnxruntime
 import torch
 
+import common
 import parallel
 from batches import Batches
 from common import Problem, UsageProblem
@@ -176,3 +177,28 @@ def graph_outputs(
         for start in range(0, len(images), batch_size)
     ]
     return {name: np.concatenate(column) for name, column in zip(names, zip(*parts, strict=True), strict=True)}
+
+
+def compiled(network: torch.nn.Module, images: torch.Tensor) -> torch.nn.Module:
+    """The network compiled and tried on a batch; the network itself, after one line, where compiling fails.
+
+    The trial leaves neither gradients nor batch-norm statistics behind.
+    """
+    import torch._dynamo  # takes a second, which only those who compile should pay
+
+    torch._dynamo.config.recompile_limit = 64  # a variant for each side of the images, of training and evaluation
+    buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    network.train()
+    try:
+        fast = torch.compile(network, dynamic=False, mode="max-autotune" if images.is_cuda else None)
+        with autocast(images.device):
+            fast(images).float().sum().backward()
+    except (RuntimeError, OSError, ImportError) as error:
+        reason = common.printable(str(error).splitlines()[0])
+        parallel.say(f"note: torch.compile fails here ({reason}); going on without it")
+        fast = network
+    network.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        for name, buffer in network.named_buffers():
+            buffer.copy_(buffers[name])
+    return fast

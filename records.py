@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 import common
 import data
+import decisions
 import infer
-import metrics
 import models
 import parallel
 from common import Problem, UsageProblem
@@ -59,7 +59,7 @@ class Run:
             f"{row['seconds']:.0f} s, {row['images_per_second']:.0f} images/s{'  best' if best else ''}"
         )
         self.checkpoint |= {"epoch": row["epoch"], "history": list(self.history), "seconds": self.seconds()}
-        self.checkpoint |= fit_decision(logits, labels)
+        self.checkpoint |= decisions.fit(logits, labels)
         self.save(state, training, best)
 
     def save(self, state: dict, training: dict, best: bool = False) -> None:
@@ -103,16 +103,6 @@ def rank(row: dict) -> tuple[float, float]:
     return row["val_auroc"], -row["val_loss"]
 
 
-def fit_decision(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """The temperature and, for the probabilities it gives, Youden's threshold; both from validation alone."""
-    low, high = 0.05, 20.0
-    temperature = metrics.fit_temperature(logits, labels, (low, high))
-    if temperature <= low:  # validation is separated completely, which does not say how sure one may be
-        temperature = 1.0
-    probabilities = metrics.positive_probability(logits, temperature)
-    return {"temperature": temperature, "threshold": metrics.youden_threshold(labels, probabilities)}
-
-
 def new_checkpoint(
     name: str,
     origin: str,
@@ -143,6 +133,8 @@ def new_checkpoint(
         "split": {
             "how": split.how,
             "seed": split.seed,
+            "block": split.block,
+            "fold": split.fold and list(split.fold),
             "fingerprint": split.fingerprint,
             "images": {"train": len(split.train), "validation": len(split.validation), "test": len(split.test)},
         },
@@ -153,7 +145,8 @@ def new_checkpoint(
         "seed": args.seed,
         "processes": parallel.world(),
         "device": describe(device),
-        "threshold_rule": "largest Youden's J on validation",
+        "validation": args.val,
+        "threshold_rule": f"largest Youden's J on {'stress validation' if args.val == 'stress' else 'validation'}",
         "versions": versions(),
     }
 
@@ -222,6 +215,16 @@ def fresh_folder(out: Path, name: str) -> Path:
     return folder
 
 
+def adopt(finished_run: Path, out: Path, name: str) -> None:
+    """Copies a finished run to out/name, under that name."""
+    folder = fresh_folder(out, name)
+    checkpoint, _ = models.load_checkpoint(finished_run / "model.pt")
+    record_text = json.loads((finished_run / "run.json").read_text())
+    common.write_text(folder / "history.csv", (finished_run / "history.csv").read_text())
+    models.save_checkpoint(folder / "model.pt", {**checkpoint, "name": name})
+    common.write_json(folder / "run.json", {**record_text, "name": name})
+
+
 def resumable(folder: Path, new: dict) -> dict | None:
     """The checkpoint in folder/last.pt, None if there is none. Raises UsageProblem if it is another run's.
 
@@ -241,6 +244,7 @@ def resumable(folder: Path, new: dict) -> dict | None:
         ("--fit", old["fit"], new["fit"]),
         ("data", old["data"]["fingerprint"], new["data"]["fingerprint"]),
         ("split", old["split"]["fingerprint"], new["split"]["fingerprint"]),
+        ("--val", old.get("validation", "random"), new["validation"]),
         ("--seed", old["seed"], new["seed"]),
         ("--quick", old["quick"], new["quick"]),
         ("initial weights", old["initial_weights"], new["initial_weights"]),

@@ -7,6 +7,7 @@ On several GPUs: `torchrun --standalone --nproc-per-node 8 train.py ...`; parall
 """
 
 import argparse
+import copy
 import sys
 import time
 from collections.abc import Callable
@@ -22,12 +23,13 @@ from tqdm import tqdm
 import audit
 import common
 import data
+import decisions
 import infer
 import metrics
 import models
 import parallel
 import records
-import scoring
+import views
 from batches import Batches, pixel_statistics, table_on
 from common import Problem, UsageProblem
 from data import Dataset, Split
@@ -35,6 +37,9 @@ from recipes import RECIPES, Recipe, make_optimizer, rate_factor, side_of_epoch
 from stopping import StopAsked, Stopped, StopSignals
 
 QUICK_EPOCHS, QUICK_IMAGES = 2, 192
+VALIDATIONS = ("stress", "random", "block")
+SUMMARY = ["model", "best epoch", "validation accuracy", "AUROC", "loss", "minutes"]
+SUMMARY_DIGITS = ("", "", ".4f", ".4f", ".4f", ".1f")
 EVALUATION_BATCH = {"cpu": 64, "cuda": 512, "mps": 128}
 
 
@@ -65,7 +70,7 @@ class Trainer:
         self.scaler = infer.grad_scaler(self.device)
         self.forward = parallel.replicated(network, self.device)
         if compiling:
-            self.forward = compiled(self.forward, self.zeros_like_a_batch())
+            self.forward = infer.compiled(self.forward, self.zeros_like_a_batch())
         self.epochs = recipe.epochs  # that are planned
         self.anchor = (0.0, 0)  # the progress and the epoch that the plan starts from
         self.epoch = self.step = 0  # complete epochs, and steps taken in the one under way
@@ -202,31 +207,6 @@ class Trainer:
             torch.cuda.set_rng_state_all(state["generators"][1:])
 
 
-def compiled(network: torch.nn.Module, images: torch.Tensor) -> torch.nn.Module:
-    """The network compiled and tried on a batch; the network itself, after one line, where compiling fails.
-
-    The trial leaves neither gradients nor batch-norm statistics behind.
-    """
-    import torch._dynamo  # takes a second, which only those who compile should pay
-
-    torch._dynamo.config.recompile_limit = 64  # a variant for each side of the images, of training and evaluation
-    buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
-    network.train()
-    try:
-        fast = torch.compile(network, dynamic=False, mode="max-autotune" if images.is_cuda else None)
-        with infer.autocast(images.device):
-            fast(images).float().sum().backward()
-    except (RuntimeError, OSError, ImportError) as error:
-        reason = common.printable(str(error).splitlines()[0])
-        parallel.say(f"note: torch.compile fails here ({reason}); going on without it")
-        fast = network
-    network.zero_grad(set_to_none=True)
-    with torch.no_grad():
-        for name, buffer in network.named_buffers():
-            buffer.copy_(buffers[name])
-    return fast
-
-
 def scores(side: str, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Loss (nats), accuracy at 0.5 and AUROC; the loss is the mean over the images, not over the batches."""
     probabilities = metrics.positive_probability(logits)
@@ -242,11 +222,16 @@ def scores(side: str, logits: np.ndarray, labels: np.ndarray) -> dict[str, float
 
 
 def train_run(
-    name: str, network: torch.nn.Module, origin: str, dataset: Dataset, split: Split, args: argparse.Namespace
+    name: str,
+    network: torch.nn.Module,
+    origin: str,
+    dataset: Dataset,
+    split: Split,
+    recipe: Recipe,
+    args: argparse.Namespace,
 ) -> dict:
     """Trains one network and leaves its run folder; returns the finished checkpoint without its weights."""
     device = infer.pick_device(args.device)
-    recipe = recipe_of(args, args.architecture)
     training, validation = split.train, split.validation
     if args.quick:
         training, validation = thinned(training, dataset), thinned(validation, dataset)
@@ -259,7 +244,10 @@ def train_run(
                       shard=shard)  # fmt: skip
     if min(batches.batch_sizes()) < parallel.world():
         raise UsageProblem(f"--batch-size: {parallel.world()} processes need batches of {parallel.world()} or more")
-    exact = Batches(table, labels, validation, EVALUATION_BATCH[device.type], device, normalisation, shard=shard)
+    stress = views.StressValidation(table, labels, training, validation) if args.val == "stress" else None
+    shown = stress.mixed() if stress else table[torch.from_numpy(validation).to(table.device)]  # (N, S, S) uint8
+    exact = Batches(shown, labels[validation], np.arange(len(validation)), EVALUATION_BATCH[device.type], device,
+                    normalisation, shard=shard)  # fmt: skip
     checkpoint = records.new_checkpoint(name, origin, dataset, split, args, recipe, normalisation, device)
     folder = Path(args.out) / name
     old = records.resumable(folder, checkpoint) if args.resume else None
@@ -283,32 +271,38 @@ def train_run(
             lambda row, logits: run.keep(row, logits, labels[validation], network.state_dict(), trainer.state()),
             lambda: run.save(network.state_dict(), trainer.state()),
         )
-    return finish(run, table, validation, dataset, args)
+    return finish(run, shown, stress, labels[validation], [dataset.patients[i] for i in validation], args)
 
 
 def finish(
-    run: records.Run, table: torch.Tensor, validation: np.ndarray, dataset: Dataset, args: argparse.Namespace
+    run: records.Run,
+    shown: torch.Tensor,
+    stress: views.StressValidation | None,
+    labels: np.ndarray,
+    patients: list[str],
+    args: argparse.Namespace,
 ) -> dict:
-    """Fits what people decide by to the best epoch's answers in float32: it was chosen by bf16 ones."""
+    """Decides, by the best epoch's answers for the validation images `shown`, or for all views of them."""
     if parallel.rank():
         return run.checkpoint
-    device, labels, file = infer.pick_device(args.device), dataset.labels[validation], run.folder / "model.pt"
+    device, file = infer.pick_device(args.device), run.folder / "model.pt"
     checkpoint, best = models.load_checkpoint(file)
-    exact = Batches(table, dataset.labels, validation, EVALUATION_BATCH[device.type], device,
-                    tuple(checkpoint["normalisation"]))  # fmt: skip
-    logits = infer.network_logits(best.to(device, memory_format=torch.channels_last), exact)
-    checkpoint |= {**records.fit_decision(logits, labels), "history": run.history, "seconds": run.seconds()}
-    probabilities = metrics.positive_probability(logits, checkpoint["temperature"])
-    patients = [dataset.patients[i] for i in validation]
-    checkpoint["operating_points"] = scoring.operating_points(labels, probabilities, patients, checkpoint["threshold"])
-    _, codes = np.unique(patients, return_inverse=True)  # not their names
-    checkpoint["validation_answers"] = {
-        "logits": torch.from_numpy(logits), "labels": torch.from_numpy(labels), "patients": torch.from_numpy(codes)
-    }  # fmt: skip
+    best = best.to(device, memory_format=torch.channels_last)
+
+    def answers(images: torch.Tensor) -> np.ndarray:
+        """The epoch was chosen by bf16 answers. These are float32, but for the many of the stress views."""
+        batches = Batches(images, labels, np.arange(len(labels)), EVALUATION_BATCH[device.type], device,
+                          tuple(checkpoint["normalisation"]))  # fmt: skip
+        return infer.network_logits(best, batches, reduced=stress is not None)
+
+    checkpoint |= {**decisions.taken(answers, shown, stress, labels, patients)}
+    checkpoint |= {"history": run.history, "seconds": run.seconds()}
     models.save_checkpoint(file, checkpoint)
     records.write_record(run.folder, checkpoint, args, run.seconds())
+    if stress:
+        print(views.table(checkpoint["stress"]))
     print(f"{file}: epoch {checkpoint['epoch']}, temperature {checkpoint['temperature']:.3f}, "
-          f"threshold {checkpoint['threshold']:.4f}, from validation\n")  # fmt: skip
+          f"threshold {checkpoint['threshold']:.4f}, from {'stress ' if stress else ''}validation\n")  # fmt: skip
     return checkpoint
 
 
@@ -327,7 +321,7 @@ def recipe_of(args: argparse.Namespace, architecture: str) -> Recipe:
     recipe = RECIPES[args.recipe][architecture]
     if args.quick:
         recipe = replace(recipe, epochs=QUICK_EPOCHS)
-    changes = {"epochs": args.epochs, "batch_size": args.batch_size, "learning_rate": args.lr,
+    changes = {"epochs": args.epochs, "batch_size": args.batch_size, "learning_rate": args.lr and args.lr[0],
                "resize_from": args.resize_from}  # fmt: skip
     recipe = replace(recipe, **{key: value for key, value in changes.items() if value is not None})
     return replace(recipe, augment=replace(recipe.augment, flip=True)) if args.flip else recipe
@@ -364,7 +358,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="default: on CUDA, where it pays")
     parser.add_argument("--deterministic", action="store_true", help="the same result again on CUDA too, more slowly")
-    parser.add_argument("--lr", type=common.positive_number, help="highest learning rate; default: the recipe's")
+    parser.add_argument("--lr", type=common.positive_number, nargs="+", metavar="RATE",
+                        help="highest learning rate; default: the recipe's. Several: each is trained, and the one that "
+                        "validates best is kept under the model's name, all of them under OUT/sweep")  # fmt: skip
+    parser.add_argument("--val", choices=VALIDATIONS, default="stress",
+                        help="what epoch, temperature and threshold are chosen on: validation films as they might look "
+                        "elsewhere (stress, default), as they are (random), or as they are, from patients with "
+                        "neighbouring names (block)")  # fmt: skip
+    parser.add_argument("--folds", type=common.whole_number(2, 100), metavar="K",
+                        help="train K times, each time validating on another Kth of the patients")  # fmt: skip
     parser.add_argument("--flip", action="store_true", help="also mirror images at random (it mirrors the heart)")
     parser.add_argument("--seed", type=common.whole_number(0), default=0, help="of weights, order and augmentation")
     parser.add_argument("--seeds", type=common.whole_number(1, 1000), metavar="N",
@@ -379,8 +381,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help=f"a smoke run: {QUICK_EPOCHS} epochs on {QUICK_IMAGES} images; its results mean nothing",
     )
     args = parser.parse_args(argv)
-    if args.name and (args.all or args.name in ("old", ".", "..") or set(args.name) & set("/\\")):
-        parser.error("--name is one plain folder name other than 'old', and goes with --arch")
+    if args.name and (args.all or args.name in ("old", "sweep", ".", "..") or set(args.name) & set("/\\")):
+        parser.error("--name is one plain folder name other than 'old' and 'sweep', and goes with --arch")
     if args.weights and args.arch not in (None, "resnet34-pretrained"):
         parser.error("--weights is for resnet34-pretrained")
     smaller = [name for name in ([args.arch] if args.arch else models.ARCHITECTURES) if name == "simple"]
@@ -430,27 +432,69 @@ def train_all(args: argparse.Namespace) -> int:
             skipped[architecture] = problem
             parallel.say(f"{architecture} is skipped: {problem}")
     dataset = parallel.first_here(lambda: data.load(args.data, args.size, args.cache, args.fit, args.skip_bad))
-    split = data.split(dataset, args.split, args.split_seed)
     print(dataset.name)
-    print(f"split by {split.how}, seed {split.seed}, fingerprint {split.fingerprint}: {len(split.train):,} training, "
-          f"{len(split.validation):,} validation, {len(split.test):,} test images")  # fmt: skip
-    for note in (*split.notes, *contradictions(dataset)):
+    for note in contradictions(dataset):
         parallel.say(note)
-    rows = []
-    for (architecture, seed), made in networks.items():
-        network, origin = made or prepare(architecture, seed, args)  # not all of them in memory at once
-        args.architecture, args.seed = architecture, seed
-        name = (args.name or architecture) + (f"-s{seed}" if args.seeds else "")
-        checkpoint = train_run(name, network, origin, dataset, split, args)
-        best = checkpoint["history"][checkpoint["epoch"] - 1]
-        rows.append([checkpoint["name"], best["epoch"], best["val_accuracy"], best["val_auroc"], best["val_loss"],
-                     checkpoint["seconds"] / 60])  # fmt: skip
-    headers = ["model", "best epoch", "validation accuracy", "AUROC", "loss", "minutes"]
-    print(tabulate(rows, headers, floatfmt=("", "", ".4f", ".4f", ".4f", ".1f")))
+    rows: dict[str, list] = {architecture: [] for architecture, _ in networks}
+    for fold in [(k, args.folds) for k in range(args.folds)] if args.folds else [None]:
+        split = data.split(dataset, args.split, args.split_seed, args.val == "block", fold)
+        counts = ", ".join(f"{len(indices):,} {side}" for side, indices in split.sides.items())
+        print(f"split by {split.how}, seed {split.seed}, fingerprint {split.fingerprint}: {counts} images")
+        for note in split.notes:
+            parallel.say(note)
+        for (architecture, seed), made in networks.items():
+            network, origin = copy.deepcopy(made) or prepare(architecture, seed, args)  # not all in memory at once
+            args.architecture, args.seed = architecture, seed
+            name = (args.name or architecture) + (f"-s{seed}" if args.seeds else "") + (f"-f{fold[0]}" if fold else "")
+            train = sweep if args.lr and len(args.lr) > 1 else train_run
+            checkpoint = train(name, network, origin, dataset, split, recipe_of(args, architecture), args)
+            rows[architecture].append(summary_row(name, checkpoint))
+    print(tabulate([line for found in rows.values() for line in with_mean(found)], SUMMARY, floatfmt=SUMMARY_DIGITS))
     for architecture, problem in skipped.items():
         parallel.say(f"{architecture} was skipped: {problem}")
     print(f"next: python evaluate.py --all{'' if args.out == Path('runs') else f' --runs {args.out}'}")
     return 1 if skipped else 0
+
+
+def summary_row(name: str, checkpoint: dict) -> list:
+    best = checkpoint["history"][checkpoint["epoch"] - 1]
+    return [name, best["epoch"], best["val_accuracy"], best["val_auroc"], best["val_loss"], checkpoint["seconds"] / 60]
+
+
+def with_mean(rows: list[list]) -> list[list]:
+    """The rows of one architecture; where there are several, then their mean and standard deviation."""
+    if len(rows) < 2:
+        return rows
+    values = np.array([row[2:5] for row in rows])
+    return [*rows, [f"mean of {len(rows)}", "", *values.mean(0), ""],
+            ["standard deviation", "", *values.std(0, ddof=1), ""]]  # fmt: skip
+
+
+def sweep(
+    name: str,
+    network: torch.nn.Module,
+    origin: str,
+    dataset: Dataset,
+    split: Split,
+    recipe: Recipe,
+    args: argparse.Namespace,
+) -> dict:
+    """Trains with each of several learning rates; the run that validates best gets the model's name.
+
+    The runs themselves are where `evaluate.py --all` does not look: nobody is to choose among them by test images.
+    """
+    found, folder = {}, args.out / "sweep" / name
+    for rate in args.lr:
+        own = argparse.Namespace(**{**vars(args), "lr": [rate], "out": folder})
+        this = replace(recipe, learning_rate=rate)
+        found[rate] = train_run(f"lr-{rate:g}", copy.deepcopy(network), origin, dataset, split, this, own)
+    rows = [[f"{rate:g}", *summary_row(name, checkpoint)[1:]] for rate, checkpoint in found.items()]
+    print(tabulate(rows, ["learning rate", *SUMMARY[1:]], floatfmt=SUMMARY_DIGITS))
+    best = max(found, key=lambda rate: records.rank(found[rate]["history"][found[rate]["epoch"] - 1]))
+    print(f"{name}: learning rate {best:g} validates best; all runs stay under {folder}\n")
+    if parallel.rank() == 0:
+        records.adopt(folder / f"lr-{best:g}", args.out, name)
+    return found[best]
 
 
 def main(argv: list[str] | None = None) -> int:

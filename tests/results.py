@@ -131,6 +131,11 @@ def make_result(
         "robustness": [{"change": "as it is", "strength": "", "auroc": 0.9312, "accuracy": 0.8745},
                        {"change": "centre only", "strength": "60 %", "auroc": 0.7177, "accuracy": NAN}]
         if trained else None,
+        "stress": [{"view": "as it is", "shortcuts": 0.926, "auroc": 0.9912, "accuracy": 0.951, "sensitivity": 0.94,
+                    "specificity": 0.98},
+                   {"view": "tight", "shortcuts": 0.511, "auroc": 0.9512, "accuracy": 0.901, "sensitivity": 0.89,
+                    "specificity": 0.93}]
+        if trained else None,
         "training": {"epochs": epochs, "epochs_to_90": 3, "seconds_to_90": 37.5, "best_epoch": max(epochs - 1, 1),
                      "best_val_loss": 0.1377, "val_auroc": 0.9519, "parameters": 5406306, "multiply_adds": 131000000,
                      "images_per_second": 101.3, "minutes": 1.25, "device": "CPU, 2 threads, bf16", "seed": seed}

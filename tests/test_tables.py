@@ -16,6 +16,11 @@ import scoring
 import tables
 from scoring import estimate
 
+STRESS = [
+    {"view": "as it is", "shortcuts": 0.926, "auroc": 0.96240, "accuracy": 0.9, "sensitivity": 0.9, "specificity": 0.9},
+    {"view": "tight", "shortcuts": 0.5118, "auroc": 0.90020, "accuracy": 0.8, "sensitivity": 0.7, "specificity": 1.0},
+]
+
 
 def result(name: str, seed: int, kind: str = "checkpoint", n: int = 90, **more) -> dict:
     """All that the tables and files need, from made-up answers; most patients have one film."""
@@ -41,6 +46,7 @@ def result(name: str, seed: int, kind: str = "checkpoint", n: int = 90, **more) 
         "data": {"name": "made-up films", "fingerprint": "abc", "synthetic": False},
         "split": {"how": "patient", "seed": 0, "fingerprint": "def"}, "images": n, "patients": len(set(patients)),
         "positives": int(labels.sum()), "estimates": estimates, "points": points, "subgroups": groups,
+        "stress": STRESS if kind == "checkpoint" else None,
         "robustness": audit, "training": training if kind == "checkpoint" else None, "checkpoint_sha256": None,
         "files": [f"{i}.png" for i in range(n)], "labels": labels, "probabilities": probabilities,
         "patient_ids": patients, "history": [], "worst": [], "checkpoint": {"name": name}, "notes": [], **more,
@@ -98,7 +104,8 @@ def test_every_table_is_rectangular_and_named_once(shown):
     assert list(shown.tables) == [
         "Summary (test images, threshold from validation)", "Test results: decisions",
         "Test results: more on decisions", "Test results: ranking and calibration", "Promised and delivered",
-        "At another prevalence", "Subgroups (threshold from validation)", "Several seeds", "The questions",
+        "Stress validation", "At another prevalence", "Subgroups (threshold from validation)", "Several seeds",
+        "The questions",
         "Convergence (on validation, accuracy at 0.5)", "Shortcuts and corruptions",
         "The notebooks that this project succeeds, beside this run"]  # fmt: skip
     for table in shown.tables.values():
@@ -131,7 +138,10 @@ def test_summary_ranking_and_notebooks_cell_by_cell(shown):
         values = [at["estimates"][key]["value"] for key in ("accuracy", "sensitivity", "specificity")]
         assert [float(cell) for cell in row[1:4]] == pytest.approx(values, abs=5.1e-4)
         assert float(row[4]) == pytest.approx(model["estimates"]["auroc"]["value"], abs=5.1e-5)
-        assert row[9:] == [5, "2.5", "CPU", model["seed"]]
+        assert row[9:] == ["0.9313", "0.9002", 5, "2.5", "CPU", model["seed"]]
+    stressed = shown.tables["Stress validation"].rows
+    assert [row[0] for row in stressed] == [model["name"] for model in checkpoints for _ in STRESS]
+    assert stressed[1][1:] == ["tight", "0.512", "0.9002", "0.800", "0.700", "1.000"]
     table = shown.tables["Test results: ranking and calibration"]
     assert table.headers[1:4] == ["AUROC", "average precision", "log loss"]
     for row, model in zip(table.rows, shown.results, strict=True):

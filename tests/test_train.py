@@ -10,14 +10,18 @@ import scipy.special
 import torch
 import torchvision
 from folders import make_folder
+from sklearn.metrics import roc_auc_score
 
 import data
+import decisions
+import evaluate
 import infer
 import metrics
 import models
 import recipes
 import records
 import train
+import views
 from batches import NO_AUGMENT, Augment, Batches, pixel_statistics, table_on
 from common import Problem
 
@@ -125,7 +129,7 @@ def test_compiled_answers_as_eager_and_leaves_no_trace_of_its_trial():
     before = {name: value.clone() for name, value in network.state_dict().items()}
     images = torch.rand(4, 1, 32, 32).contiguous(memory_format=torch.channels_last)
     layers = torch.nn.Sequential(network.conv1, network.bn1, torch.nn.ReLU())  # all of it would take a minute
-    fast = train.compiled(layers, torch.zeros_like(images))
+    fast = infer.compiled(layers, torch.zeros_like(images))
     assert fast is not layers
     for name, value in network.state_dict().items():
         assert torch.equal(value, before[name]), name
@@ -196,10 +200,10 @@ def test_the_best_epoch_is_the_highest_auroc_and_loss_breaks_ties():
 
 def test_a_separated_validation_set_does_not_make_the_network_surer():
     logits = np.array([[2.0, 0.0], [0.5, 0.0], [0.0, 0.4], [0.0, 3.0]])
-    decision = records.fit_decision(logits, np.array([0, 0, 1, 1]))
+    decision = decisions.fit(logits, np.array([0, 0, 1, 1]))
     assert decision["temperature"] == 1.0
     labels = np.array([0, 1, 0, 1])
-    decision = records.fit_decision(logits, labels)
+    decision = decisions.fit(logits, labels)
     assert decision["temperature"] == pytest.approx(metrics.fit_temperature(logits, labels))
 
 
@@ -232,14 +236,22 @@ def test_a_run_leaves_what_it_promises(tmp_path, cache, phantoms, capsys):
     last, _ = models.load_checkpoint(folder / "last.pt")
     assert last["epoch"] == 3
     # What is stored can be found again from the weights: the epoch's AUROC, the temperature and the threshold.
-    table = table_on(phantoms.images, CPU)
-    batches = Batches(table, phantoms.labels, split.validation, 64, CPU, tuple(checkpoint["normalisation"]))
-    logits = infer.network_logits(network, batches)
+    stress = views.StressValidation(table_on(phantoms.images, CPU), phantoms.labels, split.train, split.validation)
     labels = phantoms.labels[split.validation]
+
+    def answers(images):
+        batches = Batches(images, labels, np.arange(len(labels)), 64, CPU, tuple(checkpoint["normalisation"]))
+        return infer.network_logits(network, batches)
+
+    logits = answers(stress.mixed())
     assert metrics.auroc(labels, logits[:, 1] - logits[:, 0]) == pytest.approx(float(rows[best]["val_auroc"]), abs=0.02)
-    assert records.fit_decision(logits, labels) == pytest.approx(
-        {key: checkpoint[key] for key in ("temperature", "threshold")}, rel=1e-4
-    )
+    logits = {name: answers(stress.show(name)) for name in stress.views}
+    fitted = decisions.fit(np.concatenate(list(logits.values())), np.tile(labels, len(logits)))
+    assert fitted["temperature"] == pytest.approx(checkpoint["temperature"], rel=0.02)  # they were fitted to bf16
+    assert fitted["threshold"] == pytest.approx(checkpoint["threshold"], abs=0.02)
+    for row in checkpoint["stress"][:-1]:
+        margins = logits[row["view"]][:, 1] - logits[row["view"]][:, 0]
+        assert row["auroc"] == pytest.approx(roc_auc_score(labels, margins), abs=0.01)
     seen = np.concatenate([split.train, split.validation])
     assert torch.equal(checkpoint["seen_patients"], data.hashed([phantoms.patients[i] for i in seen]))
 
@@ -256,6 +268,59 @@ def test_the_same_seed_gives_the_same_history_and_another_seed_another(tmp_path,
     )
     assert a == b
     assert a != c
+
+
+@pytest.mark.parametrize("how", ["random", "block"])
+def test_other_validation_is_the_films_as_they_are(tmp_path, cache, phantoms, capsys, how):
+    assert run(tmp_path, cache, "--arch", "simple", "--epochs", "2", "--val", how) == 0
+    assert "from validation\n" in capsys.readouterr().out
+    checkpoint, network = models.load_checkpoint(tmp_path / "runs" / "simple" / "model.pt")
+    split = data.split(phantoms, block=how == "block")
+    assert checkpoint["split"]["fingerprint"] == split.fingerprint and checkpoint["stress"] == []
+    labels = phantoms.labels[split.validation]
+    batches = Batches(
+        table_on(phantoms.images, CPU), phantoms.labels, split.validation, 64, CPU, tuple(checkpoint["normalisation"])
+    )
+    logits = infer.network_logits(network, batches)
+    stored = {key: checkpoint[key] for key in ("temperature", "threshold")}
+    assert decisions.fit(logits, labels) == pytest.approx(stored, rel=1e-4)
+    assert torch.equal(checkpoint["validation_answers"]["labels"], torch.from_numpy(labels))
+
+
+def test_of_several_learning_rates_the_best_is_kept_by_validation(tmp_path, cache, capsys):
+    rates = ["1e-9", "2e-3", "1e-4"]
+    assert run(tmp_path, cache, "--arch", "simple", "--epochs", "3", "--lr", *rates) == 0
+    out, runs = capsys.readouterr().out, tmp_path / "runs"
+    folders = {rate: runs / "sweep" / "simple" / f"lr-{float(rate):g}" for rate in rates}
+    best = {rate: max(float(row["val_auroc"]) for row in history(folder)) for rate, folder in folders.items()}
+    winner = max(best, key=best.get)
+    assert f"simple: learning rate {float(winner):g} validates best" in out
+    kept, _ = models.load_checkpoint(runs / "simple" / "model.pt")
+    trained, _ = models.load_checkpoint(folders[winner] / "model.pt")
+    assert kept["name"] == "simple" and kept["recipe"]["learning_rate"] == float(winner)
+    assert all(torch.equal(kept["state"][key], value) for key, value in trained["state"].items())
+    assert (runs / "simple" / "history.csv").read_text() == (folders[winner] / "history.csv").read_text()
+    assert json.loads((runs / "simple" / "run.json").read_text())["name"] == "simple"
+    found = evaluate.found_models(evaluate.parse(["--all", "--runs", str(runs), "--onnx", str(tmp_path / "onnx")]))
+    assert found == [runs / "simple" / "model.pt"]  # the others are never tested
+    lines = [line.split() for line in out.splitlines()]
+    for rate in rates:
+        assert any(line[:1] == [f"{float(rate):g}"] and f"{best[rate]:.4f}" in line for line in lines)
+
+
+def test_folds_train_on_everything_but_their_own_part(tmp_path, cache, phantoms, capsys):
+    assert run(tmp_path, cache, "--arch", "simple", "--epochs", "1", "--folds", "3") == 0
+    out = capsys.readouterr().out
+    rows = []
+    for k in range(3):
+        checkpoint, _ = models.load_checkpoint(tmp_path / "runs" / f"simple-f{k}" / "model.pt")
+        expected = data.split(phantoms, fold=(k, 3))
+        assert checkpoint["split"]["fingerprint"] == expected.fingerprint
+        assert data.split_again(phantoms, checkpoint["split"]).fingerprint == expected.fingerprint
+        rows.append(float(history(tmp_path / "runs" / f"simple-f{k}")[0]["val_auroc"]))
+    mean = next(line for line in out.splitlines() if line.startswith("mean of 3"))
+    deviation = next(line for line in out.splitlines() if line.startswith("standard deviation"))
+    assert f"{np.mean(rows):.4f}" in mean and f"{np.std(rows, ddof=1):.4f}" in deviation
 
 
 def test_an_earlier_run_is_moved_aside_not_overwritten(tmp_path, cache, capsys):
@@ -370,7 +435,7 @@ def test_several_seeds_are_several_runs_on_one_split(tmp_path, cache, capsys):
     assert first["split"] == second["split"]
     assert first["weights_sha256"] != second["weights_sha256"]
     assert not torch.equal(next(one.parameters()), next(two.parameters()))
-    assert capsys.readouterr().out.count("from validation\n") == 2
+    assert capsys.readouterr().out.count("from stress validation\n") == 2
     # A seed of several is the run of that seed alone.
     assert run(tmp_path, cache, "--arch", "simple", "--quick", "--seed", "5", "--name", "alone") == 0
     assert (

@@ -1,0 +1,54 @@
+"""What validation decides of a trained network: its temperature, its thresholds, and what they promise."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+import metrics
+import scoring
+import views
+
+
+def fit(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """The temperature and, for the probabilities it gives, Youden's threshold; both from validation alone."""
+    low, high = 0.05, 20.0
+    temperature = metrics.fit_temperature(logits, labels, (low, high))
+    if temperature <= low:  # validation is separated completely, which does not say how sure one may be
+        temperature = 1.0
+    probabilities = metrics.positive_probability(logits, temperature)
+    return {"temperature": temperature, "threshold": metrics.youden_threshold(labels, probabilities)}
+
+
+def taken(
+    answers: Callable[[torch.Tensor], np.ndarray],
+    shown: torch.Tensor,
+    stress: views.StressValidation | None,
+    labels: np.ndarray,
+    patients: list[str],
+) -> dict:
+    """The entries of a checkpoint that validation decides.
+
+    answers: from (N, S, S) uint8 images to (N, 2) logits; shown: the N validation images, with their labels and
+    patients. With stress validation all of its views count alike, and `stress` says what each showed.
+    """
+    found = {name: answers(stress.show(name)) for name in stress.views} if stress else {"as it is": answers(shown)}
+    logits, all_labels, all_patients = (
+        np.concatenate([*found.values()]),
+        np.tile(labels, len(found)),
+        patients * len(found),
+    )
+    decided = fit(logits, all_labels)
+    temperature, threshold = decided["temperature"], decided["threshold"]
+    probabilities = metrics.positive_probability(logits, temperature)
+    _, codes = np.unique(all_patients, return_inverse=True)  # not their names
+    return {
+        **decided,
+        "operating_points": scoring.operating_points(all_labels, probabilities, all_patients, threshold),
+        "validation_answers": {
+            "logits": torch.from_numpy(logits),
+            "labels": torch.from_numpy(all_labels),
+            "patients": torch.from_numpy(codes),
+        },
+        "stress": stress.measured(found, temperature, threshold) if stress else [],
+    }

@@ -1,0 +1,145 @@
+"""Views of validation films: the baseline of shortcuts is measured by scikit-learn, and views undo what they claim."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+
+import views
+
+LABELS = np.array([0, 1] * 150)
+EVERY = np.arange(300)
+
+
+@pytest.fixture(scope="module")
+def films() -> torch.Tensor:
+    """(300, 48, 48) uint8 whose classes differ in nothing but framing, sharpness and tone, as Kermany's do."""
+    random, size = np.random.default_rng(0), 48
+    images = np.zeros((300, size, size), np.uint8)
+    for k, label in enumerate(LABELS):
+        film = ndimage.gaussian_filter(random.normal(0, 1, (size, size)), 1.5 if label else 1.0)
+        film = 120 + 60 * film / film.std()
+        margin = int(random.integers(0, 5)) + (0 if label else 2)
+        framed = np.zeros((size, size))
+        framed[margin : size - margin, margin : size - margin] = film[margin : size - margin, margin : size - margin]
+        images[k] = framed.clip(20 if label else 0, 255)
+    return torch.from_numpy(images)
+
+
+def test_a_view_of_nothing_is_the_films(films):
+    assert torch.equal(views.viewed(films, EVERY[5:9], LABELS, (views.AS_IS, views.AS_IS)), films[5:9])
+    assert torch.equal(views.viewed(films, EVERY[5:9], LABELS, views.exchanged(0)), films[5:9])
+
+
+def test_a_view_shows_each_class_its_own_way(films):
+    shown = views.viewed(films, EVERY, LABELS, (views.Look(contrast=0.5), views.AS_IS)).float()
+    plain = films.float()
+    ratio = shown.std((1, 2)) / plain.std((1, 2))
+    np.testing.assert_allclose(ratio[LABELS == 0], 0.5, atol=0.02)
+    np.testing.assert_allclose(ratio[LABELS == 1], 1, atol=0.02)
+    assert torch.equal(shown[LABELS == 1], plain[LABELS == 1])
+
+
+def test_tight_and_wide_are_a_part_and_a_frame(films):
+    bright = torch.full((1, 48, 48), 200, dtype=torch.uint8)
+    one = np.array([1])
+    wide = views.viewed(bright, np.array([0]), one, (views.LOOKS["wide"],) * 2)[0]
+    rows = (wide[:, 24] > 0).sum().item()
+    assert abs(rows - 48 / 1.25) <= 2 and wide[0].max() == 0
+    marked = bright.clone()
+    marked[0, :5] = 0  # what a view of the middle 75 % leaves out
+    tight = views.viewed(marked, np.array([0]), one, (views.LOOKS["tight"],) * 2)[0]
+    assert (tight == 200).all()
+
+
+def test_the_baseline_is_scikit_learns_regression(films):
+    found = views.Shortcuts(films, EVERY[:200], LABELS)
+    facts = views.in_chunks(found.facts, films, EVERY)
+    standard = (facts - facts[:200].mean(0)) / facts[:200].std(0)
+    inputs = np.column_stack([standard, standard**2])
+    oracle = LogisticRegression(C=1e3, max_iter=10_000, tol=1e-10).fit(inputs[:200], LABELS[:200])
+    np.testing.assert_allclose(found.scores(films), oracle.decision_function(inputs), rtol=1e-2, atol=0.2)
+    assert roc_auc_score(LABELS[200:], found.scores(films)[200:]) > 0.9
+
+
+def test_facts_are_what_they_are_called(films):
+    found = views.Shortcuts.facts(films)
+    pixels = films.numpy().astype(float)
+    kernel = np.array([[0, -1, 0], [-1, 4, -1], [0, -1, 0]])
+    laplacian = np.stack([ndimage.convolve(film, kernel)[1:-1, 1:-1] for film in pixels])
+    np.testing.assert_allclose(found[:, 0], np.log1p(laplacian.std((1, 2), ddof=1)), rtol=1e-4)
+    np.testing.assert_allclose(found[:, 1], (pixels < 8).mean((1, 2)), atol=1e-6)
+    np.testing.assert_allclose(found[:, 3], pixels.mean((1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(found[:, 6], pixels[:, :4].mean((1, 2)), rtol=1e-5, atol=1e-5)
+
+
+def test_equalised_takes_the_shortcuts_away_and_reversed_turns_them(films):
+    stress = views.StressValidation(films, LABELS, EVERY[:200], EVERY[200:])
+    by_view = {name: roc_auc_score(LABELS[200:], stress.baseline.scores(stress.show(name))) for name in stress.views}
+    assert by_view["as it is"] > 0.9
+    assert abs(by_view["equalised"] - 0.5) < 0.25 < by_view["as it is"] - by_view["equalised"]
+    assert by_view["reversed"] < 0.25
+
+
+def test_where_the_looks_tell_nothing_the_classes_are_not_exchanged(films):
+    """Exchanging looks that do not differ would tell the classes apart, where nothing did before."""
+    alike = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (300, 32, 32)).astype(np.uint8))
+    stress = views.StressValidation(alike, LABELS, EVERY[:200], EVERY[200:])
+    assert stress.views["equalised"] == (views.AS_IS, views.AS_IS)
+
+
+def test_mixed_shows_every_image_once_and_each_view_to_both_classes(films):
+    validation = EVERY[200:]
+    stress = views.StressValidation(films, LABELS, EVERY[:200], validation)
+    mixed = stress.mixed()
+    shown = {name: stress.show(name) for name in stress.views}
+    for label in (0, 1):
+        for k, at in enumerate(np.flatnonzero(LABELS[validation] == label)):
+            assert torch.equal(mixed[at], shown[list(shown)[k % len(shown)]][at])
+
+
+def test_matched_is_the_weighted_measure_of_scikit_learn():
+    random = np.random.default_rng(1)
+    labels = random.integers(0, 2, 400)
+    scores = labels + random.normal(0, 1.5, 400)
+    probabilities = 1 / (1 + np.exp(-(labels + random.normal(0, 1, 400).round(1))))
+    found = views.matched(labels, probabilities, 0.6, scores)
+    propensity = 1 / (1 + np.exp(-scores))
+    weights = np.where(labels == 1, 1 - propensity, propensity)
+    assert found["auroc"] == pytest.approx(roc_auc_score(labels, probabilities, sample_weight=weights), abs=1e-12)
+    assert found["shortcuts"] == pytest.approx(roc_auc_score(labels, scores, sample_weight=weights), abs=1e-12)
+    right = (probabilities >= 0.6) == (labels == 1)
+    sides = [np.average(right[labels == k], weights=weights[labels == k]) for k in (0, 1)]
+    assert found["accuracy"] == pytest.approx(np.mean(sides))
+    assert (found["specificity"], found["sensitivity"]) == pytest.approx(tuple(sides))
+
+
+def test_overlap_weights_balance_what_the_baseline_sees(films):
+    """With the weights of its own fitted probabilities, a logistic regression's inputs have equal class means."""
+    labels = np.where(np.random.default_rng(0).random(300) < 0.2, 1 - LABELS, LABELS)  # else nothing overlaps
+    baseline = views.Shortcuts(films, EVERY, labels)
+    inputs = baseline.inputs(views.in_chunks(baseline.facts, films, EVERY))
+    propensity = 1 / (1 + np.exp(-baseline.scores(films)))
+    weights = np.where(labels == 1, 1 - propensity, propensity)
+    plain = [inputs[labels == k].mean(0) for k in (0, 1)]
+    assert np.abs(plain[0] - plain[1]).max() > 0.5
+    means = [np.average(inputs[labels == k], axis=0, weights=weights[labels == k]) for k in (0, 1)]
+    np.testing.assert_allclose(*means, atol=0.05)
+
+
+def test_a_row_a_view_and_their_mean_and_worst(films):
+    stress = views.StressValidation(films, LABELS, EVERY[:200], EVERY[200:])
+    answers = {name: torch.randn(100, 2, generator=torch.Generator().manual_seed(3)).numpy() for name in stress.views}
+    rows = stress.measured(answers, 2.0, 0.4)
+    assert [row["view"] for row in rows] == [*stress.views, "matched"]
+    logits = answers["dark"]
+    probabilities = 1 / (1 + np.exp(-(logits[:, 1] - logits[:, 0]) / 2))
+    dark = next(row for row in rows if row["view"] == "dark")
+    assert dark["auroc"] == pytest.approx(roc_auc_score(LABELS[200:], probabilities))
+    assert dark["accuracy"] == pytest.approx(((probabilities >= 0.4) == LABELS[200:]).mean())
+    lines = views.table(rows).splitlines()
+    assert len(lines) == 2 + len(rows) + 2
+    worst = min(row["auroc"] for row in rows)
+    assert f"{worst:.4f}" in lines[-1] and lines[-1].startswith("worst")
