@@ -149,6 +149,8 @@ class Batches:
             return torch.arange(count), None
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
         order = torch.randperm(count, generator=generator)
+        if self.augment == NO_AUGMENT:
+            return order, None
         return order, draw_changes(self.augment, count, generator).to(self.device)
 
     def places(self) -> list[slice]:

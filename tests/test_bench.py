@@ -50,10 +50,10 @@ def test_both_loops_train_on_as_many_images_as_they_say(side, tmp_path, cache, m
     folder = make_folder(tmp_path / "x", count=9)
     arguments = ["train", "--data", str(folder), "--size", "32", "--cache", str(cache), "--device", "cpu",
                  "--workers", "0"]  # fmt: skip
-    monkeypatch.setitem(bench_train.TURN_IMAGES, "simple", 20)
+    monkeypatch.setitem(bench_train.TURN_IMAGES, "simple", 40)
     torch.manual_seed(0)
     loop = bench_train.LOOPS[side]("simple", bench.parse(arguments))
-    assert [next(loop), next(loop)] == [20, 20]
+    assert [next(loop), next(loop)] == [40, 40]
     loop = bench_train.LOOPS[side]("simple", bench.parse([*arguments, "--until", "0.99"]))
     assert all(0 <= next(loop)["val_accuracy"] <= 1 for _ in range(3))
 

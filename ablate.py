@@ -1,0 +1,143 @@
+"""What each part of a recipe is worth on films from elsewhere: `python ablate.py --arch simple --data chest_xray`.
+
+Trains variants of the recipe with several seeds each, and prints what validation says of them: films as they are, and
+stress validation. Test images are never read. Stopped, the same command goes on.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from tabulate import tabulate
+
+import common
+import data
+import infer
+import models
+import train
+from batches import Augment
+from recipes import Recipe
+
+MILD = Augment()  # what the recipes did before stress validation
+
+
+def augmented(**changes: float) -> Callable[[Recipe], Recipe]:
+    return lambda recipe: replace(recipe, augment=replace(recipe.augment, **changes))
+
+
+def as_mild(*fields: str) -> Callable[[Recipe], Recipe]:
+    return augmented(**{field: getattr(MILD, field) for field in fields})
+
+
+def longer(factor: float) -> Callable[[Recipe], Recipe]:
+    return lambda recipe: replace(recipe, epochs=max(round(recipe.epochs * factor), 1))
+
+
+FRAMING, TONE, DETAIL = (
+    ("shift", "tightest", "widest", "aspect"),
+    ("brightness", "contrast", "curve"),
+    ("blur", "sharpen"),
+)
+VARIANTS: dict[str, Callable[[Recipe], Recipe]] = {
+    "the recipe": lambda recipe: recipe,
+    "mild framing, tone, no sharpness": as_mild(*FRAMING, *TONE, *DETAIL),
+    "framing alone": as_mild(*TONE, *DETAIL),
+    "tone alone": as_mild(*FRAMING, *DETAIL),
+    "sharpness alone": as_mild(*FRAMING, *TONE),
+    "without framing": as_mild(*FRAMING),
+    "without tone": as_mild(*TONE),
+    "without sharpness": as_mild(*DETAIL),
+    "and covered borders": augmented(border=0.2),
+    "and mirror images": augmented(flip=True),
+    "and rotation to 15 degrees": augmented(rotation=15.0),
+    "half as long": longer(0.5),
+    "twice as long": longer(2),
+}
+
+
+def measured(checkpoint: dict) -> dict[str, float]:
+    """AUROC and accuracy of a run on the validation films as they are, and their mean and worst over all views."""
+    rows = checkpoint["stress"]
+    found = {}
+    for measure in ("auroc", "accuracy"):
+        values = [row[measure] for row in rows]
+        found |= {f"{measure}": values[0], f"mean {measure}": float(np.mean(values)), f"worst {measure}": min(values)}
+    return found
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--arch", choices=models.ARCHITECTURES, required=True)
+    parser.add_argument("--variants", nargs="+", choices=tuple(VARIANTS), default=list(VARIANTS), metavar="NAME",
+                        help=f"default: all; of {', '.join(VARIANTS)}")  # fmt: skip
+    parser.add_argument("--seeds", type=common.whole_number(1, 100), default=3, metavar="N", help="default: 3")
+    parser.add_argument("--epochs", type=common.whole_number(1), help="default: the recipe's")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="for resnet34-pretrained")
+    parser.add_argument("--out", type=Path, default=Path("runs/ablation"), metavar="DIR", help="default: %(default)s")
+    data.add_arguments(parser)
+    data.add_split_arguments(parser)
+    infer.add_device_argument(parser)
+    return parser.parse_args(argv)
+
+
+def train_variants(args: argparse.Namespace) -> list[dict]:
+    """A dict a run; each is a line of OUT/log.jsonl too."""
+    dataset = data.load(args.data, args.size, args.cache, args.fit, args.skip_bad)
+    split = data.split(dataset, args.split, args.split_seed)
+    print(f"{dataset.name}: {len(split.train):,} training, {len(split.validation):,} validation images")
+    runs = []
+    for seed in range(args.seeds):
+        for variant in args.variants:
+            options = train.parse(["--arch", args.arch, "--resume", "--seed", str(seed)])
+            for option in ("epochs", "weights", "size", "fit", "split", "split_seed", "device"):
+                setattr(options, option, getattr(args, option))
+            options.architecture, options.out = args.arch, args.out / args.arch / variant.replace(" ", "-")
+            recipe = VARIANTS[variant](train.recipe_of(options, args.arch))
+            network, origin = train.prepare(args.arch, seed, options)
+            checkpoint = train.train_run(f"s{seed}", network, origin, dataset, split, recipe, options)
+            runs.append({"variant": variant, "seed": seed, **measured(checkpoint), "seconds": checkpoint["seconds"]})
+            runs[-1] |= {"recipe": checkpoint["recipe"], "device": checkpoint["device"], "split": split.fingerprint}
+            common.write_text(args.out / f"{args.arch}.jsonl", "".join(json.dumps(run) + "\n" for run in runs))
+    return runs
+
+
+def table(runs: list[dict]) -> str:
+    """Means over the seeds and, after a +-, their standard deviations, in Markdown; accuracies at the threshold."""
+    columns = ("auroc", "mean auroc", "worst auroc", "accuracy", "mean accuracy", "worst accuracy")
+    lines = []
+    for variant in dict.fromkeys(run["variant"] for run in runs):
+        mine = [run for run in runs if run["variant"] == variant]
+        cells = []
+        for column in columns:
+            values = np.array([run[column] for run in mine])
+            spread = values.std(ddof=1) if len(values) > 1 else math.nan
+            cells.append(f"{values.mean():.4f} +- {spread:.4f}" if len(values) > 1 else f"{values[0]:.4f}")
+        lines.append([variant, *cells, len(mine)])
+    headers = ["variant", "AUROC, films as they are", "stress, mean", "stress, worst", "accuracy, films as they are",
+               "stress, mean", "stress, worst", "seeds"]  # fmt: skip
+    return tabulate(lines, headers, tablefmt="github", disable_numparse=True)
+
+
+def work(args: argparse.Namespace) -> int:
+    infer.keep_freed_memory()
+    infer.set_precision()
+    runs = train_variants(args)
+    print(
+        f"\n{args.arch}, {runs[0]['recipe']['epochs']} epochs but where said, size {args.size}, {runs[0]['device']}\n"
+    )
+    print(table(runs))
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
+    return common.run(lambda: work(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

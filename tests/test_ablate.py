@@ -1,0 +1,66 @@
+"""The table of variants: every variant changes what it names, and the numbers are those of the runs."""
+
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+
+import ablate
+import models
+import recipes
+import train
+from batches import Augment
+
+RECIPE = recipes.RECIPES["default"]["simple"]
+
+
+@pytest.mark.parametrize(
+    ("variant", "changed"),
+    [
+        ("the recipe", set()),
+        ("without framing", {"shift", "tightest", "aspect"}),
+        ("without tone", {"brightness", "contrast", "curve"}),
+        ("without sharpness", {"blur", "sharpen"}),
+        ("framing alone", {"brightness", "contrast", "curve", "blur", "sharpen"}),
+        ("and covered borders", {"border"}),
+        ("and mirror images", {"flip"}),
+    ],
+)
+def test_a_variant_changes_what_it_names_and_nothing_else(variant, changed):
+    before, after = asdict(RECIPE), asdict(ablate.VARIANTS[variant](RECIPE))
+    augment = (before.pop("augment"), after.pop("augment"))
+    assert before == after
+    assert {key for key in augment[0] if augment[0][key] != augment[1][key]} == changed
+
+
+def test_lengths_and_the_mild_variant():
+    assert ablate.VARIANTS["twice as long"](RECIPE).epochs == 2 * RECIPE.epochs
+    assert ablate.VARIANTS["half as long"](RECIPE).epochs == RECIPE.epochs / 2
+    assert ablate.VARIANTS["mild framing, tone, no sharpness"](RECIPE).augment == Augment()
+
+
+def test_the_table_is_of_the_runs_and_a_second_call_trains_nothing(tmp_path, cache, capsys, monkeypatch):
+    call = ["--arch", "simple", "--data", "phantoms", "--size", "32", "--cache", str(cache), "--epochs", "2", "--seeds",
+            "2", "--out", str(tmp_path / "out"), "--variants", "the recipe", "without tone"]  # fmt: skip
+    assert ablate.main(call) == 0
+    table = capsys.readouterr().out[-2000:]
+    runs = [json.loads(line) for line in (tmp_path / "out" / "simple.jsonl").read_text().splitlines()]
+    assert [(run["variant"], run["seed"]) for run in runs] == [
+        ("the recipe", 0), ("without tone", 0), ("the recipe", 1), ("without tone", 1)]  # fmt: skip
+    for run in runs:
+        folder = tmp_path / "out" / "simple" / run["variant"].replace(" ", "-") / f"s{run['seed']}"
+        checkpoint, _ = models.load_checkpoint(folder / "model.pt")
+        assert run["worst auroc"] == min(row["auroc"] for row in checkpoint["stress"])
+        assert run["mean accuracy"] == pytest.approx(np.mean([row["accuracy"] for row in checkpoint["stress"]]))
+        assert run["auroc"] == checkpoint["stress"][0]["auroc"]
+        assert checkpoint["recipe"]["augment"]["contrast"] == (0.15 if run["variant"] == "without tone" else 0.3)
+    means = [
+        np.mean([run["mean auroc"] for run in runs if run["variant"] == v]) for v in ("the recipe", "without tone")
+    ]
+    lines = [line for line in table.splitlines() if line.startswith(("| the recipe", "| without tone"))]
+    for line, mean in zip(lines, means, strict=True):
+        assert f" {mean:.4f} +- " in line
+    monkeypatch.setattr(train.Trainer, "fit", None)
+    assert ablate.main(call) == 0
+    assert capsys.readouterr().out[-2000:].splitlines()[-4:] == table.splitlines()[-4:]
