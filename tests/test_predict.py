@@ -1,6 +1,8 @@
 """predict.py: against onnxruntime and images.py directly, and what happens when files, pipes and processes break."""
 
+import argparse
 import csv
+import functools
 import hashlib
 import io
 import json
@@ -9,7 +11,9 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib
 import numpy as np
@@ -150,7 +154,7 @@ def test_json_lines_are_the_csv(graph, folder, tmp_path, capsys):
     assert call(graph, folder, "--json", "--refer", "0.1", "--csv", tmp_path / "x.csv") == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     written = table(tmp_path / "x.csv")
-    assert [predict.texts_of(row) for row in rows] == [list(row.values()) for row in written]
+    assert [list(map(predict.text_of, row.values())) for row in rows] == [list(row.values()) for row in written]
     assert list(rows[0]) == list(predict.COLUMNS)
     near = [abs(row["probability"] - row["threshold"]) <= 0.1 for row in rows]
     assert [row["refer"] for row in rows] == near and len(set(near)) == 2
@@ -197,9 +201,9 @@ def test_pixels_are_those_of_images(kind):
     content = pictures()[kind]
     decoder = images._decode_dicom if content[128:132] == b"DICM" else images._decode_picture
     expected = decoder(content)
-    found, _, notes = predict.decode(content)
+    found, _, note = predict.decode(content)
     assert found.dtype == np.uint8 and np.array_equal(found, expected[0])
-    assert notes == [expected[3]] if len(expected) == 4 and expected[3] else not notes
+    assert (note or "") == (expected[3] if len(expected) == 4 else "")
 
 
 def test_limits_are_those_of_images():
@@ -510,34 +514,58 @@ def test_on_real_films_false_alarms_are_rare_and_inverted_films_are_noticed(real
     films = [file for file in predict.walk(real_folder) if not file.endswith(".dcm")][::10]
     alarms = inverted = 0
     for file in films:
-        grey, saturation, _ = predict.decode(Path(file).read_bytes())
-        alarms += bool(predict.suspicions(grey, saturation, 224))
-        inverted += any("inverted" in text for text in predict.suspicions(255 - grey, saturation, 224))
+        film = predict.read_film(file)
+        negative = replace(film, grey=255 - film.grey)
+        predict.examined([film], 224)
+        predict.examined([negative], 224)
+        alarms += film.warning is not None
+        inverted += "inverted" in (negative.warning or "")
     assert alarms <= 0.01 * len(films) and inverted >= 0.95 * len(films)
 
 
-def test_memory_and_order_of_batches_with_many_sizes():
-    """Films of one size wait for each other within a window; the order stays."""
-    sizes = np.random.default_rng(0).integers(1, 5, 200)
-    given = [predict.Film(str(i), np.zeros((size, 1), np.uint8)) for i, size in enumerate(sizes)]
-    given[17] = predict.Film("17", error="bad")
+def taken(monkeypatch, sizes: list[int], **changes: int) -> tuple[list[int], list[int]]:
+    """Chunks and batches that files named after their place, of (1, size) pixels, come in, and that their order stays.
+
+    The file number 17 is broken.
+    """
     batches = []
 
-    def run(group):
-        batches.append((len(group), {film.grey.shape for film in group}))
-        for film in group:
-            film.grey = None
+    def read(file):
+        return predict.Film(file, np.zeros((sizes[int(file)], 1), np.uint8), 0.0, 1, sizes[int(file)])
 
-    blocks = list(predict.in_batches(iter(given), 8, run))
-    assert [film.file for block in blocks for film in block] == [str(i) for i in range(200)]
-    assert all(len(shapes) == 1 for _, shapes in batches) and np.mean([count for count, _ in batches]) > 4
-    alone = [predict.Film(str(i), np.zeros((i + 1, 1), np.uint8)) for i in range(100)]
-    assert [len(block) for block in predict.in_batches(iter(alone), 8, run)] == [32, 32, 32, 4]
-    alike = [predict.Film(str(i), np.zeros((5, 1), np.uint8)) for i in range(20)]
-    assert [len(block) for block in predict.in_batches(iter(alike), 8, run)] == [8, 8, 4]
+    def answer(model, args, films, pixels):
+        assert {film.height for film in films} == {pixels.shape[1]} and all(film.grey is None for film in films)
+        batches.append(len(films))
+
+    broken = predict.Film("17", error="bad")
+    monkeypatch.setattr(predict, "read_film", lambda file: broken if file == "17" else read(file))
+    monkeypatch.setattr(predict, "answer", answer)
+    args = argparse.Namespace(batch_size=8, workers=3, **changes)
+    work = functools.partial(predict.read_and_answer, SimpleNamespace(size=32), args)
+    chunks = list(predict.in_chunks(map(str, range(len(sizes))), 8, 3, work))
+    assert [int(film.file) for chunk in chunks for film in chunk] == list(range(len(sizes)))
+    assert sum(batches) == len(sizes) - (len(sizes) > 17)
+    return [len(chunk) for chunk in chunks], batches
+
+
+def test_films_of_one_size_share_a_batch_and_the_order_stays(monkeypatch):
+    assert taken(monkeypatch, [5] * 20)[0] == [8, 8, 4]
+    chunks, batches = taken(monkeypatch, np.random.default_rng(0).integers(1, 5, 400).tolist())
+    assert chunks[:6] == [8] * 6 and set(chunks[6:-1]) == {32} and max(batches) <= 8
+    assert np.mean(batches[30:]) > 4
+    monkeypatch.setattr(predict, "HELD_BYTES", 3 * 100)  # 100 for each of three threads
+    assert max(taken(monkeypatch, [60] * 40)[1]) == 2  # the second one goes beyond it
+
+
+def test_chunks_are_not_taken_further_ahead_than_they_are_used():
+    taken, started = iter(range(1000)), []
+    chunks = predict.in_chunks(taken, 5, 2, lambda files, stopped: started.append(files) or [])
+    next(chunks)
+    chunks.close()
+    assert next(taken) == 20 and len(started) <= 4
 
 
 def test_errors_from_the_decoder_are_one_line():
-    film = predict.read_film(os.path.join("no", "such\nfile.png"), 32)
+    film = predict.read_film(os.path.join("no", "such\nfile.png"))
     assert film.error == "No such file or directory"
     assert io.StringIO(film.error).readlines() == [film.error]
