@@ -227,6 +227,7 @@ def predict_sides(graph: Path, folder: Path, batch: int, provider: str) -> tuple
     """The graph on all cores on films in memory, and predict.py as it is called, without the opening of the graph."""
     cores = os.cpu_count() or 1
     args = predict.parse([str(graph), str(folder), "--batch-size", str(batch), "--workers", str(min(cores, 16))])
+    args.threshold = 0.5  # the graph's own
     network, model = predict.open_model(graph, provider), predict.open_model(graph, provider, cores - args.workers + 1)
     pixels = np.stack([predict.read_film(file).grey for file in predict.files_in(args.paths)])
 
@@ -237,7 +238,7 @@ def predict_sides(graph: Path, folder: Path, batch: int, provider: str) -> tuple
 
     def whole() -> int:
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-            if predict.predict(args, model, 0.5, io.StringIO(), collections.Counter()):
+            if predict.predict(args, model, io.StringIO(), collections.Counter()):
                 raise Problem("predict.py failed on films that bench.py wrote")
         return len(pixels)
 

@@ -32,6 +32,7 @@ from tqdm import tqdm
 
 COLUMNS = ("file", "probability", "decision", "threshold", "refer", "width", "height", "warning", "error", "heatmap",
            "model")  # fmt: skip
+HEADER = ",".join(COLUMNS).encode() + b"\n"  # of the CSV
 OUTPUTS = {"probability", "decision", "logits"}
 FACTS = ("classes", "data", "threshold", "temperature", "size")  # of the graph's metadata
 PROVIDERS = {name.removesuffix("ExecutionProvider").lower(): name for name in onnxruntime.get_all_providers()}
@@ -92,20 +93,17 @@ class Model:
 def open_model(path: Path, provider: str = "auto", threads: int = 0) -> Model:
     """The graph on the provider asked for; "auto" is CUDA where it works, else the CPU, and that is said.
 
-    threads: that compute one batch on the CPU, the caller's among them; 0 is one for each core.
-
+    threads: of one batch on the CPU, the caller's among them; 0 is one for each core.
     Raises Problem when export.py did not make the graph, or when the provider cannot run it.
     """
-    there = onnxruntime.get_available_providers()
-    wanted = PROVIDERS["cpu" if provider == "auto" else provider]
-    if provider == "auto" and PROVIDERS["cuda"] in there:
+    if provider != "auto":
+        return load(path, PROVIDERS[provider], threads)
+    if PROVIDERS["cuda"] in onnxruntime.get_available_providers():
         try:
             return load(path, PROVIDERS["cuda"], threads)
         except Problem:
             say("note: CUDA does not work here; the CPU is used")
-    if wanted not in there:
-        raise Problem(f"--provider {provider}: this onnxruntime has only {', '.join(there)}")
-    return load(path, wanted, threads)
+    return load(path, PROVIDERS["cpu"], threads)
 
 
 def load(path: Path, wanted: str, threads: int) -> Model:
@@ -124,8 +122,9 @@ def load(path: Path, wanted: str, threads: int) -> Model:
             with contextlib.redirect_stdout(io.StringIO()):  # it prints what it misses
                 onnxruntime.preload_dlls()
         session = onnxruntime.InferenceSession(path, options, providers=[(wanted, settings)])
-        if (found := session.get_providers()[0]) != wanted:  # onnxruntime falls back without an error
-            raise Problem(f"{path}: {wanted} was asked for, and onnxruntime runs it on {found}")
+        if session.get_providers()[0] != wanted:  # onnxruntime falls back without an error
+            there = ", ".join(onnxruntime.get_available_providers())
+            raise Problem(f"{wanted} does not work; this onnxruntime has only {there}")
         facts = session.get_modelmeta().custom_metadata_map
         outputs = {output.name for output in session.get_outputs()}
         if missing := sorted(OUTPUTS - outputs) + sorted({"name", *FACTS} - set(facts)):
@@ -147,48 +146,45 @@ def load(path: Path, wanted: str, threads: int) -> Model:
 
 
 def walk(path: str) -> Iterator[str]:
-    """A file as it is; the images by their names below a folder, sorted. A folder that cannot be read is itself."""
-    if not os.path.isdir(path):
-        yield path
-        return
+    """The images by their names below a folder, sorted. A file, or a folder that cannot be read, is itself."""
     try:
-        with os.scandir(path) as entries:  # a link to a folder may lead round in a circle
-            found = sorted((e.name, e.is_dir()) for e in entries if not (e.is_symlink() and e.is_dir()))
+        with os.scandir(path) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
     except OSError:
         yield path
         return
-    for name, is_folder in found:
-        if not (name.startswith(".") or name == "__MACOSX") and (is_folder or name.lower().endswith(SUFFIXES)):
-            yield from walk(os.path.join(path, name))
+    for entry in entries:
+        if entry.name.startswith(".") or entry.name == "__MACOSX":
+            continue
+        if entry.is_dir(follow_symlinks=False):  # a link to a folder may lead round in a circle
+            yield from walk(entry.path)
+        elif entry.name.lower().endswith(SUFFIXES) and not entry.is_dir():
+            yield entry.path
 
 
 @dataclass
 class Film:
-    """A file on its way through: its pixels until they have been used, then the answer."""
+    """A file on its way through: its row, as far as it is known, and its pixels until they have been used."""
 
     file: str
+    row: dict  # of COLUMNS; None where there is nothing
     grey: np.ndarray | None = None  # (H, W) uint8
     saturation: float = 0.0  # mean, 0 to 255
-    width: int | None = None
-    height: int | None = None
-    warning: str | None = None
-    error: str | None = None
-    probability: float | None = None
-    decision: int | None = None
-    heatmap: str | None = None
 
 
 def read_film(file: str) -> Film:
-    """Reads and decodes one file; what goes wrong becomes the film's `error`."""
+    """Reads and decodes one file; what goes wrong becomes the row's `error`."""
+    film = Film(file, dict.fromkeys(COLUMNS) | {"file": printable(file)})
     try:
         status = os.stat(file)
         if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:  # reading a pipe could hang
             raise ValueError(f"neither a readable folder nor a regular file of at most {MAX_BYTES:,} bytes")
         with open(file, "rb") as stream:
-            grey, saturation, note = decode(stream.read())
+            film.grey, film.saturation, film.row["warning"] = decode(stream.read())
+        film.row["height"], film.row["width"] = film.grey.shape
     except Exception as error:  # decoders raise everything there is on broken files, and the other files must go on
-        return Film(file, error=printable(getattr(error, "strerror", None) or first_line(error)))
-    return Film(file, grey, saturation, grey.shape[1], grey.shape[0], note)
+        film.row["error"] = printable(getattr(error, "strerror", None) or first_line(error))
+    return film
 
 
 def decode(content: bytes) -> tuple[np.ndarray, float, str | None]:
@@ -212,18 +208,17 @@ def decode(content: bytes) -> tuple[np.ndarray, float, str | None]:
                 return grey, 0.0, None
             if image.mode == "L":
                 return grey, saturation_of_jpeg(content), None
-            small = image.resize((32, 32), reducing_gap=1.0).convert("RGB")
+            small = image.resize((32, 32), reducing_gap=1.0)
     except Image.DecompressionBombError as error:
         raise ValueError(f"more pixels than the limit of {MAX_PIXELS:,}") from error
     except Image.UnidentifiedImageError as error:
         raise ValueError("not a JPEG, PNG or DICOM file" if content else "the file is empty") from error
-    return grey, mean_saturation(np.asarray(small)), None
+    return grey, mean_saturation(small), None
 
 
-def mean_saturation(rgb: np.ndarray) -> float:
-    red, green, blue = rgb[..., 0], rgb[..., 1], rgb[..., 2]  # three small maxima are quicker than one along an axis
-    spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
-    return float(spread.mean())
+def mean_saturation(image: Image.Image) -> float:
+    rgb = np.asarray(image.convert("RGB"), np.int16)
+    return float((rgb.max(2) - rgb.min(2)).mean())
 
 
 def saturation_of_jpeg(content: bytes) -> float:
@@ -231,8 +226,10 @@ def saturation_of_jpeg(content: bytes) -> float:
     start = content.find(b"\xff\xda")  # where the pixels start; an end marker after a quarter of them ends the picture
     head = content[: start + (len(content) - start) // 4] + b"\xff\xd9"
     with contextlib.suppress(Exception), Image.open(io.BytesIO(head), formats=("JPEG",)) as image:
-        image.draft("RGB", (32, 32))
-        return mean_saturation(np.asarray(image)[: image.height // 4 + 1])  # one colour fills the rest
+        image.draft("YCbCr", (32, 32))
+        image.load()
+        if any(abs(level - 128) > 3 for limits in image.getextrema()[1:] for level in limits):  # 128 is no colour
+            return mean_saturation(image.crop((0, 0, image.width, image.height // 4 + 1)))  # one colour fills the rest
     return 0.0
 
 
@@ -270,13 +267,14 @@ def decode_dicom(content: bytes) -> tuple[np.ndarray, float, str | None]:
     return grey, 0.0, f"the first of {frames} frames is used" if frames > 1 else None
 
 
-def suspicions(pixels: np.ndarray, saturations: list[float], size: float) -> list[list[str]]:
-    """For each film of (N, H, W) pixels: what is unlike a frontal chest film, by statistics that cost microseconds.
+def examined(films: list[Film], size: float) -> np.ndarray:
+    """Takes (N, H, W) pixels out of films of one size; what is unlike a frontal chest film is added to their warnings.
 
     Films are bright in the middle and dark at the sides. `contrast`, in standard deviations, was above 0.3 on 99.9 % of
     5,232 films; inverted, 98.3 % of them were below -1.3, and turned by 90 degrees 94 % were between these.
     """
-    count, height, width = pixels.shape
+    pixels = np.stack([film.grey for film in films])
+    _, height, width = pixels.shape
     small = pixels[:, :: max(1, height // 32), :: max(1, width // 32)].astype(np.float32)
     spread = small.std((1, 2))
     columns = small.mean(1)  # (N, W')
@@ -284,16 +282,18 @@ def suspicions(pixels: np.ndarray, saturations: list[float], size: float) -> lis
     sides = (columns[:, :edge].mean(1) + columns[:, -edge:].mean(1)) / 2
     contrast = (columns[:, start : columns.shape[1] - start].mean(1) - sides) / np.maximum(spread, 1e-9)
     tests = {
-        "coloured: a photograph?": np.asarray(saturations) > 15,
+        "coloured: a photograph?": np.array([film.saturation for film in films]) > 15,
         f"only {width} x {height} pixels, where the network sees {size:.0f}": min(height, width) < size / 2,
         f"width / height is {width / height:.2f}: part of a film?": not 0.5 <= width / height <= 3.5,
         "nearly constant: no picture?": spread < 8,
         "bright sides and dark middle: inverted?": (spread >= 8) & (contrast < -1.3),
-        "no bright middle between dark sides: turned, or no chest film?": (spread >= 8) & (contrast >= -1.3)
-        & (contrast < 0.3),
+        "no bright middle between dark sides: turned, or no chest film?":
+            (spread >= 8) & (contrast >= -1.3) & (contrast < 0.3),
     }  # fmt: skip
-    found = np.stack([np.broadcast_to(so, count) for so in tests.values()], 1)
-    return [list(itertools.compress(tests, row)) for row in found]
+    for i, film in enumerate(films):
+        texts = [text for text, so in tests.items() if np.broadcast_to(so, len(films))[i]]
+        film.grey, film.row["warning"] = None, "; ".join(filter(None, [film.row["warning"], *texts])) or None
+    return pixels
 
 
 def in_chunks(files: Iterable[str], batch_size: int, workers: int,
@@ -312,7 +312,8 @@ def in_chunks(files: Iterable[str], batch_size: int, workers: int,
             if not waiting:
                 return
             done = waiting.popleft().result()
-            count = batch_size * (4 if len({(film.width, film.height) for film in done if film.width}) > 1 else 1)
+            sizes = {(film.row["height"], film.row["width"]) for film in done if film.row["width"]}
+            count = batch_size * (4 if len(sizes) > 1 else 1)
             yield done
     finally:
         stopped.set()
@@ -324,6 +325,7 @@ def read_and_answer(model: Model, args: argparse.Namespace, files: list[str], st
     done, groups, held = [], collections.defaultdict(list), 0
     for i, file in enumerate(files, 1):
         film = read_film(file)
+        film.row |= {"threshold": args.threshold, "model": model.label}
         done.append(film)
         if film.grey is not None:
             groups[film.grey.shape].append(film)
@@ -341,14 +343,6 @@ def read_and_answer(model: Model, args: argparse.Namespace, files: list[str], st
     return done
 
 
-def examined(films: list[Film], size: float) -> np.ndarray:
-    """Takes the pixels out of films of one size, (N, H, W), and adds what is suspicious of them to their warnings."""
-    pixels = np.stack([film.grey for film in films])
-    for film, texts in zip(films, suspicions(pixels, [film.saturation for film in films], size), strict=True):
-        film.grey, film.warning = None, "; ".join(filter(None, [film.warning, *texts])) or None
-    return pixels
-
-
 def answer(model: Model, args: argparse.Namespace, films: list[Film], pixels: np.ndarray) -> None:
     """Runs films of one size through the graph, one by one where it fails for all, and writes their overlays."""
     outputs = ["probability", "decision", *(["heatmap"] if args.heatmaps and model.heatmap else [])]
@@ -356,24 +350,31 @@ def answer(model: Model, args: argparse.Namespace, films: list[Film], pixels: np
         probabilities, decisions, *heats = model.run(pixels, *outputs)
     except Exception as error:  # out of memory, say: perhaps not with one alone
         if len(films) == 1:
-            films[0].error = printable(f"the graph failed: {first_line(error)}")
+            films[0].row["error"] = printable(f"the graph failed: {first_line(error)}")
         for i in range(len(films) if len(films) > 1 else 0):
             answer(model, args, films[i : i + 1], pixels[i : i + 1])
         return
-    for i, (film, probability) in enumerate(zip(films, probabilities, strict=True)):
-        if not 0 <= probability <= 1:
-            film.error = f"the graph's probability is {probability}"
+    if args.threshold != model.threshold:
+        decisions = probabilities >= np.float32(args.threshold)
+    for i, film in enumerate(films):
+        if not 0 <= probabilities[i] <= 1:
+            film.row["error"] = f"the graph's probability is {probabilities[i]}"
             continue
-        film.probability = float(str(probability))  # the shortest number that is this float32
-        film.decision = int(decisions[i] if args.threshold is None else probability >= np.float32(args.threshold))
+        film.row["probability"] = float(str(probabilities[i]))  # the shortest number that is this float32
+        film.row["decision"] = model.classes[int(decisions[i])]
+        film.row["refer"] = refers(film.row["probability"], args)
         if args.heatmaps:
-            heat = heats[0][i] if heats else occlusion(model, pixels[i])
             # The hash keeps apart what has one name in two folders; no character leads out of the folder.
             stem = "".join(c if c.isalnum() or c in "-_" else "_" for c in Path(film.file).stem)[:50]
             path = args.heatmaps / f"{stem}-{hashlib.sha256(os.fsencode(film.file)).hexdigest()[:10]}.png"
-            overlay(film, pixels[i], heat, model).save(f"{path}.part", "PNG")
+            overlay(film.row, pixels[i], heats[0][i] if heats else occlusion(model, pixels[i]), model).save(
+                f"{path}.part", "PNG")  # fmt: skip
             os.replace(f"{path}.part", path)
-            film.heatmap = printable(str(path))
+            film.row["heatmap"] = printable(str(path))
+
+
+def refers(probability: float, args: argparse.Namespace) -> bool:
+    return args.refer is not None and abs(probability - args.threshold) <= args.refer
 
 
 def occlusion(model: Model, grey: np.ndarray) -> np.ndarray:
@@ -411,18 +412,13 @@ def over_film(heat: np.ndarray, shape: list[int], fit: str) -> np.ndarray:
     network did not see is 0.
     """
     side = {"pad": max(shape), "crop": min(shape)}.get(fit)
-    square = np.asarray(Image.fromarray(heat).resize([side, side] if side else shape, Image.Resampling.BICUBIC))
-    if not side:
-        return square
-    left, top = (abs(side - length) // 2 for length in shape)
-    if fit == "pad":
-        return square[top : top + shape[1], left : left + shape[0]]
-    film = np.zeros(shape[::-1], np.float32)
-    film[top : top + side, left : left + side] = square
-    return film
+    width, height = (side, side) if side else shape
+    left, top = int((width - shape[0]) / 2), int((height - shape[1]) / 2)  # below 0 where the film is the larger one
+    square = Image.fromarray(heat).resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(square.crop((left, top, left + shape[0], top + shape[1])))
 
 
-def overlay(film: Film, grey: np.ndarray, heat: np.ndarray, model: Model) -> Image.Image:
+def overlay(row: dict, grey: np.ndarray, heat: np.ndarray, model: Model) -> Image.Image:
     """The film, the film under `heat` (H', W') where that is above 0, a colour bar, and what the graph says."""
     shape = [max(1, round(side * PANEL / max(grey.shape))) for side in grey.shape[::-1]]
     plain = np.asarray(Image.fromarray(grey).resize(shape, Image.Resampling.BICUBIC))[..., None].repeat(3, 2)
@@ -432,8 +428,8 @@ def overlay(film: Film, grey: np.ndarray, heat: np.ndarray, model: Model) -> Ima
     weight = (0.6 * np.minimum(level * 2, 1))[..., None]  # the film shows through
     mixed = plain * (1 - weight) + viridis(level) * weight
     kind = "class activation" if model.heatmap else "fall of the log-odds where covered"
-    texts = (printable(os.path.basename(film.file)), f"right: {kind}", model.use,
-             f"{model.classes[film.decision]}, P({model.classes[1]}) = {film.probability:.3f}")  # fmt: skip
+    texts = (os.path.basename(row["file"]), f"right: {kind}", model.use,
+             f"{row['decision']}, P({model.classes[1]}) = {row['probability']:.3f}")  # fmt: skip
     texts = [text if len(text) < 60 else f"{text[:30]}...{text[-25:]}" for text in texts]
     font, bar, left = ImageFont.load_default(14), max(shape[1], 60), 30 + 2 * shape[0]
     width = max(left + 80, 20 + int(max(font.getlength(text) for text in texts)))
@@ -448,18 +444,6 @@ def overlay(film: Film, grey: np.ndarray, heat: np.ndarray, model: Model) -> Ima
     return canvas
 
 
-def refers(probability: float | None, threshold: float, margin: float | None) -> bool | None:
-    return None if probability is None else margin is not None and abs(probability - threshold) <= margin
-
-
-def row_of(film: Film, model: Model, threshold: float, margin: float | None) -> dict:
-    """A film under COLUMNS; None where there is nothing."""
-    row = vars(film) | {"file": printable(film.file), "threshold": threshold, "model": model.label}
-    row["refer"] = refers(film.probability, threshold, margin)
-    row["decision"] = None if film.decision is None else model.classes[film.decision]
-    return {column: row[column] for column in COLUMNS}
-
-
 def text_of(value: object) -> str:
     return {"None": "", "True": "yes", "False": "no"}.get(str(value), str(value))
 
@@ -471,26 +455,26 @@ def table_line(row: dict, model: Model) -> str:
     return f"{probability:>11}  {decision}  {'refer' if row['refer'] else '':<5}  {row['file']}"
 
 
-def earlier_files(path: Path, model: Model, threshold: float, margin: float | None) -> collections.Counter:
+def earlier_files(path: Path, model: Model, args: argparse.Namespace) -> collections.Counter:
     """How often each file is in a CSV, and under None how many of these failed; cuts off a torn last line.
 
-    Raises Problem when it is not a file that a call with this model, threshold and margin would have begun.
+    Raises Problem when it is not a file that this call would have begun.
     """
     earlier = collections.Counter()
     with open(path, "rb+") as stream:
-        lines = stream.readlines()
-        torn = lines.pop() if lines and not lines[-1].endswith(b"\n") else b""
-        rows = csv.DictReader(line.decode("utf-8", "replace") for line in lines)
-        if tuple(rows.fieldnames or COLUMNS) != COLUMNS or not (lines or ",".join(COLUMNS).encode().startswith(torn)):
+        content = stream.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        if not (whole or HEADER).startswith(HEADER) or not (whole or HEADER.startswith(content)):
             raise Problem(f"{path} is not of predict.py; --overwrite replaces it", 2)
-        for row in rows:
+        for row in csv.DictReader(whole.decode("utf-8", "replace").splitlines()):
             with contextlib.suppress(TypeError, ValueError):
-                refer = refers(float(row["probability"]) if row["probability"] else None, threshold, margin)
-                if [row["model"], row["threshold"], row["refer"]] == [model.label, text_of(threshold), text_of(refer)]:
+                refer = refers(float(row["probability"]), args) if row["probability"] else None
+                if [row[key] for key in ("model", "threshold", "refer")] == [
+                    *map(text_of, (model.label, args.threshold, refer))]:  # fmt: skip
                     earlier.update([row["file"], *([None] if row["error"] else [])])
                     continue
             raise Problem(f"{path} is of another model, --threshold or --refer; --overwrite replaces it", 2)
-        stream.truncate(sum(map(len, lines)))
+        stream.truncate(len(whole))
     return earlier
 
 
@@ -546,20 +530,17 @@ def work(args: argparse.Namespace) -> int:
     model = open_model(args.model, args.provider, max(1, cores - args.workers + 1))
     provider = model.session.get_providers()[0].removesuffix("ExecutionProvider")
     args.batch_size = min(args.batch_size or (16 if provider == "CPU" else 64), -(-found // args.workers))
-    threshold = model.threshold if args.threshold is None else args.threshold
-    say(f"{model.label}, threshold {threshold:.4f}, on {provider}; {model.use}")
-    earlier = collections.Counter()
-    if args.resume and args.csv.exists():
-        earlier = earlier_files(args.csv, model, threshold, args.refer)
+    args.threshold = model.threshold if args.threshold is None else args.threshold
+    say(f"{model.label}, threshold {args.threshold:.4f}, on {provider}; {model.use}")
+    earlier = earlier_files(args.csv, model, args) if args.resume and args.csv.exists() else collections.Counter()
     for folder in filter(None, (args.csv and args.csv.parent, args.heatmaps)):
         folder.mkdir(parents=True, exist_ok=True)
     with open(args.csv or os.devnull, "a" if args.resume else "w", newline="", encoding="utf-8") as stream:
-        stream.write("" if stream.tell() else ",".join(COLUMNS) + "\n")
-        return predict(args, model, threshold, stream, earlier)
+        stream.write("" if stream.tell() else HEADER.decode())
+        return predict(args, model, stream, earlier)
 
 
-def predict(args: argparse.Namespace, model: Model, threshold: float, stream: io.TextIOBase,
-            earlier: collections.Counter) -> int:  # fmt: skip
+def predict(args: argparse.Namespace, model: Model, stream: io.TextIOBase, earlier: collections.Counter) -> int:
     """Writes the rows of all files that are not in `earlier`; returns the exit code, which speaks of these too."""
     counts = collections.Counter(error=earlier.pop(None, 0))
     shown = sys.stderr.isatty() and not sys.stdout.isatty()
@@ -578,7 +559,7 @@ def predict(args: argparse.Namespace, model: Model, threshold: float, stream: io
         print(table_line(dict(zip(COLUMNS, COLUMNS, strict=True)), model))
     with contextlib.closing(source), tqdm(total=total, unit=" films", disable=not shown) as bar:
         for done in source:
-            rows = [row_of(film, model, threshold, args.refer) for film in done]
+            rows = [film.row for film in done]
             csv.writer(stream, lineterminator="\n").writerows(
                 [text_of(value) for value in row.values()] for row in rows
             )
