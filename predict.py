@@ -367,8 +367,8 @@ def answer(model: Model, args: argparse.Namespace, films: list[Film], pixels: np
             # The hash keeps apart what has one name in two folders; no character leads out of the folder.
             stem = "".join(c if c.isalnum() or c in "-_" else "_" for c in Path(film.file).stem)[:50]
             path = args.heatmaps / f"{stem}-{hashlib.sha256(os.fsencode(film.file)).hexdigest()[:10]}.png"
-            overlay(film.row, pixels[i], heats[0][i] if heats else occlusion(model, pixels[i]), model).save(
-                f"{path}.part", "PNG")  # fmt: skip
+            heat = heats[0][i] if heats else occlusion(model, pixels[i])
+            overlay(film.row, pixels[i], heat, model).save(f"{path}.part", "PNG")
             os.replace(f"{path}.part", path)
             film.row["heatmap"] = printable(str(path))
 
@@ -469,8 +469,8 @@ def earlier_files(path: Path, model: Model, args: argparse.Namespace) -> collect
         for row in csv.DictReader(whole.decode("utf-8", "replace").splitlines()):
             with contextlib.suppress(TypeError, ValueError):
                 refer = refers(float(row["probability"]), args) if row["probability"] else None
-                if [row[key] for key in ("model", "threshold", "refer")] == [
-                    *map(text_of, (model.label, args.threshold, refer))]:  # fmt: skip
+                expected = [model.label, text_of(args.threshold), text_of(refer)]
+                if [row["model"], row["threshold"], row["refer"]] == expected:
                     earlier.update([row["file"], *([None] if row["error"] else [])])
                     continue
             raise Problem(f"{path} is of another model, --threshold or --refer; --overwrite replaces it", 2)
@@ -560,9 +560,7 @@ def predict(args: argparse.Namespace, model: Model, stream: io.TextIOBase, earli
     with contextlib.closing(source), tqdm(total=total, unit=" films", disable=not shown) as bar:
         for done in source:
             rows = [film.row for film in done]
-            csv.writer(stream, lineterminator="\n").writerows(
-                [text_of(value) for value in row.values()] for row in rows
-            )
+            csv.writer(stream, lineterminator="\n").writerows(map(text_of, row.values()) for row in rows)
             stream.flush()
             print("\n".join(json.dumps(row) if args.json else table_line(row, model) for row in rows), flush=True)
             for row, kind in ((row, kind) for row in rows for kind in ("error", "warning") if row[kind]):
