@@ -29,6 +29,11 @@ class Augment:
     flip: bool = False  # left-right with probability 1/2: it mirrors the heart, so it is off
 
 
+# Framing, sharpness and tone tell the classes apart in the public training films and need not elsewhere, so the recipes
+# vary them more than films do: docs/quality.md has what each is worth.
+ELSEWHERE = Augment(
+    shift=0.03, tightest=0.55, aspect=1.4, brightness=0.15, contrast=0.3, curve=0.7, blur=1.0, sharpen=1.0
+)
 NO_AUGMENT = Augment(shift=0, tightest=1, widest=1, rotation=0, brightness=0, contrast=0)
 
 

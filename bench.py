@@ -67,7 +67,7 @@ def bench_data(args: argparse.Namespace) -> list[dict]:
         if len(images.samples) != len(kept.labels):
             raise Problem(f"{folder}: ImageFolder finds other images there than data.load: nothing to compare")
         plain = plain_loader(images, workers)
-        ours, augmented = our_batches(kept, None), our_batches(kept, batches.Augment())
+        ours, augmented = our_batches(kept, None), our_batches(kept, batches.ELSEWHERE)
         fresh = Path(scratch) / "fresh"
 
         def first_pass() -> int:

@@ -352,7 +352,7 @@ def show_command(args: argparse.Namespace) -> int:
     chosen = [order.permutation(np.flatnonzero(dataset.labels == label))[: args.count] for label in range(len(CLASSES))]
     some = np.concatenate(chosen)
     originals = np.array(dataset.images[some])
-    changes = batches.draw_changes(batches.Augment(), len(some), torch.Generator().manual_seed(args.seed))
+    changes = batches.draw_changes(batches.ELSEWHERE, len(some), torch.Generator().manual_seed(args.seed))
     changed = batches.change(torch.from_numpy(originals)[:, None].float() / 255, changes)[:, 0].numpy()
     sheet = audit.contact_sheet(
         originals, changed, [dataset.files[i] for i in some], dataset.labels[some], dataset.name

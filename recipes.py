@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 import models
-from batches import NO_AUGMENT, Augment
+from batches import ELSEWHERE, NO_AUGMENT, Augment
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,6 @@ class Recipe:
     resize_from: int = 0  # side in pixels in the first epoch; it grows to the full one. 0: always the full one
     augment: Augment = field(default_factory=Augment)
 
-
-# Framing, sharpness and tone tell the classes apart in the public training films and need not elsewhere, so they vary
-# more than films do: docs/quality.md has what each is worth.
-ELSEWHERE = Augment(
-    shift=0.03, tightest=0.55, aspect=1.4, brightness=0.15, contrast=0.3, curve=0.7, blur=1.0, sharpen=1.0
-)
 
 # What the published notebooks did, the same for all three networks.
 SEED_RECIPE = Recipe(20, 1e-4, 64, "adam", 0.0, 0.0, False, 0, replace(NO_AUGMENT, flip=True))
