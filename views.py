@@ -78,13 +78,13 @@ def viewed(table: torch.Tensor, indices: NDArray, labels: NDArray, view: View) -
         which = torch.from_numpy(labels[some])
 
         def each(key: str, which: torch.Tensor = which) -> torch.Tensor:
-            return torch.tensor([vars(look)[key] for look in view], dtype=torch.float32)[which]
+            return torch.tensor([vars(look)[key] for look in view], dtype=torch.get_default_dtype())[which]
 
         changes = Changes(
             affine_maps(
                 torch.stack([each("width"), each("height")], 1),
-                torch.zeros(len(some)),
-                torch.stack([torch.zeros(len(some)), each("down")], 1),
+                torch.zeros_like(each("down")),
+                torch.stack([torch.zeros_like(each("down")), each("down")], 1),
             ),
             torch.stack([each("contrast"), each("brightness"), each("curve")], 1),
             each("detail"),

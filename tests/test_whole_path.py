@@ -333,7 +333,12 @@ def test_operating_points_use_the_calibrated_probability(world, phantoms):
     model = answers.open_model(world.folder / "runs" / "simple" / "model.pt")
     validation = data.split(phantoms).validation
     logits = answers.logits(model, phantoms, validation, evaluate.infer.pick_device("cpu"))
-    labels, probability = phantoms.labels[validation], metrics.positive_probability(logits, checkpoint["temperature"])
+    stored = checkpoint["validation_answers"]  # of all views, that of the films as they are first
+    np.testing.assert_allclose(stored["logits"][: len(logits)].numpy(), logits, atol=0.1)  # they are bf16's
+    labels, views = phantoms.labels[validation], len(stored["labels"]) // len(validation)
+    assert views == len(checkpoint["stress"]) - 1 and (stored["labels"].numpy() == np.tile(labels, views)).all()
+    labels = stored["labels"].numpy()
+    probability = metrics.positive_probability(stored["logits"].numpy(), checkpoint["temperature"])
     at = checkpoint["operating_points"]["validation"]
     assert at["threshold"] == checkpoint["threshold"]
     assert metrics.youden_threshold(labels, probability) == pytest.approx(at["threshold"], rel=1e-6)
