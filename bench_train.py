@@ -42,7 +42,10 @@ def plain_images(folder: Path, size: int) -> torchvision.datasets.ImageFolder:
             torchvision.transforms.Normalize([MEAN] * 3, [STD] * 3),
         ]
     )
-    return torchvision.datasets.ImageFolder(str(folder), transform)
+    try:
+        return torchvision.datasets.ImageFolder(str(folder), transform)
+    except FileNotFoundError as error:
+        raise Problem(f"--data {folder}: {str(error).splitlines()[0]}") from error
 
 
 def plain_loader(images: torch.utils.data.Dataset, workers: int, shuffle: bool = True) -> torch.utils.data.DataLoader:
@@ -203,6 +206,8 @@ class Contestant:
                 if not self.process.is_alive():
                     raise Problem("a measured process ended early; its error stands above")
             return self.pipe.recv()
+        except (EOFError, BrokenPipeError) as error:
+            raise Problem("a measured process ended early; its error stands above") from error
         finally:
             over.set()
             watching.join()
@@ -243,7 +248,7 @@ def resident(pid: int) -> int | None:
 
 
 def bench(args: argparse.Namespace) -> list[dict]:
-    image_folder(args)
+    plain_images(image_folder(args), args.size)  # said here, not by a process that was started for it
     rows = []
     for architecture in args.arch:
         grows = recipes.RECIPES["default"][architecture].resize_from and not args.until
