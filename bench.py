@@ -200,11 +200,11 @@ def latency_table(rows: list[dict]) -> str:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=("data", "train", "infer", "all"))
+    parser = common.Parser(description=__doc__.split("\n")[0])
+    parser.add_argument("what", **common.choices(("data", "train", "infer", "all")))
     parser.add_argument("--data", metavar="DIR", help="a folder of X-rays (for data and train)")
     both = list(bench_train.TURN_IMAGES)
-    parser.add_argument("--arch", nargs="+", choices=both, default=both, help="default: both")
+    parser.add_argument("--arch", nargs="+", **common.choices(both), default=both, help="default: both")
     parser.add_argument("--size", type=common.whole_number(32, 2048), default=224, help="side in pixels")
     parser.add_argument("--repeats", type=common.whole_number(1, 1000), default=5, help="counted turns (default: 5)")
     parser.add_argument("--workers", type=common.whole_number(0, 256), default=2, help="of the plain training loop")
@@ -216,8 +216,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--patience", type=common.positive_number, default=60, metavar="MINUTES",
                         help="with --until: the most that a side may take (default: 60)")  # fmt: skip
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="of decoded pixels; default: below ~/.cache")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every measured value there as well")
+    parser.add_argument(
+        "--cache", type=common.folder_path, metavar="DIR", help="of decoded pixels; default: below ~/.cache"
+    )
+    parser.add_argument(
+        "--json", type=common.file_path, metavar="FILE", help="write every measured value there as well"
+    )
     infer.add_device_argument(parser)
     args = parser.parse_args(argv)
     if args.until is not None and not 0 < args.until <= 1:

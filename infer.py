@@ -19,6 +19,7 @@ import numpy as np
 import onnxruntime
 import torch
 
+import common
 import parallel
 from batches import Batches
 from common import Problem, UsageProblem
@@ -29,7 +30,7 @@ GRAPH_OUTPUTS = ["probability", "decision", "logits"]
 
 
 def add_device_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", choices=DEVICES, default="auto", help="default: CUDA, else MPS, else CPU")
+    parser.add_argument("--device", **common.choices(DEVICES), default="auto", help="default: CUDA, else MPS, else CPU")
 
 
 def pick_device(name: str) -> torch.device:

@@ -81,6 +81,8 @@ def open_source(source: str | None, size: int) -> Source:
     if source is None:
         beside = Path(__file__).resolve().parent / "data" / "chest_xray"
         source = str(beside) if beside.is_dir() else "phantoms"
+    if not source:  # of a variable that is not set: Path("") would be the folder one is in
+        raise UsageProblem("--data: the path is empty")
     if source == "phantoms":
         return _phantoms(size)
     path = Path(source)

@@ -162,7 +162,7 @@ class Trainer:
         """With a deadline: how many more epochs fit, if each takes `seconds`."""
         if self.deadline is None:
             return
-        fitting = int(max(self.deadline - time.monotonic(), 0) / seconds)
+        fitting = int(min(max(self.deadline - time.monotonic(), 0) / seconds, self.recipe.epochs))
         fitting = int(parallel.gathered(np.array([fitting])).min())  # clocks differ between processes
         self.anchor = (self.progress(0), self.epoch)
         self.epochs = min(self.epoch + fitting, self.recipe.epochs)
@@ -334,16 +334,16 @@ def recipe_of(args: argparse.Namespace, architecture: str) -> Recipe:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = common.Parser(description=__doc__.split("\n")[0])
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--arch", choices=models.ARCHITECTURES, help="the network to train")
+    which.add_argument("--arch", **common.choices(models.ARCHITECTURES), help="the network to train")
     which.add_argument("--all", action="store_true", help="all three, one after the other")
     data.add_arguments(parser)
     data.add_split_arguments(parser)
     infer.add_device_argument(parser)
     parser.add_argument(
         "--recipe",
-        choices=tuple(RECIPES),
+        **common.choices(tuple(RECIPES)),
         default="default",
         help="seed: the published notebooks' settings (Adam 1e-4, batch 64, 20 epochs, flips)",
     )
@@ -369,17 +369,17 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=common.whole_number(0), default=0, help="of weights, order and augmentation")
     parser.add_argument("--seeds", type=common.whole_number(1, 1000), metavar="N",
                         help="train N times, from --seed on; the runs are called NAME-s0, NAME-s1, ...")  # fmt: skip
-    parser.add_argument("--weights", type=Path, metavar="FILE",
+    parser.add_argument("--weights", type=common.file_path, metavar="FILE",
                         help="ImageNet weights for resnet34-pretrained: a torchvision resnet34 state dict")  # fmt: skip
     parser.add_argument("--name", help="of the run's folder; default: the architecture")
-    parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")
+    parser.add_argument("--out", type=common.folder_path, default=Path("runs"), metavar="DIR", help="default: runs")
     parser.add_argument(
         "--quick",
         action="store_true",
         help=f"a smoke run: {QUICK_EPOCHS} epochs on {QUICK_IMAGES} images; its results mean nothing",
     )
     args = parser.parse_args(argv)
-    if args.name and (args.all or args.name in ("old", ".", "..") or set(args.name) & set("/\\")):
+    if args.name is not None and (args.all or not is_folder_name(args.name)):
         parser.error("--name is one plain folder name other than 'old', and goes with --arch")
     if args.weights and args.arch not in (None, "resnet34-pretrained"):
         parser.error("--weights is for resnet34-pretrained")
@@ -387,6 +387,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     if args.resize_from and smaller:
         parser.error("--resize-from is for ResNets: the linear layers of simple fit one size")
     return args
+
+
+def is_folder_name(name: str) -> bool:
+    return name.isprintable() and name.strip() not in ("", "old", ".", "..") and not set(name) & set("/\\")
 
 
 def prepare(architecture: str, seed: int, args: argparse.Namespace) -> tuple[torch.nn.Module, str]:
