@@ -207,7 +207,7 @@ def check(dataset: Table, sides: Sides, how: str, facts: Facts = ()) -> dict:
     side_of = dict.fromkeys(range(len(names)), "-") | {int(i): side for side in sides for i in sides[side]}
     kermany = not dataset.synthetic and all(sources.patient_of(file) for file in dataset.files)
     flagged = {flag: [names[i] for i in found] for flag, found in flags(dataset.images).items()}
-    report = {
+    report: dict[str, Any] = {
         "name": common.printable(dataset.name),
         "source": common.printable(dataset.source),
         "synthetic": bool(dataset.synthetic),
@@ -297,7 +297,7 @@ def _say(count: int, what: str, example: str) -> list[str]:
 
 def _way(report: dict, way: str) -> list[str]:
     rows = [row for row in report["identical"] if row["identical images"] == way]
-    row = rows[0] if rows else {"groups": 0, "such as": ""}
+    row: dict[str, Any] = rows[0] if rows else {"groups": 0, "such as": ""}
     return _say(row["groups"], f"sets of identical images {way}", row["such as"])
 
 

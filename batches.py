@@ -105,7 +105,7 @@ class Batches:
             images = pixels.to(self.device, non_blocking=True).unsqueeze(1)  # (B, 1, S, S) uint8
             if side not in (None, images.shape[-1]):
                 images = F.interpolate(images.float(), (side, side), mode="bilinear", antialias=True)
-            if affine is None:
+            if affine is None or tone is None:
                 images = torch.add(offset, images, alpha=1 / (255 * self.std))  # one pass over memory, not four
             else:
                 images = change(images * (1 / 255), affine[here], tone[here], self.mean, self.std)
@@ -118,7 +118,8 @@ class Batches:
             return torch.arange(count), None, None
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
         order = torch.randperm(count, generator=generator)
-        return order, *(drawn.to(self.device) for drawn in draw_changes(self.augment, count, generator))
+        affine, tone = draw_changes(self.augment, count, generator)
+        return order, affine.to(self.device), tone.to(self.device)
 
     def places(self) -> list[slice]:
         """Where in an epoch's order the batches of this process are."""

@@ -15,8 +15,9 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +40,7 @@ LATENCY_SECONDS = 1.0  # of one turn of inference
 # --------------------------------------------------------------------------------------------------- the data
 
 
-def drain(epoch) -> int:
+def drain(epoch: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> int:
     """Takes every batch of an epoch; returns the number of images."""
     return sum(len(images) for images, _ in epoch)
 
@@ -115,10 +116,10 @@ def inference_sides(
     files = {precision: scratch / f"{architecture}-{precision}.onnx" for precision in graphs.PRECISIONS}
     for precision, file in files.items():
         file.write_bytes(graphs.to_precision(exported, precision, noise).SerializeToString())
-    deployed = graphs.Deployed(network, checkpoint).eval().to(device, memory_format=torch.channels_last)
+    deployed = graphs.Deployed(network, checkpoint).eval().to(device).to(memory_format=torch.channels_last)
     compiled = torch.compile(deployed, dynamic=False)
 
-    def torch_side(module: torch.nn.Module, reduced: bool) -> Callable[[np.ndarray], object]:
+    def torch_side(module: Callable[..., Any], reduced: bool) -> Callable[[np.ndarray], object]:
         def answer(pixels: np.ndarray) -> object:
             with torch.inference_mode(), infer.autocast(device, enabled=reduced):
                 return module(torch.from_numpy(pixels).to(device))[0].cpu()

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -140,7 +141,7 @@ def our_training(architecture: str, args: argparse.Namespace, growing: bool = Fa
     shared = (device, (MEAN, STD))
     training = batches.Batches(table, dataset.labels, chosen, recipe.batch_size, *shared, recipe.augment)
     validation = batches.Batches(table, dataset.labels, held_out, train.EVALUATION_BATCH[device.type], *shared)
-    network = models.build(architecture, args.size).to(device, memory_format=torch.channels_last)
+    network = models.build(architecture, args.size).to(device).to(memory_format=torch.channels_last)
     trainer = train.Trainer(network, recipe, training, validation, compiling=device.type == "cuda")
     with tqdm(disable=True) as bar:
         while trainer.epoch < trainer.epochs:
@@ -195,7 +196,7 @@ class Contestant:
         self.process.start()
         self.peak: int | None = None
 
-    def turn(self) -> tuple[object, float]:
+    def turn(self) -> tuple[Any, float]:
         """(what the loop yielded, seconds). Raises Problem when the process died."""
         over = threading.Event()
         watching = threading.Thread(target=self._watch, args=(over,))
@@ -218,7 +219,8 @@ class Contestant:
             self._look()
 
     def _look(self) -> None:
-        held = resident(self.process.pid)
+        pid = self.process.pid
+        held = None if pid is None else resident(pid)
         if held is not None:
             self.peak = max(self.peak or 0, held)
 

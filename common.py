@@ -11,7 +11,7 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -139,7 +139,7 @@ def file_path(text: str) -> Path:
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path) -> Generator[Path]:
     """Yields a temporary path beside `path`; on success its file is synced and renamed to `path`, else removed.
 
     Whoever is killed in the middle leaves the old file (or none) under the final name, never half of one.

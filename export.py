@@ -14,7 +14,7 @@ import hashlib
 import json
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
@@ -117,7 +117,7 @@ def versions() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def refused_on_failure(target: Path) -> Iterator[None]:
+def refused_on_failure(target: Path) -> Generator[None]:
     """A graph that failed leaves nothing under its name; an earlier one of that name is kept as .onnx.old."""
     try:
         yield

@@ -3,6 +3,7 @@
 import html
 import math
 import re
+from collections.abc import Sequence
 
 from common import printable
 
@@ -35,7 +36,7 @@ def is_number(cell: str | int) -> bool:
     return _COUNT.fullmatch(str(cell)) is not None
 
 
-def numeric(rows: list[list[str | int]], columns: int) -> list[bool]:
+def numeric(rows: Sequence[Sequence[str | int]], columns: int) -> list[bool]:
     """For each column whether every cell in it is a number."""
     return [bool(rows) and all(is_number(row[i]) for row in rows) for i in range(columns)]
 
@@ -48,7 +49,9 @@ def escaped(text: object) -> str:
     return html.escape(printable(str(text)))
 
 
-def html_table(title: str, headers: list[str], rows: list[list[str | int]], notes: list[str] | None = None) -> str:
+def html_table(
+    title: str, headers: list[str], rows: Sequence[Sequence[str | int]], notes: list[str] | None = None
+) -> str:
     """A heading, the table in a box of its own, which scrolls where the page is too narrow, and its footnotes.
 
     The heading is no <caption>: that would be as narrow as the table, and scroll away with it.
@@ -87,7 +90,7 @@ def github(text: object) -> str:
     return re.sub(r"^\s*(\d+)(?=[.)](\s|$))", r"\1\\", text)
 
 
-def github_table(headers: list[str], rows: list[list[str | int]]) -> str:
+def github_table(headers: list[str], rows: Sequence[Sequence[str | int]]) -> str:
     """The table that github() cells make, numbers to the right; ends with a newline."""
     right = numeric(rows, len(headers))
     lines = [[github(h) for h in headers], ["---:" if number else "---" for number in right]]

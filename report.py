@@ -10,7 +10,6 @@ import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 from urllib.parse import quote
 
 import numpy as np
@@ -22,6 +21,7 @@ import figures
 import sources
 from cards import model_card
 from markup import DASH, escaped, github, github_table, html_table, number, p_value, spread
+from tables import Table
 
 __all__ = ["card_files", "html_text", "markdown_text", "model_card", "write"]
 
@@ -81,15 +81,6 @@ img { max-width: 100%; height: auto; }
   .banner { border: 2px solid #B00020; color: #B00020; background: none; }
 }
 """
-
-
-class Table(Protocol):
-    """What is needed of a table; tables.py makes them."""
-
-    title: str
-    headers: list[str]
-    rows: list[list[str | int]]
-    notes: list[str]
 
 
 def write(

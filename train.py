@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -209,11 +210,13 @@ def compiled(network: torch.nn.Module, images: torch.Tensor) -> torch.nn.Module:
     """
     import torch._dynamo  # takes a second, which only those who compile should pay
 
-    torch._dynamo.config.recompile_limit = 64  # a variant for each side of the images, of training and evaluation
+    torch._dynamo.config.recompile_limit = 64  # ty: ignore[invalid-assignment]  # a variant for each side of the images, of training and evaluation
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
     network.train()
     try:
-        fast = torch.compile(network, dynamic=False, mode="max-autotune" if images.is_cuda else None)
+        fast = cast(
+            torch.nn.Module, torch.compile(network, dynamic=False, mode="max-autotune" if images.is_cuda else None)
+        )
         with infer.autocast(images.device):
             fast(images).float().sum().backward()
     except (RuntimeError, OSError, ImportError) as error:
@@ -251,7 +254,7 @@ def train_run(
     if args.quick:
         training, validation = thinned(training, dataset), thinned(validation, dataset)
     torch.manual_seed(args.seed)
-    network = parallel.share_batch_norm(network).to(device, memory_format=torch.channels_last)
+    network = parallel.share_batch_norm(network).to(device).to(memory_format=torch.channels_last)
     table = table_on(dataset.images, device)
     normalisation = pixel_statistics(table, training)
     labels, shard = dataset.labels, (parallel.rank(), parallel.world())
@@ -296,7 +299,7 @@ def finish(
     checkpoint, best = models.load_checkpoint(file)
     exact = Batches(table, dataset.labels, validation, EVALUATION_BATCH[device.type], device,
                     tuple(checkpoint["normalisation"]))  # fmt: skip
-    logits = infer.network_logits(best.to(device, memory_format=torch.channels_last), exact)
+    logits = infer.network_logits(best.to(device).to(memory_format=torch.channels_last), exact)
     checkpoint |= {**records.fit_decision(logits, labels), "history": run.history, "seconds": run.seconds()}
     probabilities = metrics.positive_probability(logits, checkpoint["temperature"])
     patients = [dataset.patients[i] for i in validation]
