@@ -127,6 +127,12 @@ def folder_path(text: str) -> Path:
     return path
 
 
+def add_folders(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Options for folders that are called as the option is, unless somebody says otherwise: --runs, --onnx, ..."""
+    for name in names:
+        parser.add_argument(f"--{name}", type=folder_path, default=Path(name), metavar="DIR", help=f"default: {name}")
+
+
 def file_path(text: str) -> Path:
     """An argparse type: a file to read or to write; a folder in its place is said before any work is done."""
     path = some_path(text)

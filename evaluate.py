@@ -370,11 +370,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "models", nargs="*", type=common.some_path, help="runs/<name>/model.pt or onnx/<name>.onnx, any number"
     )
     parser.add_argument("--all", action="store_true", help="every model.pt below --runs and graph in --onnx")
-    parser.add_argument("--runs", type=common.folder_path, default=Path("runs"), metavar="DIR", help="default: runs")
-    parser.add_argument("--onnx", type=common.folder_path, default=Path("onnx"), metavar="DIR", help="default: onnx")
-    parser.add_argument(
-        "--report", type=common.folder_path, default=Path("report"), metavar="DIR", help="default: report"
-    )
+    common.add_folders(parser, "runs", "onnx", "report")
     parser.add_argument("--prevalence", type=share, metavar="P", help="PPV and NPV where this share of films is ill")
     parser.add_argument("--by", metavar="COLUMN", help="of a .csv manifest: results for each of its values")
     parser.add_argument("--audit", action="store_true", help="also on borders only, blurred, noisy, ... images (slow)")

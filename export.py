@@ -262,8 +262,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("checkpoints", nargs="*", type=common.some_path, help="such as runs/simple/model.pt")
     parser.add_argument("--all", action="store_true", help="every model.pt below --runs")
-    parser.add_argument("--runs", type=common.folder_path, default=Path("runs"), metavar="DIR", help="default: runs")
-    parser.add_argument("--onnx", type=common.folder_path, default=Path("onnx"), metavar="DIR", help="default: onnx")
+    common.add_folders(parser, "runs", "onnx")
     parser.add_argument("--precision", nargs="+", **common.choices(graphs.PRECISIONS), default=["fp32"], metavar="NAME",
                         help="one or more of fp32 (default), fp16 (half the size, for GPUs) and int8 (a quarter; its "
                         "ranges come from training images)")  # fmt: skip
