@@ -18,7 +18,7 @@ import intervals
 import metrics
 import sources
 from common import printable
-from markup import number, spread
+from markup import number, with_interval
 
 NAMES = (
     "learning_curves.png",
@@ -236,7 +236,7 @@ def roc(results: list[dict]) -> Figure:
             handles += [(line, point)] if first else []
         axes.set(xlabel="1 - specificity (share of normals called ill)", ylabel="sensitivity (share of ill found)")
     legend_below(figure, handles, [
-        (r["name"], f"AUROC {spread(r['estimates']['auroc'], 4)}, n = {r['images']:,}") for r in results
+        (r["name"], f"AUROC {with_interval(r['estimates']['auroc'], 4)}, n = {r['images']:,}") for r in results
     ])  # fmt: skip
     small = ("marker: the threshold from validation; band: pointwise 95 % interval of the sensitivity, bootstrap by "
              "patient")  # fmt: skip
@@ -311,7 +311,7 @@ def precision_recall(results: list[dict]) -> Figure:
             handles += [(line, point)] if first else []
         axes.set(xlabel="sensitivity (recall)", ylabel="precision (share of those called ill who are)")
     legend_below(figure, handles, [
-        (r["name"], f"average precision {spread(r['estimates']['average_precision'], 4)}, n = {r['images']:,}")
+        (r["name"], f"average precision {with_interval(r['estimates']['average_precision'], 4)}, n = {r['images']:,}")
         for r in results
     ])  # fmt: skip
     return titled(figure, "Precision and sensitivity on the test images", results, "marker: the threshold from "

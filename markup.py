@@ -19,12 +19,12 @@ def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
     return f"{value:{'+' if sign and value else ''},.{digits}f}"
 
 
-def spread(estimate: dict | None, digits: int = 3, sign: bool = False) -> str:
-    """A value with its 95 % interval, such as "0.974 (0.961 to 0.983)"; without it where that is undefined."""
+def with_interval(estimate: dict[str, float] | None, digits: int = 3, scale: float = 1, sign: bool = False) -> str:
+    """A value with its 95 % interval, such as "0.954 [0.938, 0.966]"; without it where that is undefined."""
     if estimate is None:
         return DASH
-    value, low, high = (number(estimate.get(key), digits, sign) for key in ("value", "low", "high"))
-    return value if DASH in (low, high) else f"{value} ({low} to {high})"
+    value, low, high = (number(scale * estimate[key], digits, sign) for key in ("value", "low", "high"))
+    return value if DASH in (low, high) else f"{value} [{low}, {high}]"
 
 
 def p_value(p: float | None) -> str:

@@ -13,7 +13,6 @@ import intervals
 import metrics
 
 REPLICATES = 2000
-PROPORTIONS = ("accuracy", "sensitivity", "specificity", "precision", "npv")
 PROMISED = ("accuracy", "sensitivity", "specificity")  # what an operating point is chosen for
 TARGETS = {"sensitivity 95 %": 0.95, "sensitivity 99 %": 0.99}
 
