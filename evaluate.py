@@ -229,7 +229,7 @@ def ensembles(
     for name, members in comparisons.ensembles(results):
         known = [opened[Path(member["file"])] for member in members]
         facts, dataset, split = known[0][0].facts, known[0][1], known[0][2]
-        stored = [model.facts["validation_answers"] for model, _, _ in known if "validation_answers" in model.facts]
+        stored = [kept for model, _, _ in known if (kept := model.facts.get("validation_answers"))]
         if len(stored) < len(known) or not all(torch.equal(answer["labels"], stored[0]["labels"]) for answer in stored):
             continue  # older runs did not keep them, or they validated on other images
         labels = stored[0]["labels"].numpy()
