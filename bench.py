@@ -2,13 +2,18 @@
 
 data   from files to batches, beside ImageFolder and a DataLoader with worker processes
 train  training, beside a loop over such batches in float32 with Adam and `.item()` in each step
-infer  the exported graph in onnxruntime, beside the same network in PyTorch, eager and compiled
+infer  the exported graph in onnxruntime, beside the same network in PyTorch, eager and compiled; and predict.py on a
+       folder of JPEG files, beside that graph alone on the same films in memory
 
 What is compared takes turns: A, B, A, B, ..., after a turn of each that is not counted. Tables show medians with the
 smallest and the largest value, and the ratio of the medians.
 """
 
 import argparse
+import collections
+import contextlib
+import io
+import json
 import os
 import shutil
 import statistics
@@ -20,7 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
+from PIL import Image
 from tabulate import tabulate
 
 import batches
@@ -30,11 +37,13 @@ import data
 import graphs
 import infer
 import models
+import predict
 from bench_train import MEAN, STD, image_folder, plain_images, plain_loader, row_of
 from common import Problem
 
 CPU = torch.device("cpu")
 LATENCY_SECONDS = 1.0  # of one turn of inference
+FOLDER_FILMS = {"simple": 4096, "resnet34": 256}  # of one turn of predict.py: 3 to 9 s on 2 cores
 
 
 # --------------------------------------------------------------------------------------------------- the data
@@ -170,6 +179,74 @@ def latencies(
     ]  # fmt: skip
 
 
+# ------------------------------------------------------------------------------------------------- predict.py
+
+
+def bench_predict(args: argparse.Namespace) -> list[dict]:
+    """Images/s of predict.py from files to rows, beside its graph on the same films in memory, at batches of 16 and 64.
+
+    The films are those of --data, or phantoms, as colour JPEGs of --size pixels. What decoding costs is processor time
+    that the network does not have: both together reach no more than 1 / (1 / network + decoding / cores).
+    """
+    provider = "cuda" if infer.pick_device(args.device).type == "cuda" else "cpu"
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        source = data.load(args.data or "phantoms", args.size, args.cache or Path(scratch) / "cache").images
+        for architecture in args.arch:
+            folder, graph = Path(scratch) / f"{architecture} films", Path(scratch) / f"{architecture}.onnx"
+            write_jpegs(folder, source, FOLDER_FILMS[architecture])
+            write_graph(graph, architecture, args.size)
+            for batch in (16, 64):
+                alone, whole = predict_sides(graph, folder, batch, provider)
+                what = f"{architecture}, {FOLDER_FILMS[architecture]:,} JPEGs, batch {batch}"
+                rows.append(compare(what, alone, whole, args.repeats))
+    return rows
+
+
+def write_jpegs(folder: Path, images: np.ndarray, count: int) -> None:
+    """`count` files, in the three colour channels that most films on the web have; fewer images are linked to again."""
+    folder.mkdir()
+    for i in range(count):
+        path = folder / f"{i:06d}.jpeg"
+        if i < len(images):
+            Image.fromarray(images[i]).convert("RGB").save(path)
+        else:
+            os.link(folder / f"{i % len(images):06d}.jpeg", path)
+
+
+def write_graph(path: Path, architecture: str, size: int) -> None:
+    """Random weights, under the metadata that predict.py asks for."""
+    torch.manual_seed(0)
+    checkpoint = {"size": size, "fit": "stretch", "normalisation": [MEAN, STD], "temperature": 1.0, "threshold": 0.5}
+    graph = graphs.bare_graph(models.build(architecture, size).eval(), checkpoint)
+    known = {"classes": ["NORMAL", "PNEUMONIA"], "data": {"synthetic": True}, **checkpoint}
+    onnx.helper.set_model_props(graph, {"name": "bench"} | {key: json.dumps(known[key]) for key in predict.FACTS})
+    onnx.save(graph, path)
+
+
+def predict_sides(graph: Path, folder: Path, batch: int, provider: str) -> tuple[Callable[[], int], Callable[[], int]]:
+    """The graph on all cores on films in memory, and predict.py as it is called, without the opening of the graph."""
+    cores = os.cpu_count() or 1
+    args = predict.parse([str(graph), str(folder), "--batch-size", str(batch), "--workers", str(min(cores, 16))])
+    args.threshold = 0.5  # the graph's own
+    network, model = predict.open_model(graph, provider), predict.open_model(graph, provider, cores - args.workers + 1)
+    read = (predict.read_film(file).grey for file in predict.files_in(args.paths))
+    pixels = np.stack([grey for grey in read if grey is not None])
+
+    def alone() -> int:
+        for start in range(0, len(pixels), batch):
+            network.run(pixels[start : start + batch], "probability", "decision")
+        return len(pixels)
+
+    def whole() -> int:
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+            if predict.predict(args, model, io.StringIO(), collections.Counter()):
+                raise Problem("predict.py failed on films that bench.py wrote")
+        return len(pixels)
+
+    return alone, whole
+
+
 # --------------------------------------------------------------------------------------------------- printing
 
 
@@ -184,7 +261,7 @@ def ratio_table(rows: list[dict]) -> str:
         return "-" if value is None else f"{value:.1f}"
 
     headers = ["", "plain", "ours", "ratio"]
-    cells = [[row["what"], spread(row["plain"]), spread(row["ours"]), f"{row['ratio']:.1f}"] for row in rows]
+    cells = [[row["what"], spread(row["plain"]), spread(row["ours"]), f"{row['ratio']:.2f}"] for row in rows]
     if any("ours peak GB" in row for row in rows):
         headers += ["of what matrix products allow", "plain, peak GB", "ours, peak GB"]
         reached = [f"{statistics.median(row['ours']) / row['floor']:.0%}" if "floor" in row else "-" for row in rows]
@@ -202,8 +279,10 @@ def latency_table(rows: list[dict]) -> str:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = common.Parser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", **common.choices(("data", "train", "infer", "all")))
-    parser.add_argument("--data", metavar="DIR", help="a folder of X-rays (for data and train)")
+    parser.add_argument("what", **common.choices(("data", "train", "infer", "predict", "all")))
+    parser.add_argument(
+        "--data", metavar="DIR", help="X-rays; data and train need a folder, predict does with phantoms"
+    )
     both = list(bench_train.TURN_IMAGES)
     parser.add_argument("--arch", nargs="+", **common.choices(both), default=both, help="default: both")
     parser.add_argument("--size", type=common.whole_number(32, 2048), default=224, help="side in pixels")
@@ -235,11 +314,12 @@ def work(args: argparse.Namespace) -> int:
     infer.set_precision()
     device = infer.describe_device(infer.pick_device(args.device))
     found = {}
-    for part in ("data", "train", "infer") if args.what == "all" else (args.what,):
+    parts = {"data": bench_data, "train": bench_train.bench, "infer": bench_infer, "predict": bench_predict}
+    for part in {"all": parts, "infer": ("infer", "predict")}.get(args.what, (args.what,)):
         args.what = part
-        found[part] = {"data": bench_data, "train": bench_train.bench, "infer": bench_infer}[part](args)
+        found[part] = parts[part](args)
         how = f"median of {args.repeats} turns (smallest to largest)" if not args.until else "one run of each"
-        print(f"\n{part}: {device}, {torch.__version__}, {how}; data and train in images/s\n")
+        print(f"\n{part}: {device}, {torch.__version__}, {how}; data, train and predict in images/s\n")
         print(latency_table(found[part]) if part == "infer" else ratio_table(found[part]))
     if args.json:
         common.write_json(args.json, {"device": device, "repeats": args.repeats, **found})

@@ -17,9 +17,10 @@ import json
 import os
 import stat
 import sys
+import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ from tqdm import tqdm
 
 COLUMNS = ("file", "probability", "decision", "threshold", "refer", "width", "height", "warning", "error", "heatmap",
            "model")  # fmt: skip
+HEADER = ",".join(COLUMNS).encode() + b"\n"  # of the CSV
 OUTPUTS = {"probability", "decision", "logits"}
 FACTS = ("classes", "data", "threshold", "temperature", "size")  # of the graph's metadata
 PROVIDERS = {name.removesuffix("ExecutionProvider").lower(): name for name in onnxruntime.get_all_providers()}
@@ -38,7 +40,7 @@ PROVIDERS["directml"] = "DmlExecutionProvider"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".dcm", ".dicom")
 MAX_PIXELS = 80_000_000  # above this it is a mistake or an attack
 MAX_BYTES = 500_000_000  # of one file
-HELD_BYTES = 128 << 20  # of decoded films that wait: for the network, and again for others of their size
+HELD_BYTES = 256 << 20  # of decoded films that wait for others of their size, in all threads together
 BATCH_PIXELS = 16 << 20  # of one batch: the graph's resizing takes some 12 bytes for each
 # Matplotlib's viridis at 0, 1/16, ... 1, by van der Walt and Smith (CC0): even steps, also to the colour-blind.
 VIRIDIS = np.frombuffer(bytes.fromhex(
@@ -80,35 +82,39 @@ class Model:
     heatmap: bool  # whether the graph has that output
     fit: str  # how the film becomes the square that such a heat map covers: "stretch", "pad" or "crop"
     use: str  # what it may be used for, and whether its training data were drawings
+    turn: contextlib.AbstractContextManager  # held while it runs: a GPU takes one batch at a time, a CPU several
 
     def run(self, pixels: np.ndarray, *outputs: str) -> list[np.ndarray]:
         """The named outputs of raw (N, H, W) uint8 grey levels."""
-        return self.session.run(list(outputs), {"image": np.ascontiguousarray(pixels)})
+        with self.turn:
+            return [
+                np.asarray(found) for found in self.session.run(list(outputs), {"image": np.ascontiguousarray(pixels)})
+            ]
 
 
-def open_model(path: Path, provider: str = "auto") -> Model:
+def open_model(path: Path, provider: str = "auto", threads: int = 0) -> Model:
     """The graph on the provider asked for; "auto" is CUDA where it works, else the CPU, and that is said.
 
+    threads: of one batch on the CPU, the caller's among them; 0 is one for each core.
     Raises Problem when export.py did not make the graph, or when the provider cannot run it.
     """
-    there = onnxruntime.get_available_providers()
-    wanted = PROVIDERS["cpu" if provider == "auto" else provider]
-    if provider == "auto" and PROVIDERS["cuda"] in there:
+    if provider != "auto":
+        return load(path, PROVIDERS[provider], threads)
+    if PROVIDERS["cuda"] in onnxruntime.get_available_providers():
         try:
-            return load(path, PROVIDERS["cuda"])
+            return load(path, PROVIDERS["cuda"], threads)
         except Problem:
             say("note: CUDA does not work here; the CPU is used")
-    if wanted not in there:
-        raise Problem(f"--provider {provider}: this onnxruntime has only {', '.join(there)}")
-    return load(path, wanted)
+    return load(path, PROVIDERS["cpu"], threads)
 
 
-def load(path: Path, wanted: str) -> Model:
+def load(path: Path, wanted: str, threads: int) -> Model:
     """Opens a graph on exactly that provider, reads what it says of itself, and runs it once."""
     options = onnxruntime.SessionOptions()
     onnxruntime.set_default_logger_severity(4)
     options.log_severity_level = 4  # what goes wrong is raised, with the reason; the log would say it twice
     options.enable_mem_pattern = False  # a pattern is kept for every size of film: a leak where all sizes differ
+    options.intra_op_num_threads = threads
     # Threads of the network that wait would take the processor from those that decode.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # TF32 costs 3 digits; HEURISTIC does not search again for each new batch size.
@@ -118,8 +124,9 @@ def load(path: Path, wanted: str) -> Model:
             with contextlib.redirect_stdout(io.StringIO()):  # it prints what it misses
                 onnxruntime.preload_dlls()
         session = onnxruntime.InferenceSession(path, options, providers=[(wanted, settings)])
-        if (found := session.get_providers()[0]) != wanted:  # onnxruntime falls back without an error
-            raise Problem(f"{path}: {wanted} was asked for, and onnxruntime runs it on {found}")
+        if session.get_providers()[0] != wanted:  # onnxruntime falls back without an error
+            there = ", ".join(onnxruntime.get_available_providers())
+            raise Problem(f"{wanted} does not work; this onnxruntime has only {there}")
         facts = session.get_modelmeta().custom_metadata_map
         outputs = {output.name for output in session.get_outputs()}
         if missing := sorted(OUTPUTS - outputs) + sorted({"name", *FACTS} - set(facts)):
@@ -130,7 +137,8 @@ def load(path: Path, wanted: str) -> Model:
             label = f"{facts['name']} {drawn}{hashlib.file_digest(stream, 'sha256').hexdigest()[:16]}"
         use = (f"{drawn}training data; " if drawn else "") + facts.get("intended_use", "not for clinical use")
         model = Model(session, label, [classes[0], classes[1]], *map(float, numbers), "heatmap" in outputs,
-                      facts.get("fit", "stretch"), use)  # fmt: skip
+                      facts.get("fit", "stretch"), use,
+                      contextlib.nullcontext() if wanted == PROVIDERS["cpu"] else threading.Lock())  # fmt: skip
         model.run(np.zeros((1, 8, 8), np.uint8), *outputs)  # a provider may fail only now
         return model
     except Problem:
@@ -140,51 +148,49 @@ def load(path: Path, wanted: str) -> Model:
 
 
 def walk(path: str) -> Iterator[str]:
-    """A file as it is; the images by their names below a folder, sorted. A folder that cannot be read is itself."""
-    if not os.path.isdir(path):
-        yield path
-        return
+    """The images by their names below a folder, sorted. A file, or a folder that cannot be read, is itself."""
     try:
-        with os.scandir(path) as entries:  # a link to a folder may lead round in a circle
-            found = sorted((e.name, e.is_dir()) for e in entries if not (e.is_symlink() and e.is_dir()))
+        with os.scandir(path) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
     except OSError:
         yield path
         return
-    for name, is_folder in found:
-        if not (name.startswith(".") or name == "__MACOSX") and (is_folder or name.lower().endswith(SUFFIXES)):
-            yield from walk(os.path.join(path, name))
+    for entry in entries:
+        if entry.name.startswith(".") or entry.name == "__MACOSX":
+            continue
+        if entry.is_dir(follow_symlinks=False):  # a link to a folder may lead round in a circle
+            yield from walk(entry.path)
+        elif entry.name.lower().endswith(SUFFIXES) and not entry.is_dir():
+            yield entry.path
 
 
 @dataclass
 class Film:
-    """A file on its way through: its pixels until they have been used, then the answer."""
+    """A file on its way through: its row, as far as it is known, and its pixels until they have been used."""
 
     file: str
+    row: dict  # of COLUMNS; None where there is nothing
     grey: np.ndarray | None = None  # (H, W) uint8
-    width: int | None = None
-    height: int | None = None
-    warning: str | None = None
-    error: str | None = None
-    probability: float | None = None
-    decision: int | None = None
-    heatmap: str | None = None
+    saturation: float = 0.0  # mean, 0 to 255
 
 
-def read_film(file: str, size: int) -> Film:
-    """Reads, decodes and looks at one file; what goes wrong becomes the film's `error`."""
+def read_film(file: str) -> Film:
+    """Reads and decodes one file; what goes wrong becomes the row's `error`."""
+    film = Film(file, dict.fromkeys(COLUMNS) | {"file": printable(file)})
     try:
         status = os.stat(file)
         if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:  # reading a pipe could hang
             raise ValueError(f"neither a readable folder nor a regular file of at most {MAX_BYTES:,} bytes")
-        grey, saturation, notes = decode(Path(file).read_bytes())
+        with open(file, "rb") as stream:
+            film.grey, film.saturation, film.row["warning"] = decode(stream.read())
+        film.row["height"], film.row["width"] = film.grey.shape
     except Exception as error:  # decoders raise everything there is on broken files, and the other files must go on
-        return Film(file, error=printable(getattr(error, "strerror", None) or first_line(error)))
-    notes = "; ".join(notes + suspicions(grey, saturation, size))
-    return Film(file, grey, grey.shape[1], grey.shape[0], notes or None)
+        film.row["error"] = printable(getattr(error, "strerror", None) or first_line(error))
+    return film
 
 
-def decode(content: bytes) -> tuple[np.ndarray, float, list[str]]:
-    """(H, W) uint8 grey levels of a JPEG, PNG or DICOM file, its mean saturation (0 to 255), and warnings.
+def decode(content: bytes) -> tuple[np.ndarray, float, str | None]:
+    """(H, W) uint8 grey levels of a JPEG, PNG or DICOM file, its mean saturation (0 to 255), and a warning.
 
     The same pixels as images.py decodes before it resizes. Raises ValueError, or what a decoder raises.
     """
@@ -194,32 +200,38 @@ def decode(content: bytes) -> tuple[np.ndarray, float, list[str]]:
         with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
             check_size(*image.size)
             if image.mode.startswith("I"):  # 16 bits: convert("L") would clip at 255 instead of scaling
-                return (np.asarray(image, np.float32) / 257).round().astype(np.uint8), 0.0, []
+                return (np.asarray(image, np.float32) / 257).round().astype(np.uint8), 0.0, None
             coloured = image.mode not in ("1", "L", "LA")
             if image.mode == "RGB":
                 image.draft("L", None)  # a colour JPEG holds its grey channel apart: the colours need no decoding
             image.load()
             grey = np.asarray(image if image.mode == "L" else image.convert("L"))
             if not coloured:
-                return grey, 0.0, []
+                return grey, 0.0, None
             if image.mode == "L":
-                return grey, saturation_of_jpeg(content), []
-            small = np.asarray(image.resize((32, 32), reducing_gap=1.0).convert("RGB"), int)
+                return grey, saturation_of_jpeg(content), None
+            small = image.resize((32, 32), reducing_gap=1.0)
     except Image.DecompressionBombError as error:
         raise ValueError(f"more pixels than the limit of {MAX_PIXELS:,}") from error
     except Image.UnidentifiedImageError as error:
         raise ValueError("not a JPEG, PNG or DICOM file" if content else "the file is empty") from error
-    return grey, float((small.max(2) - small.min(2)).mean()), []
+    return grey, mean_saturation(small), None
+
+
+def mean_saturation(image: Image.Image) -> float:
+    rgb = np.asarray(image.convert("RGB"), np.int16)
+    return float((rgb.max(2) - rgb.min(2)).mean())
 
 
 def saturation_of_jpeg(content: bytes) -> float:
-    """Mean saturation (0 to 255) of the first rows of a JPEG: decoding all colours would double the cost of a film."""
+    """Of the first rows of a JPEG: decoding all colours would double the cost of a film."""
     start = content.find(b"\xff\xda")  # where the pixels start; an end marker after a quarter of them ends the picture
     head = content[: start + (len(content) - start) // 4] + b"\xff\xd9"
     with contextlib.suppress(Exception), Image.open(io.BytesIO(head), formats=("JPEG",)) as image:
-        image.draft("RGB", (32, 32))
-        red, green, blue = np.moveaxis(np.asarray(image)[: image.height // 4 + 1], 2, 0)  # one colour fills the rest
-        return float((np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)).mean())
+        image.draft("YCbCr", (32, 32))
+        image.load()
+        if any(abs(level - 128) > 3 for level in np.ravel(image.getextrema()[1:])):  # 128 is no colour
+            return mean_saturation(image.crop((0, 0, image.width, image.height // 4 + 1)))  # one colour fills the rest
     return 0.0
 
 
@@ -228,7 +240,7 @@ def check_size(width: int, height: int) -> None:
         raise ValueError(f"{width:,} x {height:,} pixels is {'more than the limit' if width * height else 'none'}")
 
 
-def decode_dicom(content: bytes) -> tuple[np.ndarray, float, list[str]]:
+def decode_dicom(content: bytes) -> tuple[np.ndarray, float, str | None]:
     """`decode` for DICOM. Nothing of the header but what the pixels mean is used."""
     try:
         import pydicom
@@ -254,94 +266,117 @@ def decode_dicom(content: bytes) -> tuple[np.ndarray, float, list[str]]:
     grey = (np.clip((values - low) / max(high - low, 1e-9), 0, 1) * 255).round().astype(np.uint8)
     if str(header.get("PhotometricInterpretation", "MONOCHROME2")) == "MONOCHROME1":  # low values are meant as bright
         grey = 255 - grey
-    return grey, 0.0, [f"the first of {frames} frames is used"] if frames > 1 else []
+    return grey, 0.0, f"the first of {frames} frames is used" if frames > 1 else None
 
 
-def suspicions(grey: np.ndarray, saturation: float, size: int) -> list[str]:
-    """What is unlike a frontal chest film, by statistics that cost microseconds.
+def examined(films: list[Film], size: float) -> np.ndarray:
+    """Takes (N, H, W) pixels out of films of one size; what is unlike a frontal chest film is added to their warnings.
 
     Films are bright in the middle and dark at the sides. `contrast`, in standard deviations, was above 0.3 on 99.9 % of
     5,232 films; inverted, 98.3 % of them were below -1.3, and turned by 90 degrees 94 % were between these.
     """
-    height, width = grey.shape
-    small = grey[:: max(1, height // 32), :: max(1, width // 32)].astype(np.float32)
-    spread = float(small.std())
-    columns = small.mean(0)
-    edge, start = max(1, len(columns) // 16), len(columns) * 3 // 8
-    sides = (columns[:edge].mean() + columns[-edge:].mean()) / 2
-    contrast = (columns[start : len(columns) - start].mean() - sides) / max(spread, 1e-9)
+    pixels = np.stack([film.grey for film in films if film.grey is not None])
+    _, height, width = pixels.shape
+    small = pixels[:, :: max(1, height // 32), :: max(1, width // 32)].astype(np.float32)
+    spread = small.std((1, 2))
+    columns = small.mean(1)  # (N, W')
+    edge, start = max(1, columns.shape[1] // 16), columns.shape[1] * 3 // 8
+    sides = (columns[:, :edge].mean(1) + columns[:, -edge:].mean(1)) / 2
+    contrast = (columns[:, start : columns.shape[1] - start].mean(1) - sides) / np.maximum(spread, 1e-9)
     tests = {
-        "coloured: a photograph?": saturation > 15,
+        "coloured: a photograph?": np.array([film.saturation for film in films]) > 15,
         f"only {width} x {height} pixels, where the network sees {size:.0f}": min(height, width) < size / 2,
         f"width / height is {width / height:.2f}: part of a film?": not 0.5 <= width / height <= 3.5,
         "nearly constant: no picture?": spread < 8,
-        "bright sides and dark middle: inverted?": spread >= 8 and contrast < -1.3,
-        "no bright middle between dark sides: turned, or no chest film?": spread >= 8 and -1.3 <= contrast < 0.3,
-    }
-    return [text for text, so in tests.items() if so]
+        "bright sides and dark middle: inverted?": (spread >= 8) & (contrast < -1.3),
+        "no bright middle between dark sides: turned, or no chest film?":
+            (spread >= 8) & (contrast >= -1.3) & (contrast < 0.3),
+    }  # fmt: skip
+    for i, film in enumerate(films):
+        texts = [text for text, so in tests.items() if np.broadcast_to(so, len(films))[i]]
+        film.grey, film.row["warning"] = None, "; ".join(filter(None, [film.row["warning"], *texts])) or None
+    return pixels
 
 
-def films(files: Iterable[str], size: int, workers: int, ahead: int) -> Iterator[Film]:
-    """Decoded films in the order of `files`; as many in advance as are below HELD_BYTES when all are like the last."""
-    files, waiting, room = iter(files), collections.deque(), workers
-    pool = ThreadPoolExecutor(workers)  # Pillow decodes without holding Python's lock
+def in_chunks(files: Iterable[str], batch_size: int, workers: int,
+              work: Callable[[list[str], threading.Event], list[Film]]) -> Generator[list[Film]]:  # fmt: skip
+    """Yields the films of `files` in their order, a batch of them at a time, four where sizes differ.
+
+    Each thread takes a chunk of files through all of `work`, decoding and network. Beside one network on all cores,
+    threads that only decode would make its threads wait for each other.
+    """
+    files, waiting, count = iter(files), collections.deque(), batch_size
+    pool, stopped = ThreadPoolExecutor(workers), threading.Event()
     try:
         while True:
-            while len(waiting) < room and (file := next(files, None)) is not None:
-                waiting.append(pool.submit(read_film, file, size))
+            while len(waiting) < 2 * workers and (chunk := list(itertools.islice(files, count))):
+                waiting.append(pool.submit(work, chunk, stopped))
             if not waiting:
                 return
-            film = waiting.popleft().result()
-            room = ahead if film.grey is None else max(workers, min(ahead, HELD_BYTES // film.grey.nbytes))
-            yield film
+            done = waiting.popleft().result()
+            sizes = {(film.row["height"], film.row["width"]) for film in done if film.row["width"]}
+            count = batch_size * (4 if len(sizes) > 1 else 1)
+            yield done
     finally:
+        stopped.set()
         pool.shutdown(cancel_futures=True)
 
 
-def in_batches(found: Iterable[Film], batch_size: int, run: Callable[[list[Film]], None]) -> Iterator[list[Film]]:
-    """Yields films in order after `run` has had them, one size at a time; of mixed sizes four batches at once."""
-    block, groups, held = [], collections.defaultdict(list), 0
-    for film in itertools.chain(found, [None]):
-        block += [film] if film else []
-        if film and film.grey is not None:
+def read_and_answer(model: Model, args: argparse.Namespace, files: list[str], stopped: threading.Event) -> list[Film]:
+    """Films of one size share a batch; before all threads together hold more than HELD_BYTES, what is there runs."""
+    done, groups, held = [], collections.defaultdict(list), 0
+    for i, file in enumerate(files, 1):
+        film = read_film(file)
+        film.row |= {"threshold": args.threshold, "model": model.label}
+        done.append(film)
+        if film.grey is not None:
             groups[film.grey.shape].append(film)
             held += film.grey.nbytes
-        if not film or held > HELD_BYTES or len(block) >= batch_size * (4 if len(groups) > 1 else 1):
-            for (height, width), group in groups.items():
-                count = max(1, min(batch_size, BATCH_PIXELS // (height * width)))
-                for start in range(0, len(group), count):
-                    run(group[start : start + count])
-            yield block
-            block, groups, held = [], collections.defaultdict(list), 0
+        if held <= HELD_BYTES // args.workers and i < len(files):
+            continue
+        for (height, width), group in groups.items():
+            count = max(1, min(args.batch_size, BATCH_PIXELS // (height * width)))
+            for start in range(0, len(group), count):
+                if stopped.is_set():  # nobody waits for the films any more
+                    return done
+                batch = group[start : start + count]
+                answer(model, args, batch, examined(batch, model.size))
+        groups, held = collections.defaultdict(list), 0
+    return done
 
 
-def answer(model: Model, threshold: float | None, heatmaps: Path | None, group: list[Film]) -> None:
-    """Runs films of one size through the graph, writes their overlays, and lets go of their pixels."""
-    outputs = ["probability", "decision", *(["heatmap"] if heatmaps and model.heatmap else [])]
+def answer(model: Model, args: argparse.Namespace, films: list[Film], pixels: np.ndarray) -> None:
+    """Runs films of one size through the graph, one by one where it fails for all, and writes their overlays."""
+    outputs = ["probability", "decision", *(["heatmap"] if args.heatmaps and model.heatmap else [])]
     try:
-        results = model.run(np.stack([film.grey for film in group]), *outputs)
+        probabilities, decisions, *heats = model.run(pixels, *outputs)
     except Exception as error:  # out of memory, say: perhaps not with one alone
-        if len(group) == 1:
-            group[0].grey, group[0].error = None, printable(f"the graph failed: {first_line(error)}")
-            return
-        results = None
-    for i, film in enumerate(group):
-        if results is None:
-            answer(model, threshold, heatmaps, [film])
-        elif 0 <= (probability := results[0][i]) <= 1:
-            film.probability = float(str(probability))  # the shortest number that is this float32
-            film.decision = int(results[1][i] if threshold is None else probability >= np.float32(threshold))
-            if heatmaps:
-                heat = results[2][i] if model.heatmap else occlusion(model, film.grey)
-                # The hash keeps apart what has one name in two folders; no character leads out of the folder.
-                stem = "".join(c if c.isalnum() or c in "-_" else "_" for c in Path(film.file).stem)[:50]
-                name = f"{stem}-{hashlib.sha256(os.fsencode(film.file)).hexdigest()[:10]}.png"
-                overlay(film, heat, model).save(heatmaps / f"{name}.part", "PNG")
-                os.replace(heatmaps / f"{name}.part", heatmaps / name)
-                film.heatmap = printable(str(heatmaps / name))
-        else:
-            film.error = f"the graph's probability is {probability}"
-        film.grey = None
+        if len(films) == 1:
+            films[0].row["error"] = printable(f"the graph failed: {first_line(error)}")
+        for i in range(len(films) if len(films) > 1 else 0):
+            answer(model, args, films[i : i + 1], pixels[i : i + 1])
+        return
+    if args.threshold != model.threshold:
+        decisions = probabilities >= np.float32(args.threshold)
+    for i, film in enumerate(films):
+        if not 0 <= probabilities[i] <= 1:
+            film.row["error"] = f"the graph's probability is {probabilities[i]}"
+            continue
+        film.row["probability"] = float(str(probabilities[i]))  # the shortest number that is this float32
+        film.row["decision"] = model.classes[int(decisions[i])]
+        film.row["refer"] = refers(film.row["probability"], args)
+        if args.heatmaps:
+            # The hash keeps apart what has one name in two folders; no character leads out of the folder.
+            stem = "".join(c if c.isalnum() or c in "-_" else "_" for c in Path(film.file).stem)[:50]
+            path = args.heatmaps / f"{stem}-{hashlib.sha256(os.fsencode(film.file)).hexdigest()[:10]}.png"
+            heat = heats[0][i] if heats else occlusion(model, pixels[i])
+            overlay(film.row, pixels[i], heat, model).save(f"{path}.part", "PNG")
+            os.replace(f"{path}.part", path)
+            film.row["heatmap"] = printable(str(path))
+
+
+def refers(probability: float, args: argparse.Namespace) -> bool:
+    return args.refer is not None and abs(probability - args.threshold) <= args.refer
 
 
 def occlusion(model: Model, grey: np.ndarray) -> np.ndarray:
@@ -379,78 +414,40 @@ def over_film(heat: np.ndarray, shape: list[int], fit: str) -> np.ndarray:
     network did not see is 0.
     """
     side = {"pad": max(shape), "crop": min(shape)}.get(fit)
-    square = np.asarray(Image.fromarray(heat).resize([side, side] if side else shape, Image.Resampling.BICUBIC))
-    if not side:
-        return square
-    left, top = (abs(side - length) // 2 for length in shape)
-    if fit == "pad":
-        return square[top : top + shape[1], left : left + shape[0]]
-    film = np.zeros(shape[::-1], np.float32)
-    film[top : top + side, left : left + side] = square
-    return film
+    width, height = (side, side) if side else shape
+    left, top = int((width - shape[0]) / 2), int((height - shape[1]) / 2)  # below 0 where the film is the larger one
+    square = Image.fromarray(heat).resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(square.crop((left, top, left + shape[0], top + shape[1])))
 
 
-def overlay(film: Film, heat: np.ndarray, model: Model) -> Image.Image:
+def overlay(row: dict, grey: np.ndarray, heat: np.ndarray, model: Model) -> Image.Image:
     """The film, the film under `heat` (H', W') where that is above 0, a colour bar, and what the graph says."""
-    shape = [max(1, round(side * PANEL / max(film.width, film.height))) for side in (film.width, film.height)]
-    plain = Image.fromarray(film.grey).resize(shape, Image.Resampling.BICUBIC).convert("RGB")
+    shape = [max(1, round(side * PANEL / max(grey.shape))) for side in grey.shape[::-1]]
+    plain = np.asarray(Image.fromarray(grey).resize(shape, Image.Resampling.BICUBIC))[..., None].repeat(3, 2)
     heat = np.nan_to_num(np.asarray(heat, np.float32))
     top = max(float(heat.max()), 1.0)  # to show less at full strength would make noise look like findings
     level = np.clip(over_film(heat, shape, model.fit if model.heatmap else "stretch") / top, 0, 1)
     weight = (0.6 * np.minimum(level * 2, 1))[..., None]  # the film shows through
-    mixed = np.asarray(plain) * (1 - weight) + viridis(level) * weight
+    mixed = plain * (1 - weight) + viridis(level) * weight
     kind = "class activation" if model.heatmap else "fall of the log-odds where covered"
-    texts = (printable(os.path.basename(film.file)), f"right: {kind}", model.use,
-             f"{model.classes[film.decision]}, P({model.classes[1]}) = {film.probability:.3f}")  # fmt: skip
+    texts = (os.path.basename(row["file"]), f"right: {kind}", model.use,
+             f"{row['decision']}, P({model.classes[1]}) = {row['probability']:.3f}")  # fmt: skip
     texts = [text if len(text) < 60 else f"{text[:30]}...{text[-25:]}" for text in texts]
     font, bar, left = ImageFont.load_default(14), max(shape[1], 60), 30 + 2 * shape[0]
     width = max(left + 80, 20 + int(max(font.getlength(text) for text in texts)))
     canvas = Image.new("RGB", (width, 110 + bar))
     draw = ImageDraw.Draw(canvas)
-    for i, text in enumerate((*texts, f"{top:.3g}", "0")):
-        place = [(10, 10 + 20 * i), (left + 22, 100), (left + 22, 88 + bar)][max(0, i - len(texts) + 1)]
+    for place, text in [((left + 22, 100), f"{top:.3g}"), ((left + 22, 88 + bar), "0"),
+                        *(((10, 10 + 20 * i), text) for i, text in enumerate(texts))]:  # fmt: skip
         draw.text(place, text, "white", font)
     ramp = np.repeat(viridis(np.linspace(1, 0, bar))[:, None], 16, axis=1)
     for pixels, x in ((plain, 10), (mixed, 20 + shape[0]), (ramp, left)):
-        canvas.paste(Image.fromarray(np.asarray(pixels).round().astype(np.uint8)), (x, 100))
+        canvas.paste(Image.fromarray(pixels.round().astype(np.uint8)), (x, 100))
     return canvas
 
 
-def row_of(film: Film, model: Model, threshold: float, margin: float | None) -> dict:
-    """A film under COLUMNS; None where there is nothing."""
-    row = vars(film) | {"file": printable(film.file), "threshold": threshold, "refer": None, "model": model.label}
-    if film.probability is not None:
-        row["decision"] = model.classes[film.decision]
-        row["refer"] = margin is not None and abs(film.probability - threshold) <= margin
-    return {column: row[column] for column in COLUMNS}
-
-
-def earlier_files(path: Path, expected: Callable[[float | None], list[str]]) -> collections.Counter:
-    """How often each file is in a CSV, and under None how many of these failed; cuts off a torn last line.
-
-    expected: a probability to what a row of this call then has as model, threshold and refer.
-    Raises Problem when it is not a file that this call would have begun.
-    """
-    earlier = collections.Counter()
-    with open(path, "rb+") as stream:
-        lines = stream.readlines()
-        torn = lines.pop() if lines and not lines[-1].endswith(b"\n") else b""
-        rows = csv.DictReader(line.decode("utf-8", "replace") for line in lines)
-        if tuple(rows.fieldnames or COLUMNS) != COLUMNS or not (lines or ",".join(COLUMNS).encode().startswith(torn)):
-            raise Problem(f"{path} is not of predict.py; --overwrite replaces it", 2)
-        for row in rows:
-            with contextlib.suppress(TypeError, ValueError):
-                probability = float(row["probability"]) if row["probability"] else None
-                if [row["model"], row["threshold"], row["refer"]] == expected(probability):
-                    earlier.update([row["file"], *([None] if row["error"] else [])])
-                    continue
-            raise Problem(f"{path} is of another model, --threshold or --refer; --overwrite replaces it", 2)
-        stream.truncate(sum(map(len, lines)))
-    return earlier
-
-
-def texts_of(row: dict) -> list[str]:
-    return [{"None": "", "True": "yes", "False": "no"}.get(str(value), str(value)) for value in row.values()]
+def text_of(value: object) -> str:
+    return {"None": "", "True": "yes", "False": "no"}.get(str(value), str(value))
 
 
 def table_line(row: dict, model: Model) -> str:
@@ -458,6 +455,29 @@ def table_line(row: dict, model: Model) -> str:
     probability = f"{row['probability']:.4f}" if isinstance(row["probability"], float) else row["probability"] or "-"
     decision = f"{row['decision'] or 'error':<{max(8, *map(len, model.classes))}}"
     return f"{probability:>11}  {decision}  {'refer' if row['refer'] else '':<5}  {row['file']}"
+
+
+def earlier_files(path: Path, model: Model, args: argparse.Namespace) -> collections.Counter:
+    """How often each file is in a CSV, and under None how many of these failed; cuts off a torn last line.
+
+    Raises Problem when it is not a file that this call would have begun.
+    """
+    earlier = collections.Counter()
+    with open(path, "rb+") as stream:
+        content = stream.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        if not (whole or HEADER).startswith(HEADER) or not (whole or HEADER.startswith(content)):
+            raise Problem(f"{path} is not of predict.py; --overwrite replaces it", 2)
+        for row in csv.DictReader(whole.decode("utf-8", "replace").splitlines()):
+            with contextlib.suppress(TypeError, ValueError):
+                refer = refers(float(row["probability"]), args) if row["probability"] else None
+                expected = [model.label, text_of(args.threshold), text_of(refer)]
+                if [row["model"], row["threshold"], row["refer"]] == expected:
+                    earlier.update([row["file"], *([None] if row["error"] else [])])
+                    continue
+            raise Problem(f"{path} is of another model, --threshold or --refer; --overwrite replaces it", 2)
+        stream.truncate(len(whole))
+    return earlier
 
 
 def number(text: str, kind: type = float, low: float = 0, high: float = 1) -> float:
@@ -484,65 +504,65 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--refer", type=number, metavar="MARGIN", help="mark films this close to the threshold")
     add("--provider", choices=["auto", *sorted(PROVIDERS)], default="auto", metavar="NAME",
         help="auto (CUDA where it works, else CPU), cpu, cuda or another of onnxruntime's")  # fmt: skip
-    add("--batch-size", type=whole, metavar="N", help="default: 16 on the CPU, 64 elsewhere")
-    add("--workers", type=whole, metavar="N", help="decoding threads (default: one less than cores, at most 16)")
+    add("--batch-size", type=whole, metavar="N", help="at most; default: 16 on the CPU, 64 elsewhere")
+    add("--workers", type=whole, metavar="N", help="batches at a time (default: one for each core, at most 16)")
     args = parser.parse_args(argv)
     if (args.resume or args.overwrite) and (not args.csv or args.resume == args.overwrite):
         parser.error("--resume and --overwrite say what to do with --csv: name it, and one of them")
     return args
 
 
+def files_in(paths: list[str]) -> Iterator[str]:
+    return itertools.chain.from_iterable(map(walk, paths))
+
+
 def work(args: argparse.Namespace) -> int:
     for path in args.paths:
-        if next(walk(path) if os.path.lexists(path) else iter(()), None) is None:
+        if not os.path.lexists(path) or next(walk(path), None) is None:
             raise Problem(f"{path}: no image in this folder" if os.path.isdir(path) else f"{path}: no such file", 2)
     if not args.model.is_file():
         raise Problem(f"{args.model}: no such file", 2)
     if args.csv and args.csv.exists() and not (args.resume or args.overwrite):
         raise Problem(f"{args.csv} exists already: --resume continues it, --overwrite replaces it", 2)
-    model = open_model(args.model, args.provider)
-    threshold = model.threshold if args.threshold is None else args.threshold
+    cores = os.cpu_count() or 1
+    workers = args.workers or min(cores, 16)
+    found = sum(1 for _ in itertools.islice(files_in(args.paths), workers * (args.batch_size or 64)))
+    args.workers = min(workers, found)
+    # Each worker computes too; what it leaves of the cores joins in.
+    model = open_model(args.model, args.provider, max(1, cores - args.workers + 1))
     provider = model.session.get_providers()[0].removesuffix("ExecutionProvider")
-    say(f"{model.label}, threshold {threshold:.4f}, on {provider}; {model.use}")
-
-    def expected(probability: float | None) -> list[str]:
-        row = row_of(Film("", probability=probability, decision=0), model, threshold, args.refer)
-        return texts_of({key: row[key] for key in ("model", "threshold", "refer")})
-
-    earlier = collections.Counter()
-    if args.resume and args.csv.exists():
-        earlier = earlier_files(args.csv, expected)
+    args.batch_size = min(args.batch_size or (16 if provider == "CPU" else 64), -(-found // args.workers))
+    args.threshold = model.threshold if args.threshold is None else args.threshold
+    say(f"{model.label}, threshold {args.threshold:.4f}, on {provider}; {model.use}")
+    earlier = earlier_files(args.csv, model, args) if args.resume and args.csv.exists() else collections.Counter()
     for folder in filter(None, (args.csv and args.csv.parent, args.heatmaps)):
         folder.mkdir(parents=True, exist_ok=True)
     with open(args.csv or os.devnull, "a" if args.resume else "w", newline="", encoding="utf-8") as stream:
-        stream.write("" if stream.tell() else ",".join(COLUMNS) + "\n")
-        return predict(args, model, threshold, stream, earlier)
+        stream.write("" if stream.tell() else HEADER.decode())
+        return predict(args, model, stream, earlier)
 
 
-def predict(args: argparse.Namespace, model: Model, threshold: float, stream: io.TextIOBase,
-            earlier: collections.Counter) -> int:  # fmt: skip
+def predict(args: argparse.Namespace, model: Model, stream: io.TextIOBase, earlier: collections.Counter) -> int:
     """Writes the rows of all files that are not in `earlier`; returns the exit code, which speaks of these too."""
-    batch_size = args.batch_size or (16 if "CPU" in model.session.get_providers()[0] else 64)
     counts = collections.Counter(error=earlier.pop(None, 0))
     shown = sys.stderr.isatty() and not sys.stdout.isatty()
-    total = sum(1 for path in args.paths for _ in walk(path)) - earlier.total() if shown else None
+    total = sum(1 for _ in files_in(args.paths)) - earlier.total() if shown else None
     started, skipped = time.monotonic(), earlier.total()
 
     def files() -> Iterator[str]:
-        for file in (file for path in args.paths for file in walk(path)):
+        for file in files_in(args.paths):
             if not skipped or earlier[printable(file)] < 1:
                 yield file
             else:
                 earlier[printable(file)] -= 1
 
-    run = functools.partial(answer, model, args.threshold, args.heatmaps)
-    source = films(files(), model.size, args.workers or max(1, min(16, (os.cpu_count() or 1) - 1)), 3 * batch_size)
+    source = in_chunks(files(), args.batch_size, args.workers, functools.partial(read_and_answer, model, args))
     if not args.json:
         print(table_line(dict(zip(COLUMNS, COLUMNS, strict=True)), model))
     with contextlib.closing(source), tqdm(total=total, unit=" films", disable=not shown) as bar:
-        for done in in_batches(source, batch_size, run):
-            rows = [row_of(film, model, threshold, args.refer) for film in done]
-            csv.writer(stream, lineterminator="\n").writerows(map(texts_of, rows))
+        for done in source:
+            rows = [film.row for film in done]
+            csv.writer(stream, lineterminator="\n").writerows(map(text_of, row.values()) for row in rows)
             stream.flush()
             print("\n".join(json.dumps(row) if args.json else table_line(row, model) for row in rows), flush=True)
             for row, kind in ((row, kind) for row in rows for kind in ("error", "warning") if row[kind]):

@@ -11,6 +11,7 @@ from folders import make_folder
 
 import bench
 import bench_train
+import common
 
 
 def test_bench_data_measures_both_sides_and_keeps_every_value(tmp_path, capsys):
@@ -94,6 +95,29 @@ def test_pytorch_and_onnxruntime_answer_alike_in_bench_infer(tmp_path):
     np.testing.assert_allclose(eager.numpy(), graph, atol=1e-5)
     for name, tolerance in (("float16", 1e-3), ("int8", 0.1)):
         np.testing.assert_allclose(sides[f"onnxruntime cpu, {name}"](pixels)[0], graph, atol=tolerance)
+
+
+def test_bench_predict_compares_the_same_films(tmp_path, cache, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "FOLDER_FILMS", {"simple": 70})
+    folder, out = make_folder(tmp_path / "x"), tmp_path / "rows.json"
+    assert bench.main(["predict", "--data", str(folder), "--size", "32", "--arch", "simple", "--repeats", "2",
+                       "--cache", str(cache), "--device", "cpu", "--json", str(out)]) == 0  # fmt: skip
+    rows = json.loads(out.read_text())["predict"]
+    assert [row["what"] for row in rows] == ["simple, 70 JPEGs, batch 16", "simple, 70 JPEGs, batch 64"]
+    assert all(len(row["plain"]) == len(row["ours"]) == 2 and min(row["plain"] + row["ours"]) > 0 for row in rows)
+    assert "predict: " in capsys.readouterr().out
+
+
+def test_a_bench_of_predict_on_films_that_fail_is_no_measurement(tmp_path, cache):
+    images = bench.data.load(str(make_folder(tmp_path / "x")), 32, cache).images
+    bench.write_jpegs(tmp_path / "films", images, 40)
+    bench.write_graph(tmp_path / "x.onnx", "simple", 32)
+    alone, whole = bench.predict_sides(tmp_path / "x.onnx", tmp_path / "films", 16, "cpu")
+    assert alone() == whole() == 40
+    (tmp_path / "films" / "000007.jpeg").unlink()
+    (tmp_path / "films" / "000007.jpeg").write_bytes(b"no film")
+    with pytest.raises(common.Problem, match=r"predict\.py failed"):
+        whole()
 
 
 def test_what_cannot_be_compared_is_said(tmp_path, capsys):

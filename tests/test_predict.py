@@ -1,8 +1,6 @@
-"""predict.py: against onnxruntime and images.py directly, and what happens when files, pipes and processes break."""
+"""predict.py: against onnxruntime directly, and what happens when files, pipes and processes break."""
 
-import csv
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -11,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import onnx
 import onnxruntime
@@ -19,25 +16,12 @@ import pytest
 import test_images
 import torch
 from folders import draw
-from onnx import TensorProto, helper
 from PIL import Image
+from predicting import SCRIPT, bright_graph, call, facts, shell, table
 
 import graphs
-import images
 import models
 import predict
-
-SCRIPT = Path(predict.__file__)
-
-
-def facts(**changes) -> dict:
-    """What a checkpoint says of itself, as far as the graph's metadata need it."""
-    return {
-        "name": "tiny", "architecture": "simple", "classes": ["NORMAL", "PNEUMONIA"], "size": 32, "fit": "stretch",
-        "normalisation": [0.5, 0.25], "temperature": 1.5, "threshold": 0.5, "threshold_rule": "none",
-        "data": {"name": "noise", "fingerprint": "0", "synthetic": True}, "split": {}, "initial_weights": "random",
-        "quick": True, "versions": {}, **changes,
-    }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -54,57 +38,9 @@ def graph(tmp_path_factory) -> Path:
     return path
 
 
-def bright_graph(path: Path, heatmap: bool = False, metadata: dict | None = None) -> Path:
-    """Log-odds that grow with the pixels above 200; the heat map is the film itself."""
-    nodes = [
-        helper.make_node("Cast", ["image"], ["x"], to=TensorProto.FLOAT),
-        helper.make_node("Sub", ["x", "floor"], ["above"]),
-        helper.make_node("Relu", ["above"], ["bright"]),
-        helper.make_node("ReduceMean", ["bright", "axes"], ["positive"], keepdims=0),
-        helper.make_node("Sub", ["positive", "positive"], ["negative"]),
-        helper.make_node("Unsqueeze", ["positive", "last"], ["right"]),
-        helper.make_node("Unsqueeze", ["negative", "last"], ["left"]),
-        helper.make_node("Concat", ["left", "right"], ["logits"], axis=1),
-        helper.make_node("Sigmoid", ["positive"], ["probability"]),
-        helper.make_node("GreaterOrEqual", ["probability", "threshold"], ["yes"]),
-        helper.make_node("Cast", ["yes"], ["decision"], to=TensorProto.INT64),
-        helper.make_node("Div", ["x", "floor"], ["heatmap"]),
-    ]
-    values = {"floor": np.float32(200), "axes": np.array([1, 2]), "last": np.array([1]), "threshold": np.float32(0.7)}
-    outputs = [("probability", TensorProto.FLOAT, ["n"]), ("decision", TensorProto.INT64, ["n"]),
-               ("logits", TensorProto.FLOAT, ["n", 2]), ("heatmap", TensorProto.FLOAT, ["n", "h", "w"])]  # fmt: skip
-    made = helper.make_model(
-        helper.make_graph(
-            nodes if heatmap else nodes[:-1], "bright",
-            [helper.make_tensor_value_info("image", TensorProto.UINT8, ["n", "h", "w"])],
-            [helper.make_tensor_value_info(*output) for output in outputs[: 4 if heatmap else 3]],
-            [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()],
-        ),
-        opset_imports=[helper.make_opsetid("", 18)], ir_version=10,
-    )  # fmt: skip
-    known = facts(threshold=0.7, temperature=1.0, data={"name": "x", "fingerprint": "0", "synthetic": False})
-    helper.set_model_props(made, graphs.metadata(known, "hash") if metadata is None else metadata)
-    onnx.save(made, path)
-    return path
-
-
 @pytest.fixture(scope="module")
 def bright(tmp_path_factory) -> Path:
     return bright_graph(tmp_path_factory.mktemp("bright") / "bright.onnx")
-
-
-def table(path: Path) -> list[dict]:
-    with open(path, newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
-
-
-def call(*arguments, cpu: bool = True) -> int:
-    return predict.main([str(a) for a in arguments] + (["--provider", "cpu"] if cpu else []))
-
-
-def shell(*arguments, **options) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(SCRIPT), *map(str, arguments), "--provider", "cpu"]
-    return subprocess.run(command, capture_output=True, text=True, **options)
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +86,7 @@ def test_json_lines_are_the_csv(graph, folder, tmp_path, capsys):
     assert call(graph, folder, "--json", "--refer", "0.1", "--csv", tmp_path / "x.csv") == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     written = table(tmp_path / "x.csv")
-    assert [predict.texts_of(row) for row in rows] == [list(row.values()) for row in written]
+    assert [list(map(predict.text_of, row.values())) for row in rows] == [list(row.values()) for row in written]
     assert list(rows[0]) == list(predict.COLUMNS)
     near = [abs(row["probability"] - row["threshold"]) <= 0.1 for row in rows]
     assert [row["refer"] for row in rows] == near and len(set(near)) == 2
@@ -165,45 +101,6 @@ def test_another_threshold_decides(graph, folder, capsys):
     assert [row["decision"] == "PNEUMONIA" for row in rows] == [p >= threshold for p in probabilities]
     assert sum(row["decision"] == "NORMAL" for row in rows) == 7
     assert {row["threshold"] for row in rows} == {threshold}
-
-
-def pictures() -> dict[str, bytes]:
-    """One film in every way that images.py can read."""
-    encoded, grey = test_images.encoded, test_images.film((90, 70))
-    image = Image.fromarray(grey)
-    colour = Image.fromarray(np.stack([grey, grey[::-1], grey[:, ::-1]], -1))
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    found = {f"PNG {mode}": encoded(colour.convert(mode)) for mode in ("1", "L", "LA", "P", "RGB", "RGBA")}
-    found |= {f"JPEG {mode}": encoded(colour.convert(mode), "JPEG") for mode in ("L", "RGB", "CMYK", "YCbCr")}
-    found["16 bits"] = encoded(Image.fromarray(grey.astype(np.uint16) * 255 + 3))
-    found["turned"] = encoded(image, "JPEG", exif=exif)
-    found["progressive"] = encoded(colour, "JPEG", progressive=True, quality=30)
-    values = test_images.stored(12)
-    window = {"RescaleSlope": 2, "RescaleIntercept": -1000, "WindowCenter": 2500, "WindowWidth": 3001}
-    for name, content in {
-        "DICOM": test_images.dicom(values), "DICOM 8": test_images.dicom(values >> 4, 8),
-        "inverted": test_images.dicom(values, PhotometricInterpretation="MONOCHROME1"),
-        "window": test_images.dicom(values, **window),
-        "exact": test_images.dicom(values, **window, VOILUTFunction="LINEAR_EXACT"),
-        "frames": test_images.dicom(np.stack([values, values // 2]), frames=2),
-    }.items():  # fmt: skip
-        found[name] = content
-    return found
-
-
-@pytest.mark.parametrize("kind", pictures())
-def test_pixels_are_those_of_images(kind):
-    content = pictures()[kind]
-    decoder = images._decode_dicom if content[128:132] == b"DICM" else images._decode_picture
-    expected = decoder(content)
-    found, _, notes = predict.decode(content)
-    assert found.dtype == np.uint8 and np.array_equal(found, expected[0])
-    assert notes == [expected[3]] if len(expected) == 4 and expected[3] else not notes
-
-
-def test_limits_are_those_of_images():
-    assert (predict.MAX_PIXELS, set(images.SUFFIXES) - set(predict.SUFFIXES)) == (images.MAX_PIXELS, set())
 
 
 BROKEN = {
@@ -334,7 +231,8 @@ def test_providers(graph, folder, capsys, monkeypatch):
     there = onnxruntime.get_available_providers()
     absent = next(name for name, provider in predict.PROVIDERS.items() if provider not in there)
     assert call(graph, folder, "--provider", absent, cpu=False) == 1
-    assert f"--provider {absent}: this onnxruntime has only" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"{predict.PROVIDERS[absent]} does not work; this onnxruntime has only {there[0]}" in error
     if torch.cuda.is_available():
         assert call(graph, folder, "--provider", "cuda", cpu=False) == 0
         return
@@ -414,130 +312,3 @@ def test_memory_does_not_grow_with_the_number_of_films(bright, tmp_path):
         assert done.stdout.count("\n") == count + 11
         peaks.append(int(done.stderr.splitlines()[-1]) / 1024)
     assert peaks[1] - peaks[0] < 25, peaks
-
-
-def spotted(path: Path, size: tuple[int, int], corner: tuple[int, int], side: int) -> None:
-    pixels = np.full((size[1], size[0]), 100, np.uint8)
-    pixels[corner[1] : corner[1] + side, corner[0] : corner[0] + side] = 250
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
-
-
-def test_occlusion_finds_a_planted_square(bright):
-    model = predict.open_model(bright, "cpu")
-    pixels = np.full((120, 200), 100, np.uint8)
-    pixels[24:48, 140:180] = 250
-    heat = predict.occlusion(model, pixels)
-    assert heat.shape == (10, 10)
-    row, column = np.unravel_index(heat.argmax(), heat.shape)
-    assert row in (2, 3) and column in (7, 8)
-    assert np.abs(heat[6:]).max() < 0.05 * heat.max()
-    logits = model.run(pixels[None], "logits")[0][0]  # one patch over the whole square takes all of its log-odds
-    assert heat.max() <= (logits[1] - logits[0]) * 1.02
-
-
-@pytest.mark.parametrize("own", [True, False], ids=["the graph's", "occlusion"])
-def test_heatmaps(tmp_path, own, capsys):
-    model = bright_graph(tmp_path / "x.onnx", heatmap=own)
-    for name in ("a/film.png", "b/film.png", "b/../c/fi:lm.png"):
-        spotted(tmp_path / name, (300, 150), (200, 30), 40)
-    files = [tmp_path / "a", tmp_path / "b" / "film.png", tmp_path / "b" / ".." / "c" / "fi:lm.png"]
-    heat = tmp_path / "heat"
-    assert call(model, *files, "--heatmaps", heat, "--json") == 0
-    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert sorted(row["heatmap"] for row in rows) == sorted(str(path) for path in heat.iterdir())
-    assert len({row["heatmap"] for row in rows}) == 3
-    pixels = np.asarray(Image.open(rows[0]["heatmap"])).astype(int)
-    colour = pixels.max(2) - pixels.min(2)
-    plain = colour[:, : 10 + predict.PANEL]
-    assert plain.max() == 0  # the left panel is the film, and the texts are grey
-    shown = colour[:, 20 + predict.PANEL : 20 + 2 * predict.PANEL]
-    rows_, columns = np.nonzero(shown > 0.8 * shown.max())
-    scale = predict.PANEL / 300
-    assert 190 * scale < columns.mean() < 250 * scale
-    assert 20 * scale < rows_.mean() - (pixels.shape[0] - 10 - 150 * scale) < 80 * scale
-    assert colour[:, 30 + 2 * predict.PANEL :].max() > 200  # the bar
-
-
-def test_an_overlay_of_any_proportions_has_its_texts(bright, tmp_path, capsys):
-    for i, size in enumerate([(20, 400), (400, 20), (1, 1)]):
-        draw(tmp_path / f"{'long' * 40}{i}.png", i, size)
-    assert call(bright, tmp_path, "--heatmaps", tmp_path / "heat") == 0
-    for path in (tmp_path / "heat").iterdir():
-        with Image.open(path) as image:
-            assert image.width >= 250 and image.height >= 150
-            pixels = np.asarray(image.convert("L"))
-        assert pixels[:10].max() == 0 and pixels[:, :5].max() == 0 and pixels[:, -5:].max() == 0
-        assert pixels[10:90].max() > 200
-
-
-def test_the_colour_map_is_viridis():
-    steps = np.linspace(0, 1, 256)
-    expected = matplotlib.colormaps["viridis"](steps)[:, :3] * 255
-    assert np.abs(predict.viridis(steps) - expected).max() < 6
-
-
-def chest() -> np.ndarray:
-    """Bright in the middle, dark at the sides."""
-    across = np.abs(np.linspace(-1, 1, 224))
-    return np.tile(220 - 200 * across, (224, 1)).astype(np.uint8) + test_images.film((224, 224)) // 16
-
-
-@pytest.mark.parametrize(
-    ("name", "pixels", "warning"),
-    [
-        ("plain", chest(), ""),
-        ("inverted", 255 - chest(), "inverted"),
-        ("turned", np.rot90(chest()), "turned"),
-        ("constant", np.full((224, 224), 100, np.uint8), "nearly constant"),
-        ("tiny", chest()[::16, ::16], "only 14 x 14 pixels, where the network sees 32"),
-        ("long", np.tile(chest(), (3, 1)), "width / height is 0.33"),
-        ("coloured", np.stack([chest(), chest() // 2, chest() // 3], -1), "photograph"),
-        ("grey in colours", np.stack([chest()] * 3, -1), ""),
-    ],
-)
-@pytest.mark.parametrize("kind", ["png", "jpeg"])
-def test_suspicions(graph, tmp_path, capsys, name, pixels, warning, kind):
-    Image.fromarray(np.ascontiguousarray(pixels)).save(tmp_path / f"x.{kind}", quality=95)
-    assert call(graph, tmp_path / f"x.{kind}", "--json") == 0
-    captured = capsys.readouterr()
-    found = json.loads(captured.out)["warning"]
-    assert warning in found if warning else found is None
-    assert (f"warning: {tmp_path / f'x.{kind}'}: " in captured.err) == bool(warning)
-
-
-def test_on_real_films_false_alarms_are_rare_and_inverted_films_are_noticed(real_folder):
-    films = [file for file in predict.walk(real_folder) if not file.endswith(".dcm")][::10]
-    alarms = inverted = 0
-    for file in films:
-        grey, saturation, _ = predict.decode(Path(file).read_bytes())
-        alarms += bool(predict.suspicions(grey, saturation, 224))
-        inverted += any("inverted" in text for text in predict.suspicions(255 - grey, saturation, 224))
-    assert alarms <= 0.01 * len(films) and inverted >= 0.95 * len(films)
-
-
-def test_memory_and_order_of_batches_with_many_sizes():
-    """Films of one size wait for each other within a window; the order stays."""
-    sizes = np.random.default_rng(0).integers(1, 5, 200)
-    given = [predict.Film(str(i), np.zeros((size, 1), np.uint8)) for i, size in enumerate(sizes)]
-    given[17] = predict.Film("17", error="bad")
-    batches = []
-
-    def run(group):
-        batches.append((len(group), {film.grey.shape for film in group}))
-        for film in group:
-            film.grey = None
-
-    blocks = list(predict.in_batches(iter(given), 8, run))
-    assert [film.file for block in blocks for film in block] == [str(i) for i in range(200)]
-    assert all(len(shapes) == 1 for _, shapes in batches) and np.mean([count for count, _ in batches]) > 4
-    alone = [predict.Film(str(i), np.zeros((i + 1, 1), np.uint8)) for i in range(100)]
-    assert [len(block) for block in predict.in_batches(iter(alone), 8, run)] == [32, 32, 32, 4]
-    alike = [predict.Film(str(i), np.zeros((5, 1), np.uint8)) for i in range(20)]
-    assert [len(block) for block in predict.in_batches(iter(alike), 8, run)] == [8, 8, 4]
-
-
-def test_errors_from_the_decoder_are_one_line():
-    film = predict.read_film(os.path.join("no", "such\nfile.png"), 32)
-    assert film.error == "No such file or directory"
-    assert io.StringIO(film.error).readlines() == [film.error]
