@@ -17,6 +17,7 @@ demo: $(VENV)/ready
 test: $(VENV)/ready-test
 	$(PY) -m ruff check --quiet .
 	$(PY) -m ruff format --check --quiet .
+	$(PY) -m ty check --quiet
 	$(PY) -m pytest tests
 
 $(VENV)/ready: requirements.txt | $(VENV)/bin/python

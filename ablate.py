@@ -71,14 +71,16 @@ def measured(checkpoint: dict) -> dict[str, float]:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--arch", choices=models.ARCHITECTURES, required=True)
-    parser.add_argument("--variants", nargs="+", choices=tuple(VARIANTS), default=list(VARIANTS), metavar="NAME",
-                        help=f"default: all; of {', '.join(VARIANTS)}")  # fmt: skip
+    parser = common.Parser(description=__doc__.split("\n")[0])
+    parser.add_argument("--arch", **common.choices(models.ARCHITECTURES), required=True, help="whose recipe")
+    parser.add_argument("--variants", **common.choices(tuple(VARIANTS)), nargs="+", default=list(VARIANTS),
+                        metavar="NAME", help=f"default: all; of {', '.join(VARIANTS)}")  # fmt: skip
     parser.add_argument("--seeds", type=common.whole_number(1, 100), default=3, metavar="N", help="default: 3")
     parser.add_argument("--epochs", type=common.whole_number(1), help="default: the recipe's")
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="for resnet34-pretrained")
-    parser.add_argument("--out", type=Path, default=Path("runs/ablation"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--weights", type=common.file_path, metavar="FILE", help="for resnet34-pretrained")
+    parser.add_argument(
+        "--out", type=common.folder_path, default=Path("runs/ablation"), metavar="DIR", help="default: %(default)s"
+    )
     data.add_arguments(parser)
     data.add_split_arguments(parser)
     infer.add_device_argument(parser)

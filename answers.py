@@ -115,7 +115,8 @@ def logits(
     """(N, 2) float32 logits of some images of a table; `reduced` allows bf16, for a checkpoint."""
     if model.session:
         return infer.graph_outputs(model.session, dataset.images[indices], 64)["logits"]
-    network = model.network.to(device, memory_format=torch.channels_last)
+    assert model.network is not None  # a model is one of the two
+    network = model.network.to(device).to(memory_format=torch.channels_last)
     table = table_on(dataset.images, device)
     batches = Batches(table, dataset.labels, indices, 128, device, tuple(model.facts["normalisation"]))
     return infer.network_logits(network, batches, reduced)

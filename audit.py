@@ -48,7 +48,7 @@ FILM[:, [0, 15]] = -1
 
 Sides = dict[str, np.ndarray]  # "train", "validation", "test" -> indices
 Facts = Sequence[tuple[str, str, int, int | None]]  # see sources.count_facts
-Table = Any  # a data.Dataset: data.py explains its fields, and imports this file
+Dataset = Any  # that of data.py, which explains its fields, and imports this file
 
 
 def shared_keys(keys: Sequence[str], sides: Sides) -> list[str]:
@@ -65,7 +65,7 @@ def identical_groups(pixel_hashes: Sequence[str]) -> list[list[int]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def contradictions(dataset: Table) -> list[list[int]]:
+def contradictions(dataset: Dataset) -> list[list[int]]:
     """Groups of images with identical pixels that carry both labels."""
     return [group for group in identical_groups(dataset.pixel_hashes) if len(set(dataset.labels[group])) > 1]
 
@@ -193,7 +193,7 @@ SECTIONS = {  # key in the report -> title; what is printed and what JSON holds 
 SHOWN = 10  # rows of a table that are printed; JSON has all
 
 
-def check(dataset: Table, sides: Sides, how: str, facts: Facts = ()) -> dict:
+def check(dataset: Dataset, sides: Sides, how: str, facts: Facts = ()) -> dict:
     """Everything that is known about a data set and its split, as plain dicts, lists, strings and numbers.
 
     how: "patient", "official" or "image" as in data.split; by image, leaks are its point, and only warned of.
@@ -207,7 +207,7 @@ def check(dataset: Table, sides: Sides, how: str, facts: Facts = ()) -> dict:
     side_of = dict.fromkeys(range(len(names)), "-") | {int(i): side for side in sides for i in sides[side]}
     kermany = not dataset.synthetic and all(sources.patient_of(file) for file in dataset.files)
     flagged = {flag: [names[i] for i in found] for flag, found in flags(dataset.images).items()}
-    report = {
+    report: dict[str, Any] = {
         "name": common.printable(dataset.name),
         "source": common.printable(dataset.source),
         "synthetic": bool(dataset.synthetic),
@@ -232,7 +232,7 @@ def check(dataset: Table, sides: Sides, how: str, facts: Facts = ()) -> dict:
     return {**report, "errors": errors + _errors(report), "warnings": warnings + _warnings(dataset, report)}
 
 
-def _side(dataset: Table, side: str, indices: np.ndarray) -> dict:
+def _side(dataset: Dataset, side: str, indices: np.ndarray) -> dict:
     normal, pneumonia = np.bincount(dataset.labels[indices], minlength=2).tolist()
     share = f"{100 * pneumonia / len(indices):.1f} %" if len(indices) else None
     patients = len({dataset.patients[i] for i in indices}) if dataset.has_patients else None
@@ -240,14 +240,14 @@ def _side(dataset: Table, side: str, indices: np.ndarray) -> dict:
             "share of pneumonia": share, "patients": patients}  # fmt: skip
 
 
-def _sizes(dataset: Table) -> list[dict]:
+def _sizes(dataset: Dataset) -> list[dict]:
     rows = {"width": dataset.widths, "height": dataset.heights, "width / height": dataset.widths / dataset.heights}
     names = ("minimum", "median", "maximum")
     found = {what: np.quantile(values, (0, 0.5, 1), method="nearest").round(2) for what, values in rows.items()}
     return [{"": what, **dict(zip(names, values.tolist(), strict=True))} for what, values in found.items()]
 
 
-def _identical(dataset: Table, names: list[str], side_of: dict[int, str]) -> dict:
+def _identical(dataset: Dataset, names: list[str], side_of: dict[int, str]) -> dict:
     """Groups of identical images, and how many of them lie across what should be apart."""
     groups = identical_groups(dataset.pixel_hashes)
     people = [len({dataset.patients[i] for i in group}) if dataset.has_patients else 0 for group in groups]
@@ -264,7 +264,7 @@ def _identical(dataset: Table, names: list[str], side_of: dict[int, str]) -> dic
     return {"identical": rows, "identical_groups": [[names[i] for i in group] for group in groups]}
 
 
-def _near(dataset: Table, names: list[str], side_of: dict[int, str]) -> dict:
+def _near(dataset: Dataset, names: list[str], side_of: dict[int, str]) -> dict:
     """Pairs of different pixels that look like one film, the most alike first."""
     # Identical images have a table of their own: here one of each group stands for all.
     first = np.sort(np.unique(np.array(dataset.pixel_hashes), return_index=True)[1])
@@ -282,7 +282,7 @@ def _near(dataset: Table, names: list[str], side_of: dict[int, str]) -> dict:
     return {"near": rows, "near_note": "only some were looked at, too many" if len(pairs) == PAIRS_AT_MOST else ""}
 
 
-def _patients(dataset: Table, sides: Sides) -> dict:
+def _patients(dataset: Dataset, sides: Sides) -> dict:
     shared = shared_keys(dataset.patients, sides) if dataset.has_patients else []
     counts = np.bincount([min(n, 4) for n in collections.Counter(dataset.patients).values()], minlength=5).tolist()
     rows = zip(("1", "2", "3", "4 or more", "any number"), (*counts[1:], sum(counts)), strict=True)
@@ -297,7 +297,7 @@ def _say(count: int, what: str, example: str) -> list[str]:
 
 def _way(report: dict, way: str) -> list[str]:
     rows = [row for row in report["identical"] if row["identical images"] == way]
-    row = rows[0] if rows else {"groups": 0, "such as": ""}
+    row: dict[str, Any] = rows[0] if rows else {"groups": 0, "such as": ""}
     return _say(row["groups"], f"sets of identical images {way}", row["such as"])
 
 
@@ -310,7 +310,7 @@ def _errors(report: dict) -> list[str]:
     return found
 
 
-def _warnings(dataset: Table, report: dict) -> list[str]:
+def _warnings(dataset: Dataset, report: dict) -> list[str]:
     wrong = [row for row in report["found"] if row["expected"] not in (None, row["found"])]
     found = [f"not a complete copy of Kermany's data: {row['side']} {row['class']} {row['found']:,} "
              f"images instead of {row['expected']:,}".replace(": - ", ": ") for row in wrong]  # fmt: skip

@@ -3,7 +3,7 @@
 import math
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,13 +53,14 @@ class Changes:
     cover: torch.Tensor | None = None
 
     def __getitem__(self, here: slice) -> "Changes":
-        return Changes(*(None if part is None else part[here] for part in self.parts()))
+        return self.each(lambda part: part[here])
 
     def to(self, device: torch.device) -> "Changes":
-        return Changes(*(None if part is None else part.to(device) for part in self.parts()))
+        return self.each(lambda part: part.to(device))
 
-    def parts(self) -> tuple[torch.Tensor | None, ...]:
-        return self.affine, self.tone, self.detail, self.cover
+    def each(self, what: Callable[[torch.Tensor], torch.Tensor]) -> "Changes":
+        detail, cover = (None if part is None else what(part) for part in (self.detail, self.cover))
+        return Changes(what(self.affine), what(self.tone), detail, cover)
 
 
 def table_on(images: np.ndarray, device: torch.device) -> torch.Tensor:

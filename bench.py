@@ -20,8 +20,9 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -48,7 +49,7 @@ FOLDER_FILMS = {"simple": 4096, "resnet34": 256}  # of one turn of predict.py: 3
 # --------------------------------------------------------------------------------------------------- the data
 
 
-def drain(epoch) -> int:
+def drain(epoch: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> int:
     """Takes every batch of an epoch; returns the number of images."""
     return sum(len(images) for images, _ in epoch)
 
@@ -124,10 +125,10 @@ def inference_sides(
     files = {precision: scratch / f"{architecture}-{precision}.onnx" for precision in graphs.PRECISIONS}
     for precision, file in files.items():
         file.write_bytes(graphs.to_precision(exported, precision, noise).SerializeToString())
-    deployed = graphs.Deployed(network, checkpoint).eval().to(device, memory_format=torch.channels_last)
+    deployed = graphs.Deployed(network, checkpoint).eval().to(device).to(memory_format=torch.channels_last)
     compiled = torch.compile(deployed, dynamic=False)
 
-    def torch_side(module: torch.nn.Module, reduced: bool) -> Callable[[np.ndarray], object]:
+    def torch_side(module: Callable[..., Any], reduced: bool) -> Callable[[np.ndarray], object]:
         def answer(pixels: np.ndarray) -> object:
             with torch.inference_mode(), infer.autocast(device, enabled=reduced):
                 return module(torch.from_numpy(pixels).to(device))[0].cpu()
@@ -229,7 +230,8 @@ def predict_sides(graph: Path, folder: Path, batch: int, provider: str) -> tuple
     args = predict.parse([str(graph), str(folder), "--batch-size", str(batch), "--workers", str(min(cores, 16))])
     args.threshold = 0.5  # the graph's own
     network, model = predict.open_model(graph, provider), predict.open_model(graph, provider, cores - args.workers + 1)
-    pixels = np.stack([predict.read_film(file).grey for file in predict.files_in(args.paths)])
+    read = (predict.read_film(file).grey for file in predict.files_in(args.paths))
+    pixels = np.stack([grey for grey in read if grey is not None])
 
     def alone() -> int:
         for start in range(0, len(pixels), batch):
@@ -276,13 +278,13 @@ def latency_table(rows: list[dict]) -> str:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=("data", "train", "infer", "predict", "all"))
+    parser = common.Parser(description=__doc__.split("\n")[0])
+    parser.add_argument("what", **common.choices(("data", "train", "infer", "predict", "all")))
     parser.add_argument(
         "--data", metavar="DIR", help="X-rays; data and train need a folder, predict does with phantoms"
     )
     both = list(bench_train.TURN_IMAGES)
-    parser.add_argument("--arch", nargs="+", choices=both, default=both, help="default: both")
+    parser.add_argument("--arch", nargs="+", **common.choices(both), default=both, help="default: both")
     parser.add_argument("--size", type=common.whole_number(32, 2048), default=224, help="side in pixels")
     parser.add_argument("--repeats", type=common.whole_number(1, 1000), default=5, help="counted turns (default: 5)")
     parser.add_argument("--workers", type=common.whole_number(0, 256), default=2, help="of the plain training loop")
@@ -294,8 +296,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--patience", type=common.positive_number, default=60, metavar="MINUTES",
                         help="with --until: the most that a side may take (default: 60)")  # fmt: skip
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="of decoded pixels; default: below ~/.cache")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every measured value there as well")
+    parser.add_argument(
+        "--cache", type=common.folder_path, metavar="DIR", help="of decoded pixels; default: below ~/.cache"
+    )
+    parser.add_argument(
+        "--json", type=common.file_path, metavar="FILE", help="write every measured value there as well"
+    )
     infer.add_device_argument(parser)
     args = parser.parse_args(argv)
     if args.until is not None and not 0 < args.until <= 1:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,7 +44,10 @@ def plain_images(folder: Path, size: int) -> torchvision.datasets.ImageFolder:
             torchvision.transforms.Normalize([MEAN] * 3, [STD] * 3),
         ]
     )
-    return torchvision.datasets.ImageFolder(str(folder), transform)
+    try:
+        return torchvision.datasets.ImageFolder(str(folder), transform)
+    except FileNotFoundError as error:
+        raise Problem(f"--data {folder}: {str(error).splitlines()[0]}") from error
 
 
 def plain_loader(images: torch.utils.data.Dataset, workers: int, shuffle: bool = True) -> torch.utils.data.DataLoader:
@@ -140,7 +144,7 @@ def our_training(architecture: str, args: argparse.Namespace, growing: bool = Fa
     shared = (device, (MEAN, STD))
     training = batches.Batches(table, dataset.labels, chosen, recipe.batch_size, *shared, recipe.augment)
     validation = batches.Batches(table, dataset.labels, held_out, train.EVALUATION_BATCH[device.type], *shared)
-    network = models.build(architecture, args.size).to(device, memory_format=torch.channels_last)
+    network = models.build(architecture, args.size).to(device).to(memory_format=torch.channels_last)
     trainer = train.Trainer(network, recipe, training, validation, compiling=device.type == "cuda")
     with tqdm(disable=True) as bar:
         while trainer.epoch < trainer.epochs:
@@ -195,7 +199,7 @@ class Contestant:
         self.process.start()
         self.peak: int | None = None
 
-    def turn(self) -> tuple[object, float]:
+    def turn(self) -> tuple[Any, float]:
         """(what the loop yielded, seconds). Raises Problem when the process died."""
         over = threading.Event()
         watching = threading.Thread(target=self._watch, args=(over,))
@@ -206,6 +210,8 @@ class Contestant:
                 if not self.process.is_alive():
                     raise Problem("a measured process ended early; its error stands above")
             return self.pipe.recv()
+        except (EOFError, BrokenPipeError) as error:
+            raise Problem("a measured process ended early; its error stands above") from error
         finally:
             over.set()
             watching.join()
@@ -216,7 +222,8 @@ class Contestant:
             self._look()
 
     def _look(self) -> None:
-        held = resident(self.process.pid)
+        pid = self.process.pid
+        held = None if pid is None else resident(pid)
         if held is not None:
             self.peak = max(self.peak or 0, held)
 
@@ -246,7 +253,7 @@ def resident(pid: int) -> int | None:
 
 
 def bench(args: argparse.Namespace) -> list[dict]:
-    image_folder(args)
+    plain_images(image_folder(args), args.size)  # said here, not by a process that was started for it
     rows = []
     for architecture in args.arch:
         grows = recipes.RECIPES["default"][architecture].resize_from and not args.until

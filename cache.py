@@ -124,7 +124,7 @@ def _build(folder: Path, entries: list[Entry], size: int, fit: str) -> None:
     def work(i: int) -> tuple[int, images.Film | str, str]:
         try:
             content = entries[i].read()
-            raw = content if isinstance(content, bytes) else np.ascontiguousarray(content)
+            raw = content if isinstance(content, bytes) else np.ascontiguousarray(content).data
             return i, images.decode(content, size, fit), hashlib.sha256(raw).hexdigest()[:16]
         except (OSError, ValueError) as error:
             return i, getattr(error, "strerror", None) or str(error), ""

@@ -5,7 +5,7 @@ import shlex
 
 import sources
 from common import printable
-from markup import DASH, github, github_table, number, spread
+from markup import DASH, github, github_table, number, with_interval
 
 KERMANY = "Kermany v2"  # how sources.py begins the name of that data, which it knows by its files' names
 SAME_FILMS = (KERMANY, "PneumoniaMNIST")
@@ -198,7 +198,7 @@ def performance(result: dict) -> list[str]:
     counts = [[key.upper(), *(f"{point[key]:,}" for point in points.values())] for key in ("tn", "fp", "fn", "tp")]
     rows = [
         ["threshold", *(number(point["threshold"], 4) for point in points.values())],
-        *([name, *(spread(point["estimates"][key]) for point in points.values())] for name, key in DECISIONS),
+        *([name, *(with_interval(point["estimates"][key]) for point in points.values())] for name, key in DECISIONS),
         *counts,
     ]
     mark = "SYNTHETIC: " if marked(result) else ""
@@ -206,7 +206,9 @@ def performance(result: dict) -> list[str]:
         f"## {mark}Results on the test images\n",
         f"{result['images']:,} images of {result['patients']:,} patients, pneumonia on "
         f"{result['positives']:,} of the images. In brackets: 95 % intervals.\n",
-        github_table(["measure", "value"], [[name, spread(estimates[key], digits)] for name, key, digits in RANKING]),
+        github_table(
+            ["measure", "value"], [[name, with_interval(estimates[key], digits)] for name, key, digits in RANKING]
+        ),
         "Decisions, by where the threshold is from:\n",
         github_table(["measure", *points], rows),
         "TN, FP, FN, TP: true negatives (normal, called normal), false positives, false negatives, true positives.\n",
@@ -222,8 +224,8 @@ def promises(result: dict) -> list[str]:
         size = f"{promised['images']:,} validation images of {promised['patients']:,} patients"
         sizes += [size] if size not in sizes else []
         rows += [
-            [name, key, spread(promised[key]), spread(point["estimates"][key]),
-             spread((point["gap"] or {}).get(key), sign=True)]
+            [name, key, with_interval(promised[key]), with_interval(point["estimates"][key]),
+             with_interval((point["gap"] or {}).get(key), sign=True)]
             for key in ("accuracy", "sensitivity", "specificity")
         ]  # fmt: skip
     if not rows:
@@ -261,7 +263,8 @@ def groups(result: dict) -> list[str]:
     if not result["subgroups"]:
         return []
     rows = [
-        [g["group"], g["measure"], f"{g['images']:,}", f"{g['patients']:,}", spread(g)] for g in result["subgroups"]
+        [g["group"], g["measure"], f"{g['images']:,}", f"{g['patients']:,}", with_interval(g)]
+        for g in result["subgroups"]
     ]
     return [
         "## Groups of test images\n",

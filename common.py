@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import csv
+import difflib
 import hashlib
 import io
 import json
@@ -10,8 +11,9 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 VERSION = "0.1.0"
 
@@ -44,6 +46,29 @@ def run(work: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+# ------------------------------------------------------------------------------------------ command lines
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with a call in one line, as `run` does, without argparse's ten lines of usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {printable(message)}; {self.prog} --help lists the options\n")
+
+
+def choices(names: Sequence[str]) -> dict[str, Any]:
+    """Arguments for `add_argument`: one of the names; of a misspelt one the error says which was meant."""
+
+    def parse(text: str) -> str:
+        if text in names:
+            return text
+        close = difflib.get_close_matches(text.lower(), names, 1)
+        meant = f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(names)}"
+        raise argparse.ArgumentTypeError(f"invalid choice: {text!r}, {meant}")
+
+    return {"type": parse, "choices": names}
 
 
 def whole_number(low: int, high: int = 2**31 - 1) -> Callable[[str], int]:
@@ -83,11 +108,44 @@ def probability(text: str) -> float:
     return value
 
 
+def some_path(text: str) -> Path:
+    """An argparse type: a path. An empty one, of a variable that is not set, would mean the folder that one is in."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty")
+    path = Path(text)
+    above = next(part for part in (*path.parents, Path()) if os.path.exists(part))
+    if not os.path.isdir(above):
+        raise argparse.ArgumentTypeError(f"{above} is a file, not a folder")
+    return path
+
+
+def folder_path(text: str) -> Path:
+    """An argparse type: a folder, which need not be there yet; a file in its place is said before any work is done."""
+    path = some_path(text)
+    if os.path.exists(path) and not os.path.isdir(path):
+        raise argparse.ArgumentTypeError(f"{path} is a file, not a folder")
+    return path
+
+
+def add_folders(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Options for folders that are called as the option is, unless somebody says otherwise: --runs, --onnx, ..."""
+    for name in names:
+        parser.add_argument(f"--{name}", type=folder_path, default=Path(name), metavar="DIR", help=f"default: {name}")
+
+
+def file_path(text: str) -> Path:
+    """An argparse type: a file to read or to write; a folder in its place is said before any work is done."""
+    path = some_path(text)
+    if os.path.isdir(path):
+        raise argparse.ArgumentTypeError(f"{path} is a folder, not a file")
+    return path
+
+
 # ---------------------------------------------------------------------------------------------- files
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path) -> Generator[Path]:
     """Yields a temporary path beside `path`; on success its file is synced and renamed to `path`, else removed.
 
     Whoever is killed in the middle leaves the old file (or none) under the final name, never half of one.

@@ -102,7 +102,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder, .zip, .csv manifest or PneumoniaMNIST .npz; 'phantoms' "
         "for the built-in drawings (default: data/chest_xray beside the scripts, else phantoms)",
     )
-    parser.add_argument("--cache", metavar="DIR", type=Path, help="where decoded images are kept (default: ~/.cache)")
+    parser.add_argument(
+        "--cache", metavar="DIR", type=common.folder_path, help="where decoded images are kept (default: ~/.cache)"
+    )
     parser.add_argument("--skip-bad", action="store_true", help="go on without files that cannot be read")
 
 
@@ -110,11 +112,11 @@ def add_split_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=whole_number(32, 2048), default=224, help="side of the images in pixels")
     parser.add_argument(
         "--fit",
-        choices=images.FITS,
+        **common.choices(images.FITS),
         default="stretch",
         help="how images are made square: stretch (default), pad with black, or crop to the centre",
     )
-    parser.add_argument("--split", choices=SPLITS, default="patient",
+    parser.add_argument("--split", **common.choices(SPLITS), default="patient",
                         help="patient (default): 70/10/20, patients kept whole; official: test/ is the test set; "
                         "image: by image, which leaks patients and is there to show what that does")  # fmt: skip
     parser.add_argument("--split-seed", type=whole_number(0), default=0, help="another number, another split")
@@ -325,6 +327,13 @@ def describe_leak(dataset: Dataset, sides: dict[str, np.ndarray]) -> str:
     return " and ".join(parts)
 
 
+def thinned(dataset: Dataset, indices: np.ndarray, count: int) -> np.ndarray:
+    """At most `count` of the indices, both classes in proportion."""
+    ordered = indices[np.argsort(dataset.labels[indices], kind="stable")]
+    step = max(len(ordered) / count, 1)
+    return np.sort(ordered[np.arange(0, len(ordered), step).astype(int)])
+
+
 def hashed(keys: list[str]) -> torch.Tensor:
     """(number of distinct keys,) int64, sorted: a compact record of what a model saw, to test overlaps with."""
     return torch.tensor(sorted({int(sha256_of([key])[:15], 16) for key in keys}), dtype=torch.int64)
@@ -368,24 +377,24 @@ def download_command(args: argparse.Namespace) -> int:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Gets, audits and shows the data; training needs none of these first.")
+    parser = common.Parser(description="Gets, audits and shows the data; training needs none of these first.")
     commands = parser.add_subparsers(required=True, metavar="download | check | show")
     get = commands.add_parser("download", help="fetch the data set, verify and unpack it")
     get.add_argument(
         "--source",
-        choices=sorted({name for name, _ in download.SOURCES}),
+        **common.choices(sorted({name for name, _ in download.SOURCES})),
         default="kermany",
         help="default: kermany, 1.2 GB",
     )
     get.add_argument("--size", type=int, choices=(28, 64, 128, 224), default=224, help="of PneumoniaMNIST's images")
-    get.add_argument("--out", type=Path, default=Path("data"), metavar="DIR", help="default: data")
+    get.add_argument("--out", type=common.folder_path, default=Path("data"), metavar="DIR", help="default: data")
     get.set_defaults(command=download_command)
     check = commands.add_parser("check", help="audit a source: counts, leaks, duplicates, unreadable and odd images")
-    check.add_argument("--json", type=Path, metavar="FILE", help="write the findings there as well")
+    check.add_argument("--json", type=common.file_path, metavar="FILE", help="write the findings there as well")
     check.set_defaults(command=check_command)
     show = commands.add_parser("show", help="write a contact sheet of images as stored and as training sees them")
     show.add_argument(
-        "--out", type=Path, default=Path("contact_sheet.png"), metavar="FILE", help="default: %(default)s"
+        "--out", type=common.file_path, default=Path("contact_sheet.png"), metavar="FILE", help="default: %(default)s"
     )
     show.add_argument("--count", type=whole_number(1, 50), default=6, help="images of each class")
     show.add_argument("--seed", type=whole_number(0), default=0, help="another number, other images")

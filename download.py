@@ -19,9 +19,10 @@ import urllib.error
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import IO
 from urllib.parse import urlsplit
 
 from tqdm import tqdm
@@ -188,7 +189,7 @@ def _check_space(folder: Path, needed: int, what: str) -> None:
 
 
 @contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
+def _lock(path: Path) -> Generator[None]:
     """Keeps a second download of the same file out; raises Problem while another process holds the lock.
 
     Two processes that find the same stale lock at the same instant may both get in; then the hash refuses what
@@ -316,7 +317,15 @@ def _read_state(source: Source, part: Path) -> tuple[dict, int]:
 class _WebOnly(urllib.request.HTTPRedirectHandler):
     """Follows redirects, but only within the web: urllib itself would go to ftp."""
 
-    def redirect_request(self, req, fp, code, msg, headers, newurl):
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
         if urlsplit(newurl).scheme not in ("http", "https"):
             raise urllib.error.HTTPError(newurl, code, msg, headers, fp)
         return super().redirect_request(req, fp, code, msg, headers, newurl)

@@ -230,8 +230,8 @@ def ensembles(
     for name, members in comparisons.ensembles(results):
         known = [opened[Path(member["file"])] for member in members]
         facts, dataset, split = known[0][0].facts, known[0][1], known[0][2]
-        stored = [model.facts.get("validation_answers") for model, _, _ in known]
-        if None in stored or not all(torch.equal(answer["labels"], stored[0]["labels"]) for answer in stored):
+        stored = [kept for model, _, _ in known if (kept := model.facts.get("validation_answers"))]
+        if len(stored) < len(known) or not all(torch.equal(answer["labels"], stored[0]["labels"]) for answer in stored):
             continue  # older runs did not keep them, or they validated on other images
         labels = stored[0]["labels"].numpy()
         mean = np.mean([metrics.positive_probability(answer["logits"].numpy(), model.facts["temperature"])
@@ -367,18 +367,18 @@ def share(text: str) -> float:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("models", nargs="*", type=Path, help="runs/<name>/model.pt or onnx/<name>.onnx, any number")
+    parser = common.Parser(description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "models", nargs="*", type=common.some_path, help="runs/<name>/model.pt or onnx/<name>.onnx, any number"
+    )
     parser.add_argument("--all", action="store_true", help="every model.pt below --runs and graph in --onnx")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")
-    parser.add_argument("--onnx", type=Path, default=Path("onnx"), metavar="DIR", help="default: onnx")
-    parser.add_argument("--report", type=Path, default=Path("report"), metavar="DIR", help="default: report")
+    common.add_folders(parser, "runs", "onnx", "report")
     parser.add_argument("--prevalence", type=share, metavar="P", help="PPV and NPV where this share of films is ill")
     parser.add_argument("--by", metavar="COLUMN", help="of a .csv manifest: results for each of its values")
     parser.add_argument("--audit", action="store_true", help="also on borders only, blurred, noisy, ... images (slow)")
     parser.add_argument(
         "--format",
-        choices=tabulate_formats,
+        **common.choices(tabulate_formats),
         default="simple",
         metavar="FORMAT",
         help="of the tables, any of tabulate's: github, latex, html, ... (default: simple)",

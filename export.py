@@ -14,7 +14,7 @@ import hashlib
 import json
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
@@ -117,7 +117,7 @@ def versions() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def refused_on_failure(target: Path) -> Iterator[None]:
+def refused_on_failure(target: Path) -> Generator[None]:
     """A graph that failed leaves nothing under its name; an earlier one of that name is kept as .onnx.old."""
     try:
         yield
@@ -148,6 +148,11 @@ def open_certified(path: Path) -> tuple[onnx.ModelProto, dict]:
     return onnx.load(path), kept | {"found": found}
 
 
+def naming(path: Path, problem: Problem) -> str:
+    """What went wrong with a file, which is named once."""
+    return str(problem) if str(problem).startswith(str(path)) else f"{path}: {problem}"
+
+
 def verify_command(args: argparse.Namespace) -> int:
     """Repeats the proof of graphs from their certificates; exit code 1 when one differs or cannot be checked."""
     failures = 0
@@ -156,7 +161,7 @@ def verify_command(args: argparse.Namespace) -> int:
             verify_one(path, args)
         except Problem as problem:
             failures += 1
-            print(f"error: {path}: {problem}", file=sys.stderr)
+            print(f"error: {naming(path, problem)}", file=sys.stderr)
     return 1 if failures else 0
 
 
@@ -250,16 +255,15 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     commands = {"verify": parse_verify, "threshold": parse_threshold}
     if argv and argv[0] in commands:
         return commands[argv[0]](argv[1:])
-    parser = argparse.ArgumentParser(
+    parser = common.Parser(
         description=__doc__.split("\n")[0],
         epilog="Also: `export.py verify GRAPH` repeats the proof, `export.py threshold GRAPH P` changes the threshold; "
         "each has a --help of its own.",
     )
-    parser.add_argument("checkpoints", nargs="*", type=Path, help="such as runs/simple/model.pt")
+    parser.add_argument("checkpoints", nargs="*", type=common.some_path, help="such as runs/simple/model.pt")
     parser.add_argument("--all", action="store_true", help="every model.pt below --runs")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")
-    parser.add_argument("--onnx", type=Path, default=Path("onnx"), metavar="DIR", help="default: onnx")
-    parser.add_argument("--precision", nargs="+", choices=graphs.PRECISIONS, default=["fp32"], metavar="NAME",
+    common.add_folders(parser, "runs", "onnx")
+    parser.add_argument("--precision", nargs="+", **common.choices(graphs.PRECISIONS), default=["fp32"], metavar="NAME",
                         help="one or more of fp32 (default), fp16 (half the size, for GPUs) and int8 (a quarter; its "
                         "ranges come from training images)")  # fmt: skip
     data.add_arguments(parser)
@@ -272,13 +276,15 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def parse_verify(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = common.Parser(
         prog="export.py verify",
         description="Compares graphs again with the answers that PyTorch gave when they were exported.",
     )
-    parser.add_argument("graphs", nargs="+", type=Path, help="such as onnx/simple.onnx; the .json lies beside it")
     parser.add_argument(
-        "--runs", type=Path, default=Path("runs"), metavar="DIR", help=f"of {ledger.NAME}; default: runs"
+        "graphs", nargs="+", type=common.some_path, help="such as onnx/simple.onnx; the .json lies beside it"
+    )
+    parser.add_argument(
+        "--runs", type=common.folder_path, default=Path("runs"), metavar="DIR", help=f"of {ledger.NAME}; default: runs"
     )
     data.add_arguments(parser)
     args = parser.parse_args(argv)
@@ -287,11 +293,11 @@ def parse_verify(argv: list[str]) -> argparse.Namespace:
 
 
 def parse_threshold(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = common.Parser(
         prog="export.py threshold",
         description="Changes the probability from which a graph decides for pneumonia. Not for clinical use.",
     )
-    parser.add_argument("graphs", nargs="+", type=Path, help="such as onnx/simple.onnx")
+    parser.add_argument("graphs", nargs="+", type=common.some_path, help="such as onnx/simple.onnx")
     parser.add_argument("threshold", type=common.probability, metavar="P", help="0 to 1")
     args = parser.parse_args(argv)
     args.command = threshold_command
@@ -309,7 +315,7 @@ def export_command(args: argparse.Namespace) -> int:
             failures += export(path, args)
         except Problem as problem:  # the others can still be exported; the exit code tells
             failures += len(args.precision)
-            print(f"error: {path}: {problem}", file=sys.stderr)
+            print(f"error: {naming(path, problem)}", file=sys.stderr)
     if failures < len(paths) * len(args.precision):
         print("and: python evaluate.py --all")
     return 1 if failures else 0

@@ -5,6 +5,7 @@ A model has one colour, one line style and one marker in all of them, so that th
 
 import io
 import textwrap
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -17,7 +18,7 @@ import intervals
 import metrics
 import sources
 from common import printable
-from markup import number, spread
+from markup import number, with_interval
 
 NAMES = (
     "learning_curves.png",
@@ -85,12 +86,12 @@ def png(figure: Figure) -> bytes:
 # ------------------------------------------------------------------------------------------------- look and words
 
 
-def look(i: int) -> dict:
+def look(i: int, linewidth: float = 1.6) -> dict[str, Any]:
     """Colour and line style of the i-th model."""
-    return {"color": COLOURS[i % len(COLOURS)], "linestyle": LINES[i % len(LINES)], "linewidth": 1.6}
+    return {"color": COLOURS[i % len(COLOURS)], "linestyle": LINES[i % len(LINES)], "linewidth": linewidth}
 
 
-def dot(i: int) -> dict:
+def dot(i: int) -> dict[str, Any]:
     """Colour and marker of the i-th model; white around it, so that markers on top of each other stay apart."""
     marker = MARKERS[i % len(MARKERS)]
     return {"color": COLOURS[i % len(COLOURS)], "marker": marker, "markeredgecolor": "white", "markeredgewidth": 0.7,
@@ -210,7 +211,7 @@ def one_history(axes: Axes, result: dict, column: str, i: int) -> object:
     best = (result["training"] or {}).get("best_epoch")
     kept = [value for epoch, value in zip(epochs, values, strict=True) if epoch == best]
     if kept and column.startswith("val"):
-        axes.plot(best, kept[0], "o", mfc="none", ms=12, mew=1.3, color=look(i)["color"])
+        axes.plot([best], kept[:1], "o", mfc="none", ms=12, mew=1.3, color=look(i)["color"])
     return line
 
 
@@ -235,7 +236,7 @@ def roc(results: list[dict]) -> Figure:
             handles += [(line, point)] if first else []
         axes.set(xlabel="1 - specificity (share of normals called ill)", ylabel="sensitivity (share of ill found)")
     legend_below(figure, handles, [
-        (r["name"], f"AUROC {spread(r['estimates']['auroc'], 4)}, n = {r['images']:,}") for r in results
+        (r["name"], f"AUROC {with_interval(r['estimates']['auroc'], 4)}, n = {r['images']:,}") for r in results
     ])  # fmt: skip
     small = ("marker: the threshold from validation; band: pointwise 95 % interval of the sensitivity, bootstrap by "
              "patient")  # fmt: skip
@@ -310,7 +311,7 @@ def precision_recall(results: list[dict]) -> Figure:
             handles += [(line, point)] if first else []
         axes.set(xlabel="sensitivity (recall)", ylabel="precision (share of those called ill who are)")
     legend_below(figure, handles, [
-        (r["name"], f"average precision {spread(r['estimates']['average_precision'], 4)}, n = {r['images']:,}")
+        (r["name"], f"average precision {with_interval(r['estimates']['average_precision'], 4)}, n = {r['images']:,}")
         for r in results
     ])  # fmt: skip
     return titled(figure, "Precision and sensitivity on the test images", results, "marker: the threshold from "
@@ -329,7 +330,7 @@ def reliability(results: list[dict]) -> Figure:
         error = np.abs(limits.T - observed)
         axes.plot([0, 1], [0, 1], ":", color="grey", linewidth=1)
         axes.errorbar(predicted, observed, yerr=error, fmt="none", ecolor=look(i)["color"], elinewidth=1, capsize=2)
-        axes.plot(predicted, observed, **look(i) | {"linewidth": 0.8})
+        axes.plot(predicted, observed, **look(i, linewidth=0.8))
         axes.plot(predicted, observed, **dot(i), linestyle="none")
         axes.set_xlabel(f"mean predicted probability\n{bin_sizes(n)}", fontsize=9)
         axes.set_ylabel("observed share with pneumonia", fontsize=9)

@@ -10,6 +10,7 @@ import io
 import json
 import tempfile
 from pathlib import Path
+from typing import Any, TypeGuard, cast
 
 import numpy as np
 import onnx
@@ -41,14 +42,17 @@ KERMANY = {
 class Deployed(nn.Module):
     """What the graph computes: raw pixels to calibrated probability, decision, logits and, of a ResNet, a heat map."""
 
+    evidence: torch.Tensor
+
     def __init__(self, network: nn.Module, checkpoint: dict) -> None:
         super().__init__()
         self.network = network
         self.size, self.fit = checkpoint["size"], checkpoint["fit"]
         self.mean, self.std = checkpoint["normalisation"]
         self.temperature, self.threshold = checkpoint["temperature"], checkpoint["threshold"]
-        self.mapped = has_heatmap(network)
-        if self.mapped:
+        self.mapped = False
+        if has_heatmap(network):
+            self.mapped = True
             normal, pneumonia = network.fc.weight.detach()
             self.register_buffer("evidence", ((pneumonia - normal) / self.temperature)[:, None, None])  # (512, 1, 1)
 
@@ -60,23 +64,24 @@ class Deployed(nn.Module):
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
         normalised = (self.resize(image) / 255 - self.mean) / self.std
-        features = self.features(normalised) if self.mapped else None  # (N, 512, S / 32, S / 32)
-        logits = self.head(features) if self.mapped else self.network(normalised)  # (N, 2)
+        features = self.features(normalised) if self.mapped else normalised  # (N, 512, S / 32, S / 32)
+        logits = self.head(features) if self.mapped else self.network(features)  # (N, 2)
         probability = (logits / self.temperature).softmax(1)[:, 1]  # (N,)
         answers = probability, (probability >= self.threshold).long(), logits
         return (*answers, (features * self.evidence).sum(1)) if self.mapped else answers
 
     def features(self, normalised: torch.Tensor) -> torch.Tensor:
         """What a ResNet averages and classifies."""
-        net = self.network
+        net = cast(torchvision.models.ResNet, self.network)
         x = net.maxpool(net.relu(net.bn1(net.conv1(normalised))))
         return net.layer4(net.layer3(net.layer2(net.layer1(x))))
 
     def head(self, features: torch.Tensor) -> torch.Tensor:
-        return self.network.fc(self.network.avgpool(features).flatten(1))
+        net = cast(torchvision.models.ResNet, self.network)
+        return net.fc(net.avgpool(features).flatten(1))
 
 
-def has_heatmap(network: nn.Module) -> bool:
+def has_heatmap(network: nn.Module) -> TypeGuard[torchvision.models.ResNet]:
     """Averaging and one linear layer at the end: there the class activation map is exact, and not an explanation.
 
     The log-odds are a mean over places of (a weighted sum of the features there), so that each place has its own share
@@ -96,7 +101,8 @@ def squared(image: torch.Tensor, fit: str) -> torch.Tensor:
     rows, columns = sign * (side - height), sign * (side - width)  # to add or to cut, half on either side
     top, left = rows // 2, columns // 2
     bottom, right = rows - top, columns - left
-    return F.pad(image, (sign * left, sign * right, sign * top, sign * bottom))
+    border = (sign * left, sign * right, sign * top, sign * bottom)
+    return F.pad(image, border)  # ty: ignore[invalid-argument-type]  # whole numbers; in the export, symbols for them
 
 
 # ------------------------------------------------------------------------------------------------ the export
@@ -130,6 +136,7 @@ def bare_graph(network: nn.Module, checkpoint: dict) -> onnx.ModelProto:
             )
     except torch.onnx.OnnxExporterError as error:
         raise Problem(f"PyTorch cannot export this network ({str(error).strip().splitlines()[0]})") from error
+    assert program is not None  # only the older exporter returns nothing
     graph = program.model_proto
     opset = next(item.version for item in graph.opset_import if item.domain == "")
     if opset != OPSET:
@@ -247,7 +254,7 @@ def facts_of(graph: onnx.ModelProto) -> dict[str, str]:
     return {item.key: item.value for item in graph.metadata_props}
 
 
-def fact(facts: dict[str, str], key: str) -> object:
+def fact(facts: dict[str, str], key: str) -> Any:
     """A value of the metadata that is no text."""
     return json.loads(facts[key])
 
@@ -277,9 +284,11 @@ def to_precision(graph: onnx.ModelProto, precision: str, calibration: np.ndarray
     """
     if precision == "fp32":
         return graph
-    about = {"name": precision}
+    about: dict[str, object] = {"name": precision}
     if precision == "fp16":
         made = to_fp16(graph)
+    elif calibration is None:
+        raise ValueError("int8 takes its ranges from calibration images, and none were given")
     else:
         made = to_int8(graph, calibration)
         about |= {"activations": "uint8", "weights": "int8, per channel", "calibration_images": len(calibration)}
@@ -347,7 +356,8 @@ def to_int8(graph: onnx.ModelProto, calibration: np.ndarray) -> onnx.ModelProto:
         def __init__(self) -> None:
             self.batches = iter(np.array_split(calibration, -(-len(calibration) // 16)))
 
-        def get_next(self) -> dict[str, np.ndarray] | None:
+        # None is how onnxruntime wants to be told that there are no more, whatever its own hints say.
+        def get_next(self) -> dict[str, np.ndarray] | None:  # ty: ignore[incompatible-method-override]
             batch = next(self.batches, None)
             return None if batch is None else {"image": np.ascontiguousarray(batch)}
 

@@ -6,6 +6,7 @@ decode(content, size, fit)   the bytes of a file -> Film, or ValueError with the
 import hashlib
 import io
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFile
@@ -56,7 +57,7 @@ def decode(content: bytes | np.ndarray, size: int, fit: str = "stretch") -> Film
         grey, mode = _decode_picture(content)
     height, width = grey.shape
     digest = hashlib.sha256(f"{width}x{height} ".encode())
-    digest.update(np.ascontiguousarray(grey))
+    digest.update(np.ascontiguousarray(grey).data)
     square = squared(grey, fit)
     if square.shape != (size, size):
         square = np.asarray(Image.fromarray(square).resize((size, size), Image.Resampling.BILINEAR))
@@ -116,6 +117,7 @@ def _decode_dicom(content: bytes) -> tuple[np.ndarray, str, str | None, str]:
     """
     try:
         import pydicom
+        from pydicom.errors import InvalidDicomError
     except ImportError as error:
         raise ValueError("a DICOM file: pip install -r requirements-dicom.txt reads them") from error
     try:
@@ -123,7 +125,7 @@ def _decode_dicom(content: bytes) -> tuple[np.ndarray, str, str | None, str]:
         check_size(int(header.Columns), int(header.Rows))
         pixels = header.pixel_array
     except (AttributeError, KeyError, NotImplementedError, RuntimeError, OSError, EOFError, TypeError, ValueError,
-            pydicom.errors.InvalidDicomError) as error:  # fmt: skip
+            InvalidDicomError) as error:  # fmt: skip
         raise ValueError(
             f"a DICOM file that cannot be decoded ({(str(error) or type(error).__name__).splitlines()[0]})"
         ) from error
@@ -141,7 +143,7 @@ def _decode_dicom(content: bytes) -> tuple[np.ndarray, str, str | None, str]:
     return grey, f"DICOM {photometric}", pseudonym(str(header.get("PatientID", "") or "")), warning
 
 
-def _windowed(pixels: np.ndarray, header) -> np.ndarray:
+def _windowed(pixels: np.ndarray, header: Any) -> np.ndarray:
     """Stored values to grey levels 0 to 255: rescale slope and intercept, then the first window, else full range.
 
     Source: DICOM PS3.3, C.11.1 (modality LUT) and C.11.2 (VOI LUT), linear functions; a sigmoid window is taken as

@@ -14,6 +14,7 @@ import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import onnxruntime
@@ -30,7 +31,7 @@ GRAPH_OUTPUTS = ["probability", "decision", "logits"]
 
 
 def add_device_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", choices=DEVICES, default="auto", help="default: CUDA, else MPS, else CPU")
+    parser.add_argument("--device", **common.choices(DEVICES), default="auto", help="default: CUDA, else MPS, else CPU")
 
 
 def pick_device(name: str) -> torch.device:
@@ -186,11 +187,14 @@ def compiled(network: torch.nn.Module, images: torch.Tensor) -> torch.nn.Module:
     """
     import torch._dynamo  # takes a second, which only those who compile should pay
 
-    torch._dynamo.config.recompile_limit = 64  # a variant for each side of the images, of training and evaluation
+    # A variant for each side of the images, of training and evaluation.
+    torch._dynamo.config.recompile_limit = 64  # ty: ignore[invalid-assignment]
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
     network.train()
     try:
-        fast = torch.compile(network, dynamic=False, mode="max-autotune" if images.is_cuda else None)
+        fast = cast(
+            torch.nn.Module, torch.compile(network, dynamic=False, mode="max-autotune" if images.is_cuda else None)
+        )
         with autocast(images.device):
             fast(images).float().sum().backward()
     except (RuntimeError, OSError, ImportError) as error:

@@ -7,7 +7,7 @@ input it cannot score; what cannot be estimated (0/0, or fewer than two patients
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from statistics import NormalDist
 
 import numpy as np
@@ -20,7 +20,7 @@ ENTRIES = 2**15  # of the weights, worked on at once: 256 kB as float64, which s
 UNDEFINED = 0.05  # the share of replicates that may be undefined before an interval is
 
 
-def _codes(patients: Sequence[str], images: int | None = None) -> tuple[NDArray[np.int64], int]:
+def _codes(patients: ArrayLike, images: int | None = None) -> tuple[NDArray[np.int64], int]:
     """Patients as whole numbers, (N,), and how many there are. Raises ValueError on malformed input."""
     names = np.asarray(patients)
     if names.ndim != 1 or names.dtype.kind not in "USiu":
@@ -45,7 +45,7 @@ def _two_sided(z: float) -> float:
 # ------------------------------------------------------------------------------------------------- bootstrap
 
 
-def patient_counts(patients: Sequence[str], replicates: int, seed: int) -> NDArray[np.int16]:
+def patient_counts(patients: ArrayLike, replicates: int, seed: int) -> NDArray[np.int16]:
     """Weights of the images in a bootstrap by patient: how often the image's patient was drawn.
 
     patients: (N,) names, one per image; replicates: R, at least 1. In each replicate as many patients as there
@@ -69,7 +69,7 @@ def patient_counts(patients: Sequence[str], replicates: int, seed: int) -> NDArr
     return weights
 
 
-def leave_one_out(patients: Sequence[str]) -> NDArray[np.int16]:
+def leave_one_out(patients: ArrayLike) -> NDArray[np.int16]:
     """Weights of the jackknife by patient, for bca_interval(): row k has 0 for the images of patient k, else 1.
 
     patients: (N,) names. Returns (patients, N) int16. Raises ValueError on malformed input or one patient.
@@ -292,7 +292,7 @@ def bootstrap_p(differences: ArrayLike) -> float:
 # ------------------------------------------------------------------------------------------------ proportions
 
 
-def clustered_wilson(successes: ArrayLike, patients: Sequence[str], confidence: float = 0.95) -> tuple[float, float]:
+def clustered_wilson(successes: ArrayLike, patients: ArrayLike, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson interval (low, high) of a proportion of images, with the images that clustering leaves.
 
     successes: (N,) bool or 0/1; patients: (N,) names. For a sensitivity, give the positive images only. N is
@@ -376,7 +376,7 @@ def holm(p_values: ArrayLike) -> NDArray[np.float64]:
 
 
 def delong(
-    labels: ArrayLike, probabilities: ArrayLike, patients: Sequence[str] | None = None
+    labels: ArrayLike, probabilities: ArrayLike, patients: ArrayLike | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """AUROC of M models on the same images, and the covariance of these estimates.
 
@@ -386,9 +386,10 @@ def delong(
     O(M N log N). Raises ValueError on malformed input. DeLong, DeLong & Clarke-Pearson 1988, Biometrics;
     by patient: Obuchowski 1997, Biometrics; by ranks: Sun & Xu 2014, IEEE Signal Processing Letters.
     """
-    if np.ndim(probabilities) != 2 or not len(probabilities):
-        raise ValueError(f"probabilities must have shape (M, N), found {np.shape(probabilities)}")
-    checked = [_checked(labels=labels, probabilities=row) for row in np.asarray(probabilities)]
+    rows = np.asarray(probabilities)
+    if rows.ndim != 2 or not len(rows):
+        raise ValueError(f"probabilities must have shape (M, N), found {rows.shape}")
+    checked = [_checked(labels=labels, probabilities=row) for row in rows]
     labels, probabilities = checked[0][0], np.stack([row for _, row in checked])
     codes, n = (np.arange(len(labels)), len(labels)) if patients is None else _codes(patients, len(labels))
     m = len(probabilities)
@@ -410,7 +411,7 @@ def delong(
 
 
 def auroc_interval(
-    labels: ArrayLike, probabilities: ArrayLike, patients: Sequence[str] | None = None, confidence: float = 0.95
+    labels: ArrayLike, probabilities: ArrayLike, patients: ArrayLike | None = None, confidence: float = 0.95
 ) -> tuple[float, float]:
     """Interval (low, high) of the AUROC, symmetric in its log-odds so that it stays within 0 and 1.
 
@@ -431,14 +432,15 @@ def auroc_interval(
     if not variance > 0:
         return math.nan, math.nan
     middle, half = math.log(area / (1 - area)), z * math.sqrt(variance) / (area * (1 - area))
-    return tuple(0.5 + 0.5 * math.tanh(0.5 * end) for end in (middle - half, middle + half))
+    low, high = (0.5 + 0.5 * math.tanh(0.5 * end) for end in (middle - half, middle + half))
+    return low, high
 
 
 def compare_auroc(
     labels: ArrayLike,
     a: ArrayLike,
     b: ArrayLike,
-    patients: Sequence[str] | None = None,
+    patients: ArrayLike | None = None,
     confidence: float = 0.95,
     power: float = 0.8,
 ) -> dict[str, float]:

@@ -3,6 +3,7 @@
 import html
 import math
 import re
+from collections.abc import Sequence
 
 from common import printable
 
@@ -18,12 +19,12 @@ def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
     return f"{value:{'+' if sign and value else ''},.{digits}f}"
 
 
-def spread(estimate: dict | None, digits: int = 3, sign: bool = False) -> str:
-    """A value with its 95 % interval, such as "0.974 (0.961 to 0.983)"; without it where that is undefined."""
+def with_interval(estimate: dict[str, float] | None, digits: int = 3, scale: float = 1, sign: bool = False) -> str:
+    """A value with its 95 % interval, such as "0.954 [0.938, 0.966]"; without it where that is undefined."""
     if estimate is None:
         return DASH
-    value, low, high = (number(estimate.get(key), digits, sign) for key in ("value", "low", "high"))
-    return value if DASH in (low, high) else f"{value} ({low} to {high})"
+    value, low, high = (number(scale * estimate[key], digits, sign) for key in ("value", "low", "high"))
+    return value if DASH in (low, high) else f"{value} [{low}, {high}]"
 
 
 def p_value(p: float | None) -> str:
@@ -35,7 +36,7 @@ def is_number(cell: str | int) -> bool:
     return _COUNT.fullmatch(str(cell)) is not None
 
 
-def numeric(rows: list[list[str | int]], columns: int) -> list[bool]:
+def numeric(rows: Sequence[Sequence[str | int]], columns: int) -> list[bool]:
     """For each column whether every cell in it is a number."""
     return [bool(rows) and all(is_number(row[i]) for row in rows) for i in range(columns)]
 
@@ -48,7 +49,9 @@ def escaped(text: object) -> str:
     return html.escape(printable(str(text)))
 
 
-def html_table(title: str, headers: list[str], rows: list[list[str | int]], notes: list[str] | None = None) -> str:
+def html_table(
+    title: str, headers: list[str], rows: Sequence[Sequence[str | int]], notes: list[str] | None = None
+) -> str:
     """A heading, the table in a box of its own, which scrolls where the page is too narrow, and its footnotes.
 
     The heading is no <caption>: that would be as narrow as the table, and scroll away with it.
@@ -87,7 +90,7 @@ def github(text: object) -> str:
     return re.sub(r"^\s*(\d+)(?=[.)](\s|$))", r"\1\\", text)
 
 
-def github_table(headers: list[str], rows: list[list[str | int]]) -> str:
+def github_table(headers: list[str], rows: Sequence[Sequence[str | int]]) -> str:
     """The table that github() cells make, numbers to the right; ends with a newline."""
     right = numeric(rows, len(headers))
     lines = [[github(h) for h in headers], ["---:" if number else "---" for number in right]]

@@ -82,7 +82,7 @@ def _tally(labels: NDArray, scores: NDArray) -> tuple[NDArray, NDArray, NDArray]
     return distinct, negatives, positives
 
 
-def _midway(below: NDArray, above: NDArray) -> NDArray[np.float64]:
+def _midway(below: NDArray | float, above: NDArray) -> NDArray[np.float64]:
     """Thresholds that tell each `above` from its `below` with >=: the midpoints, wherever these lie between."""
     middle = below + (above - below) / 2
     # Between adjacent floats the midpoint rounds to a neighbour; only the upper one keeps `>=` apart there.

@@ -6,8 +6,8 @@ Without torchrun there is one process, rank 0 of 1, and nothing here does anythi
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Generator
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ def under_torchrun() -> bool:
 
 
 @contextlib.contextmanager
-def group(device: torch.device) -> Iterator[None]:
+def group(device: torch.device) -> Generator[None]:
     """Joins the processes that torchrun started, over NCCL on GPUs and over gloo on CPUs; only rank 0 prints."""
     if not under_torchrun():
         yield
@@ -94,14 +94,14 @@ class SumOverProcesses(torch.autograd.Function):
     """The sum of a tensor over the processes, the same in each; the gradients are summed likewise on the way back."""
 
     @staticmethod
-    def forward(context: object, tensor: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
         total = tensor.clone()
         dist.all_reduce(total)
         return total
 
     @staticmethod
-    def backward(context: object, gradient: torch.Tensor) -> torch.Tensor:
-        return SumOverProcesses.forward(context, gradient)
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> torch.Tensor:
+        return SumOverProcesses.forward(ctx, *grad_outputs)
 
 
 class SharedBatchNorm(nn.BatchNorm2d):
@@ -111,22 +111,24 @@ class SharedBatchNorm(nn.BatchNorm2d):
     torch.nn.SyncBatchNorm does the same on GPUs only. In eval mode it is torch.nn.BatchNorm2d.
     """
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
         if not self.training:
-            return super().forward(images)
-        x = images.to(torch.promote_types(images.dtype, torch.float32))  # (B, C, H, W); sums of bf16 lose digits
+            return super().forward(input)
+        x = input.to(torch.promote_types(input.dtype, torch.float32))  # (B, C, H, W); sums of bf16 lose digits
         own = x.new_tensor([x.shape[0] * x.shape[2] * x.shape[3]])
         sums = SumOverProcesses.apply(torch.cat([x.sum((0, 2, 3)), own]))
         count = sums[-1].detach()
         mean = (sums[:-1] / count)[:, None, None]
         variance = SumOverProcesses.apply((x - mean).square().sum((0, 2, 3))) / count
+        assert self.running_mean is not None and self.running_var is not None, "share_batch_norm makes none without"
+        assert self.num_batches_tracked is not None and self.momentum is not None
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean.flatten(), self.momentum)
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)
         scale = self.weight * torch.rsqrt(variance + self.eps)
         normalised = (x - mean) * scale[:, None, None] + self.bias[:, None, None]
-        return normalised.to(images.dtype)
+        return normalised.to(input.dtype)
 
 
 def share_batch_norm(network: nn.Module) -> nn.Module:

@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +87,9 @@ class Model:
     def run(self, pixels: np.ndarray, *outputs: str) -> list[np.ndarray]:
         """The named outputs of raw (N, H, W) uint8 grey levels."""
         with self.turn:
-            return self.session.run(list(outputs), {"image": np.ascontiguousarray(pixels)})
+            return [
+                np.asarray(found) for found in self.session.run(list(outputs), {"image": np.ascontiguousarray(pixels)})
+            ]
 
 
 def open_model(path: Path, provider: str = "auto", threads: int = 0) -> Model:
@@ -228,7 +230,7 @@ def saturation_of_jpeg(content: bytes) -> float:
     with contextlib.suppress(Exception), Image.open(io.BytesIO(head), formats=("JPEG",)) as image:
         image.draft("YCbCr", (32, 32))
         image.load()
-        if any(abs(level - 128) > 3 for limits in image.getextrema()[1:] for level in limits):  # 128 is no colour
+        if any(abs(level - 128) > 3 for level in np.ravel(image.getextrema()[1:])):  # 128 is no colour
             return mean_saturation(image.crop((0, 0, image.width, image.height // 4 + 1)))  # one colour fills the rest
     return 0.0
 
@@ -273,7 +275,7 @@ def examined(films: list[Film], size: float) -> np.ndarray:
     Films are bright in the middle and dark at the sides. `contrast`, in standard deviations, was above 0.3 on 99.9 % of
     5,232 films; inverted, 98.3 % of them were below -1.3, and turned by 90 degrees 94 % were between these.
     """
-    pixels = np.stack([film.grey for film in films])
+    pixels = np.stack([film.grey for film in films if film.grey is not None])
     _, height, width = pixels.shape
     small = pixels[:, :: max(1, height // 32), :: max(1, width // 32)].astype(np.float32)
     spread = small.std((1, 2))
@@ -297,7 +299,7 @@ def examined(films: list[Film], size: float) -> np.ndarray:
 
 
 def in_chunks(files: Iterable[str], batch_size: int, workers: int,
-              work: Callable[[list[str], threading.Event], list[Film]]) -> Iterator[list[Film]]:  # fmt: skip
+              work: Callable[[list[str], threading.Event], list[Film]]) -> Generator[list[Film]]:  # fmt: skip
     """Yields the films of `files` in their order, a batch of them at a time, four where sizes differ.
 
     Each thread takes a chunk of files through all of `work`, decoding and network. Beside one network on all cores,

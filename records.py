@@ -10,6 +10,7 @@ import subprocess
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -89,7 +90,7 @@ class Run:
         return sum(row["seconds"] for row in self.history)
 
 
-def copied(value: object) -> object:
+def copied(value: Any) -> Any:
     """A copy of nested dicts and lists, with the tensors in them copied to the CPU: training changes the originals."""
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True)
@@ -196,6 +197,10 @@ def versions() -> dict[str, str]:
         except (OSError, subprocess.CalledProcessError) as error:
             found["git"] = f"unknown ({type(error).__name__})"
     return found
+
+
+def is_folder_name(name: str) -> bool:
+    return name.isprintable() and name.strip() not in ("", "old", "sweep", ".", "..") and not set(name) & set("/\\")
 
 
 def fresh_folder(out: Path, name: str) -> Path:

@@ -10,7 +10,6 @@ import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 from urllib.parse import quote
 
 import numpy as np
@@ -21,7 +20,8 @@ import common
 import figures
 import sources
 from cards import model_card
-from markup import DASH, escaped, github, github_table, html_table, number, p_value, spread
+from markup import DASH, escaped, github, github_table, html_table, number, p_value, with_interval
+from tables import Table
 
 __all__ = ["card_files", "html_text", "markdown_text", "model_card", "write"]
 
@@ -81,15 +81,6 @@ img { max-width: 100%; height: auto; }
   .banner { border: 2px solid #B00020; color: #B00020; background: none; }
 }
 """
-
-
-class Table(Protocol):
-    """What is needed of a table; tables.py makes them."""
-
-    title: str
-    headers: list[str]
-    rows: list[list[str | int]]
-    notes: list[str]
 
 
 def write(
@@ -163,8 +154,10 @@ def measured(measure: dict) -> str:
     points = measure["measure"].startswith(("accuracy", "balanced accuracy", "sensitivity", "specificity"))
     scale, unit = (100, " points") if points else (1, "")
     digits = 2 if points else 4
-    difference = {key: value * scale for key, value in measure["difference"].items()}
-    parts = [f"{measure['measure']}: {spread(difference, digits, sign=True)}{unit}", f"p {p_value(measure['p'])}"]
+    parts = [
+        f"{measure['measure']}: {with_interval(measure['difference'], digits, scale, sign=True)}{unit}",
+        f"p {p_value(measure['p'])}",
+    ]
     if not math.isnan(measure["p_holm"]):
         parts.append(f"after Holm's correction {p_value(measure['p_holm'])}")
     if not math.isnan(measure["detectable"]):

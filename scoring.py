@@ -7,13 +7,12 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 import intervals
 import metrics
 
 REPLICATES = 2000
-PROPORTIONS = ("accuracy", "sensitivity", "specificity", "precision", "npv")
 PROMISED = ("accuracy", "sensitivity", "specificity")  # what an operating point is chosen for
 TARGETS = {"sensitivity 95 %": 0.95, "sensitivity 99 %": 0.99}
 
@@ -23,7 +22,7 @@ Estimate = dict[str, float]
 class Sample:
     """A set of images: whose they are, and the same resampled patients for every model that is tested on it."""
 
-    def __init__(self, labels: NDArray, patients: Sequence[str], replicates: int = REPLICATES) -> None:
+    def __init__(self, labels: NDArray, patients: ArrayLike, replicates: int = REPLICATES) -> None:
         self.labels, self.patients = np.asarray(labels), np.asarray(patients)
         self.several = len(np.unique(self.patients)) > 1  # with one patient there is nothing to resample
         if self.several:
@@ -78,9 +77,7 @@ def at_threshold(sample: Sample, probabilities: NDArray, threshold: float) -> di
     return found | proportions(labels, probabilities, sample.patients, threshold)
 
 
-def proportions(
-    labels: NDArray, probabilities: NDArray, patients: Sequence[str], threshold: float
-) -> dict[str, Estimate]:
+def proportions(labels: NDArray, probabilities: NDArray, patients: ArrayLike, threshold: float) -> dict[str, Estimate]:
     """Those of at_threshold that are shares of images, which needs no resampling."""
     decisions = metrics.decide(probabilities, threshold)
     everything = np.ones(len(labels), bool)
@@ -154,7 +151,7 @@ def describe(
 
 
 def subgroup(
-    group: str, measure: str, which: NDArray, labels: NDArray, decisions: NDArray, patients: Sequence[str]
+    group: str, measure: str, which: NDArray, labels: NDArray, decisions: NDArray, patients: ArrayLike
 ) -> dict:
     """A proportion on some of the images, with its n: sensitivity, specificity or accuracy."""
     counted = which & {"sensitivity": labels == 1, "specificity": labels == 0, "accuracy": labels >= 0}[measure]

@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -21,7 +22,8 @@ import images
 import phantoms
 from common import Problem, UsageProblem, sha256_of_file
 
-CLASSES = ("NORMAL", "PNEUMONIA")  # label 0 and label 1
+Place = TypeVar("Place", Path, zipfile.Path)  # a folder or a file, on disk or in a zip
+CLASSES: tuple[str, str] = ("NORMAL", "PNEUMONIA")  # label 0 and label 1
 SIDES = ("train", "val", "test")
 MAX_BYTES = 500_000_000  # of one image file; above this it is a mistake or an attack
 
@@ -81,6 +83,8 @@ def open_source(source: str | None, size: int) -> Source:
     if source is None:
         beside = Path(__file__).resolve().parent / "data" / "chest_xray"
         source = str(beside) if beside.is_dir() else "phantoms"
+    if not source:  # of a variable that is not set: Path("") would be the folder one is in
+        raise UsageProblem("--data: the path is empty")
     if source == "phantoms":
         return _phantoms(size)
     path = Path(source)
@@ -130,7 +134,8 @@ def count_facts(folders: list[str], etiologies: list[str]) -> list[tuple[str, st
             expected["", etiology] += count
         elif side in sides:
             expected[side, etiology] = count
-    return [(*key, found[key], expected.get(key)) for key in sorted({*found, *expected})]
+    return [(side, etiology, found[side, etiology], expected.get((side, etiology)))
+            for side, etiology in sorted({*found, *expected})]  # fmt: skip
 
 
 def describe(entries: list[Entry]) -> str:
@@ -196,7 +201,7 @@ def _listed(path: Path, entries: list[Entry], others: int) -> Source:
     return Source(str(path), describe(entries), entries, notes=notes)
 
 
-def _arrange(root: Path | zipfile.Path) -> tuple[Path | zipfile.Path, list[tuple], int]:
+def _arrange(root: Place) -> tuple[Place, list[tuple[str, int, Place]], int]:
     """Finds the class folders below `root`: in train/, val/ and test/, or directly.
 
     Wrapping folders with nothing else in them (chest_xray/chest_xray) are walked through. Returns the folder that
@@ -218,7 +223,7 @@ def _hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def _files(folder: Path | zipfile.Path) -> Iterator[Path | zipfile.Path]:
+def _files(folder: Place) -> Iterator[Place]:
     for item in folder.iterdir():
         if _hidden(item.name):
             continue
@@ -229,19 +234,19 @@ def _files(folder: Path | zipfile.Path) -> Iterator[Path | zipfile.Path]:
             yield item
 
 
-def _subfolders(folder: Path | zipfile.Path, names: tuple[str, ...]) -> dict[str, Path | zipfile.Path]:
+def _subfolders(folder: Place, names: tuple[str, ...]) -> dict[str, Place]:
     """The sub-folders of `folder` with one of these names, in whatever case they are written."""
     found = {item.name.lower(): item for item in folder.iterdir() if item.is_dir()}
     return {name: found[name] for name in names if name in found}
 
 
-def _unwrap(root: Path | zipfile.Path) -> Path | zipfile.Path:
+def _unwrap(root: Place) -> Place:
     wanted = (*SIDES, *(c.lower() for c in CLASSES))
     start = root
     for _ in range(4):
         if _subfolders(root, wanted):
             return root
-        inner = [item for item in root.iterdir() if item.is_dir() and not _hidden(item.name)]
+        inner: list[Place] = [item for item in root.iterdir() if item.is_dir() and not _hidden(item.name)]
         if len(inner) != 1:
             break
         root = inner[0]

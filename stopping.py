@@ -3,8 +3,9 @@
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator
 from types import FrameType
+from typing import Any
 
 import parallel
 
@@ -34,7 +35,7 @@ class StopSignals:
     def __init__(self) -> None:
         self.signum: int | None = None
         self._waiting_is_pointless = False
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}  # handlers
 
     def __enter__(self) -> "StopSignals":
         if not parallel.under_torchrun():
@@ -58,7 +59,7 @@ class StopSignals:
             raise StopAsked(self.signum)
 
     @contextlib.contextmanager
-    def at_once(self) -> Iterator[None]:
+    def at_once(self) -> Generator[None]:
         """What is done inside changes no state, and can be cut short."""
         self.check()
         self._waiting_is_pointless = True

@@ -3,8 +3,7 @@
 import math
 from typing import NamedTuple
 
-from markup import number, p_value
-from scoring import Estimate
+from markup import number, p_value, with_interval
 
 # The published notebooks' test results: 468 images, some of them mirrored at random.
 # source, model, n, accuracy, loss, TN, FP, FN, TP
@@ -39,12 +38,6 @@ class Table(NamedTuple):
     headers: list[str]
     rows: list[list]
     notes: list[str]
-
-
-def with_interval(estimate: Estimate, digits: int = 3, scale: float = 1, sign: bool = False) -> str:
-    """0.954 [0.938, 0.966]; without brackets where there is no interval."""
-    value, low, high = (number(scale * estimate[key], digits, sign) for key in ("value", "low", "high"))
-    return value if "-" in (low, high) else f"{value} [{low}, {high}]"
 
 
 def summary(results: list[dict]) -> Table:

@@ -167,7 +167,7 @@ class Trainer:
         """With a deadline: how many more epochs fit, if each takes `seconds`."""
         if self.deadline is None:
             return
-        fitting = int(max(self.deadline - time.monotonic(), 0) / seconds)
+        fitting = int(min(max(self.deadline - time.monotonic(), 0) / seconds, self.recipe.epochs))
         fitting = int(parallel.gathered(np.array([fitting])).min())  # clocks differ between processes
         self.anchor = (self.progress(0), self.epoch)
         self.epochs = min(self.epoch + fitting, self.recipe.epochs)
@@ -234,9 +234,9 @@ def train_run(
     device = infer.pick_device(args.device)
     training, validation = split.train, split.validation
     if args.quick:
-        training, validation = thinned(training, dataset), thinned(validation, dataset)
+        training, validation = (data.thinned(dataset, side, QUICK_IMAGES) for side in (training, validation))
     torch.manual_seed(args.seed)
-    network = parallel.share_batch_norm(network).to(device, memory_format=torch.channels_last)
+    network = parallel.share_batch_norm(network).to(device).to(memory_format=torch.channels_last)
     table = table_on(dataset.images, device)
     normalisation = pixel_statistics(table, training)
     labels, shard = dataset.labels, (parallel.rank(), parallel.world())
@@ -287,7 +287,7 @@ def finish(
         return run.checkpoint
     device, file = infer.pick_device(args.device), run.folder / "model.pt"
     checkpoint, best = models.load_checkpoint(file)
-    best = best.to(device, memory_format=torch.channels_last)
+    best = best.to(device).to(memory_format=torch.channels_last)
 
     def answers(images: torch.Tensor) -> np.ndarray:
         """The epoch was chosen by bf16 answers. These are float32, but for the many of the stress views."""
@@ -306,13 +306,6 @@ def finish(
     return checkpoint
 
 
-def thinned(indices: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """At most QUICK_IMAGES of the indices, both classes in proportion."""
-    ordered = indices[np.argsort(dataset.labels[indices], kind="stable")]
-    step = max(len(ordered) / QUICK_IMAGES, 1)
-    return np.sort(ordered[np.arange(0, len(ordered), step).astype(int)])
-
-
 # -------------------------------------------------------------------------------------------- command line
 
 
@@ -328,16 +321,16 @@ def recipe_of(args: argparse.Namespace, architecture: str) -> Recipe:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = common.Parser(description=__doc__.split("\n")[0])
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--arch", choices=models.ARCHITECTURES, help="the network to train")
+    which.add_argument("--arch", **common.choices(models.ARCHITECTURES), help="the network to train")
     which.add_argument("--all", action="store_true", help="all three, one after the other")
     data.add_arguments(parser)
     data.add_split_arguments(parser)
     infer.add_device_argument(parser)
     parser.add_argument(
         "--recipe",
-        choices=tuple(RECIPES),
+        **common.choices(tuple(RECIPES)),
         default="default",
         help="seed: the published notebooks' settings (Adam 1e-4, batch 64, 20 epochs, flips)",
     )
@@ -361,7 +354,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--lr", type=common.positive_number, nargs="+", metavar="RATE",
                         help="highest learning rate; default: the recipe's. Several: each is trained, and the one that "
                         "validates best is kept under the model's name, all of them under OUT/sweep")  # fmt: skip
-    parser.add_argument("--val", choices=VALIDATIONS, default="stress",
+    parser.add_argument("--val", **common.choices(VALIDATIONS), default="stress",
                         help="what epoch, temperature and threshold are chosen on: validation films as they might look "
                         "elsewhere (stress, default), as they are (random), or as they are, from patients with "
                         "neighbouring names (block)")  # fmt: skip
@@ -371,17 +364,17 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=common.whole_number(0), default=0, help="of weights, order and augmentation")
     parser.add_argument("--seeds", type=common.whole_number(1, 1000), metavar="N",
                         help="train N times, from --seed on; the runs are called NAME-s0, NAME-s1, ...")  # fmt: skip
-    parser.add_argument("--weights", type=Path, metavar="FILE",
+    parser.add_argument("--weights", type=common.file_path, metavar="FILE",
                         help="ImageNet weights for resnet34-pretrained: a torchvision resnet34 state dict")  # fmt: skip
     parser.add_argument("--name", help="of the run's folder; default: the architecture")
-    parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")
+    parser.add_argument("--out", type=common.folder_path, default=Path("runs"), metavar="DIR", help="default: runs")
     parser.add_argument(
         "--quick",
         action="store_true",
         help=f"a smoke run: {QUICK_EPOCHS} epochs on {QUICK_IMAGES} images; its results mean nothing",
     )
     args = parser.parse_args(argv)
-    if args.name and (args.all or args.name in ("old", "sweep", ".", "..") or set(args.name) & set("/\\")):
+    if args.name is not None and (args.all or not records.is_folder_name(args.name)):
         parser.error("--name is one plain folder name other than 'old' and 'sweep', and goes with --arch")
     if args.weights and args.arch not in (None, "resnet34-pretrained"):
         parser.error("--weights is for resnet34-pretrained")

@@ -265,7 +265,7 @@ def measure_odd(
         for i, (name, image) in enumerate(odd.items()):
             limit = tolerance if tolerance is None or image.shape == (expected.size,) * 2 else max(tolerance, ROUNDED)
             row = compare(answers(session, image[None], 1, provider), wanted, np.array([i]), limit, bias)
-            resized = inside.run([graphs.PIXELS], {"image": image[None]})[0][0, 0]
+            resized = np.asarray(inside.run([graphs.PIXELS], {"image": image[None]})[0])[0, 0]
             decoded = images.decode(image, expected.size, expected.fit).pixels
             levels = float(np.abs(resized - decoded.astype(np.float32)).max())
             row |= {"grey_levels": levels, "passed": row["passed"] and levels <= RESIZED}
@@ -327,7 +327,7 @@ def judge(found: dict[str, list[dict]]) -> None:
 
 def pixel_hash(image: np.ndarray) -> str:
     """Of an (S, S) square: names an image by what the network sees, not by its file."""
-    return hashlib.sha256(np.ascontiguousarray(image)).hexdigest()[:16]
+    return hashlib.sha256(np.ascontiguousarray(image).data).hexdigest()[:16]
 
 
 def certificate(expected: Reference, found: dict[str, list[dict]]) -> dict:

@@ -2,22 +2,15 @@
 
 import hashlib
 import math
-from typing import NamedTuple
 
 import numpy as np
 
 import metrics
 from markup import number
+from tables import Table
 
 NAN = math.nan
 DECISIONS = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "precision", "npv", "f1", "mcc")
-
-
-class Table(NamedTuple):
-    title: str
-    headers: list[str]
-    rows: list[list[str | int]]
-    notes: list[str]
 
 
 def estimate(value: float, width: float = 0.021) -> dict:

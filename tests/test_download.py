@@ -1,144 +1,38 @@
 import contextlib
 import hashlib
-import http.server
-import io
 import json
 import os
-import random
 import signal
 import socket
-import stat
-import struct
 import subprocess
 import sys
-import threading
 import time
 import types
-import zipfile
-from pathlib import Path
 
 import pytest
+from downloads import (
+    CONTENT,
+    HALF,
+    XRAYS,
+    make_zip,
+    names,
+    serving,
+    size_of,
+    source_of,
+    start_child,
+    wait_until,
+    zip_source,
+)
 
 import data
 import download
 from common import Problem, UsageProblem
 
-CONTENT = random.Random(0).randbytes(300_000)
-HALF = 150_000
-RUN = """
-import sys
-from pathlib import Path
-import common, download
-if limit := int(sys.argv[1]):
-    import resource
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-sys.exit(common.run(lambda: 0 if download.fetch(download.Source(*sys.argv[3:]), Path(sys.argv[2])) else 1))
-"""
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves the server's content with ranges, except where the next act of its plan says otherwise."""
-
-    def do_GET(self):
-        server = self.server
-        act = server.plan.pop(0) if server.plan else server.always
-        content, etag = act.get("content", server.content), act.get("etag", server.etag)
-        asked, validator = self.headers["Range"], self.headers["If-Range"]
-        server.requests.append((asked, validator))
-        if "status" in act:
-            self.send_response(act["status"])
-            self.send_header("Content-Range", act.get("range", "bytes */0"))
-            self.send_header("Location", act.get("location", "/"))
-            self.end_headers()
-            return
-        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
-        if "ranges" in act or (validator not in (None, etag, server.modified) and "deaf" not in act):
-            start = 0
-        if start >= len(content):
-            self.send_response(416)
-            self.send_header("Content-Range", f"bytes */{len(content)}")
-            self.end_headers()
-            return
-        self.send_response(206 if start else 200)
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        if act.get("length", "") is not None:
-            self.send_header("Content-Length", str(len(content) - start + act.get("length", 0)))
-        for name, value in (("ETag", etag), ("Last-Modified", server.modified)):
-            if value:
-                self.send_header(name, value)
-        self.end_headers()
-        body = content[start:][: act.get("drop", act.get("hold"))] + act.get("extra", b"")
-        server.served += len(body)  # before the write: whoever has read all of it may look at once
-        self.wfile.write(body)
-        if "hold" in act:
-            server.released.wait(30)
-        if act.get("reset"):  # no goodbye: what the other side has not read yet is lost
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.connection.close()
-
-    def log_message(self, *_):
-        pass
-
-
-class Server(http.server.ThreadingHTTPServer):
-    daemon_threads = False  # so that closing waits for them
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.content, self.etag, self.modified = CONTENT, '"one"', None
-        self.plan, self.always, self.requests, self.served = [], {}, [], 0
-        self.released = threading.Event()
-        self.url = f"http://127.0.0.1:{self.server_address[1]}/file"
-
-    def handle_error(self, *_):  # the client was killed, or its connection cut
-        pass
-
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(download, "PAUSES", (0, 0, 0))
-    for name in ("no_proxy", "NO_PROXY"):
-        monkeypatch.setenv(name, "127.0.0.1")
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield server
-        server.released.set()
-        server.shutdown()
-        thread.join()
-
-
-def source_of(server: Server, content: bytes = CONTENT, algorithm: str = "sha256", **more) -> download.Source:
-    digest = hashlib.new(algorithm, content).hexdigest()
-    return download.Source(server.url, more.pop("file", "file.npz"), algorithm, digest, **more)
-
-
-def zip_source(server: Server, content: bytes) -> download.Source:
-    server.content = content
-    return source_of(server, content, file="xrays.zip", folder="chest_xray")
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
-def start_child(server: Server, source: download.Source, out: Path, limit: int = 0) -> subprocess.Popen:
-    environment = os.environ | {"PYTHONPATH": str(Path(download.__file__).parent)}
-    fields = [source.url, source.file, source.algorithm, source.digest, source.folder]
-    return subprocess.Popen([sys.executable, "-c", RUN, str(limit), str(out), *fields], env=environment,
-                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)  # fmt: skip
-
-
-def wait_until(condition) -> None:
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.01)
-
-
-def size_of(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+    with serving(monkeypatch) as running:
+        yield running
 
 
 # ------------------------------------------------------------------------------------------- the transfer
@@ -511,235 +405,6 @@ def test_a_zip_needs_space_for_what_it_unpacks_to_as_well(server, tmp_path, monk
     free_space(monkeypatch, unpacked)  # the zip is there: it is neither asked for nor counted again
     download.fetch(source, tmp_path)
     assert len(server.requests) == 2 and names(tmp_path) == ["chest_xray"]
-
-
-# ---------------------------------------------------------------------------------------------- unpacking
-
-XRAYS = {f"chest_xray/{inner}/{i}.jpeg": f"{inner} {i}".encode() * 50 for inner in download.LAYOUT for i in (0, 1)}
-XRAYS |= {"chest_xray/.DS_Store": b"x", "__MACOSX/chest_xray/._0.jpeg": b"x"}
-FILES = sorted(f"{inner}/{i}.jpeg" for inner in download.LAYOUT for i in (0, 1))
-
-
-def make_zip(members: dict | None = None, extra: list[tuple] = (), inside: str = "") -> bytes:
-    """A zip of X-rays, each below the folder `inside`, and then of extra (name or ZipInfo, content) pairs."""
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as zipped:
-        for name, content in (XRAYS if members is None else members).items():
-            zipped.writestr(inside + name, content)
-        for info, content in extra:
-            zipped.writestr(info, content)
-    return stream.getvalue()
-
-
-def member(name: str, mode: int = 0) -> zipfile.ZipInfo:
-    info = zipfile.ZipInfo("replaced")
-    info.filename = info.orig_filename = name  # the constructor would tidy it up
-    info.external_attr = mode << 16
-    return info
-
-
-def files_below(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-
-
-@pytest.mark.parametrize("inside", ["", "chest_xray/", "archive/more/"])
-def test_a_zip_becomes_its_folder_and_is_deleted(server, tmp_path, capsys, inside):
-    folder = download.fetch(zip_source(server, make_zip(inside=inside)), tmp_path / "my data")
-    assert folder == tmp_path / "my data" / "chest_xray"
-    assert files_below(folder) == FILES
-    assert (folder / "test/NORMAL/1.jpeg").read_bytes() == b"test/NORMAL 1" * 50
-    assert names(tmp_path / "my data") == ["chest_xray"]
-    assert capsys.readouterr().out == (
-        f"{folder}: 8 files (xrays.zip is unpacked and deleted); next: python data.py check --data '{folder}'\n"
-    )
-
-
-def test_a_zip_without_a_folder_around_the_images_becomes_the_folder(server, tmp_path):
-    bare = {name.removeprefix("chest_xray/"): content for name, content in XRAYS.items()}
-    assert files_below(download.fetch(zip_source(server, make_zip(bare)), tmp_path)) == FILES
-
-
-def test_the_outer_one_of_two_nested_copies_is_used(server, tmp_path):
-    nested = {name.replace("chest_xray/", "chest_xray/chest_xray/", 1): content for name, content in XRAYS.items()}
-    folder = download.fetch(zip_source(server, make_zip(nested | XRAYS)), tmp_path)
-    assert files_below(folder) == sorted(FILES + [f"chest_xray/{file}" for file in FILES])
-    assert names(tmp_path) == ["chest_xray"]
-
-
-def test_a_zip_that_was_put_there_by_hand_is_used(server, tmp_path):
-    source = zip_source(server, make_zip())
-    (tmp_path / "xrays.zip").write_bytes(server.content)
-    assert files_below(download.fetch(source, tmp_path)) == FILES
-    assert server.requests == []
-
-
-def test_an_unpacked_folder_is_left_as_it_is(server, tmp_path, capsys):
-    source = zip_source(server, make_zip())
-    folder = download.fetch(source, tmp_path)
-    (folder / "train/NORMAL/0.jpeg").unlink()
-    assert download.fetch(source, tmp_path) == folder
-    assert len(server.requests) == 1 and len(files_below(folder)) == 7
-    assert capsys.readouterr().out.endswith(f"{folder}: already there, nothing to do\n")
-
-
-def test_another_folder_under_the_name_is_named_and_left_alone(server, tmp_path):
-    (tmp_path / "chest_xray" / "train").mkdir(parents=True)
-    with pytest.raises(Problem, match="chest_xray is there without .*move it away"):
-        download.fetch(zip_source(server, make_zip()), tmp_path)
-    assert server.requests == [] and names(tmp_path) == ["chest_xray"]
-
-
-def test_what_a_killed_process_had_half_unpacked_is_replaced(server, tmp_path):
-    (tmp_path / "chest_xray.part" / "train").mkdir(parents=True)
-    (tmp_path / "chest_xray.part" / "train" / "stray.jpeg").write_bytes(b"x")
-    assert files_below(download.fetch(zip_source(server, make_zip()), tmp_path)) == FILES
-    assert names(tmp_path) == ["chest_xray"]
-
-
-def test_a_zip_with_the_wrong_hash_is_not_unpacked(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(download, "_unpack", lambda *_: pytest.fail("unpacked"))
-    source = zip_source(server, make_zip())
-    server.content += b"x"
-    with pytest.raises(Problem, match="not the right file"):
-        download.fetch(source, tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("extra", "message"),
-    [
-        (("../evil", b"x"), "'../evil' has a path that leaves"),
-        (("chest_xray/../../evil", b"x"), "leaves the folder"),
-        (("chest_xray/..", b"x"), "leaves the folder"),
-        ((member("/evil"), b"x"), "'/evil' has a path that leaves"),
-        ((member("C:evil"), b"x"), "leaves the folder"),
-        ((member("C:/evil"), b"x"), "leaves the folder"),
-        ((member("..\\evil"), b"x"), "leaves the folder"),
-        ((member("\\\\host\\evil"), b"x"), "leaves the folder"),
-        ((member("a.jpeg\0.exe"), b"x"), "leaves the folder"),
-        (("__MACOSX/../../evil", b"x"), "leaves the folder"),
-        ((member(""), b"x"), "'' has no name"),
-        ((member("link", stat.S_IFLNK | 0o777), b"/etc/passwd"), "'link' is a link or a device"),
-        ((member("device", stat.S_IFCHR | 0o666), b""), "is a link or a device"),
-        ((member("pipe", stat.S_IFIFO | 0o666), b""), "is a link or a device"),
-        (("chest_xray//train/NORMAL/0.jpeg", b"x"), "occurs twice"),
-        (("chest_xray/train", b"x"), "chest_xray/?.*(Is a directory|File exists)"),
-    ],
-)
-def test_a_member_that_is_not_a_file_in_the_folder_is_refused(server, tmp_path, extra, message):
-    out = tmp_path / "a" / "b"
-    with pytest.raises(Problem, match=message) as caught:
-        download.fetch(zip_source(server, make_zip(extra=[extra])), out)
-    assert "\n" not in str(caught.value)
-    assert names(out) == ["xrays.zip"] and names(tmp_path) == ["a"] and names(tmp_path / "a") == ["b"]
-
-
-@pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")
-def test_a_name_that_occurs_twice_is_refused(server, tmp_path):
-    with pytest.raises(Problem, match="'chest_xray/train/NORMAL/0.jpeg' has a name that occurs twice"):
-        download.fetch(zip_source(server, make_zip(extra=[("chest_xray/train/NORMAL/0.jpeg", b"x")])), tmp_path)
-    assert names(tmp_path) == ["xrays.zip"]
-
-
-def patched(content: bytes, name: str, offset: int, value: bytes) -> bytes:
-    """The zip with some bytes of a member's entry in the directory replaced."""
-    at = -1
-    while True:
-        at = content.index(b"PK\x01\x02", at + 1)
-        if content[at + 46 :].startswith(name.encode()):
-            return content[: at + offset] + value + content[at + offset + len(value) :]
-
-
-NAME = "chest_xray/train/NORMAL/0.jpeg"  # 700 bytes
-
-
-@pytest.mark.parametrize(
-    ("offset", "value", "message"),
-    [
-        (8, b"\x01\x00", "is encrypted"),
-        (8, b"\x41\x00", "is encrypted"),
-        (10, b"\x0e\x00", "in a way other than deflate"),  # LZMA
-        (16, b"\0\0\0\0", "Bad CRC-32"),
-        (24, struct.pack("<I", 699), "Bad CRC-32"),  # the directory announces less than there is
-        (24, struct.pack("<I", 701), "shorter than the zip says|Bad CRC-32"),
-        (42, struct.pack("<I", 7), "Bad magic number"),  # a wrong place in the zip
-    ],
-)
-def test_an_entry_that_is_encrypted_or_lies_is_refused(server, tmp_path, offset, value, message):
-    content = patched(make_zip(), NAME, offset, value)
-    with pytest.raises(Problem, match=f"xrays.zip: .*({message}).*; nothing was unpacked"):
-        download.fetch(zip_source(server, content), tmp_path)
-    assert names(tmp_path) == ["xrays.zip"]
-
-
-def test_no_more_than_the_announced_size_is_written(server, tmp_path):
-    content = make_zip()
-    shorter = XRAYS[NAME][:100]
-    content = patched(content, NAME, 16, struct.pack("<I", zipfile.crc32(shorter)))
-    content = patched(content, NAME, 24, struct.pack("<I", 100))
-    folder = download.fetch(zip_source(server, content), tmp_path)
-    assert (folder / "train/NORMAL/0.jpeg").read_bytes() == shorter
-
-
-def test_a_bomb_is_refused(server, tmp_path):
-    stream = io.BytesIO(make_zip())
-    with zipfile.ZipFile(stream, "a", zipfile.ZIP_DEFLATED) as zipped, zipped.open("bomb", "w") as file:
-        for _ in range(101):
-            file.write(bytes(1_000_000))
-    with pytest.raises(Problem, match="'bomb' would grow from [0-9,]+ to 101,000,000 bytes"):
-        download.fetch(zip_source(server, stream.getvalue()), tmp_path)
-    assert names(tmp_path) == ["xrays.zip"]
-
-
-@pytest.mark.parametrize(("limit", "value", "message"), [
-    ("MAX_MEMBERS", 9, "10 members, at most 9 are allowed"),
-    ("MAX_UNPACKED", 1000, r"unpacks to [\d,]+ bytes, at most 1,000 are allowed"),
-])  # fmt: skip
-def test_too_many_members_or_bytes_are_refused(server, tmp_path, monkeypatch, limit, value, message):
-    monkeypatch.setattr(download, limit, value)
-    with pytest.raises(Problem, match=message):
-        download.fetch(zip_source(server, make_zip()), tmp_path)
-    assert names(tmp_path) == ["xrays.zip"]
-
-
-def test_what_is_no_zip_of_xrays_is_a_problem(server, tmp_path):
-    with pytest.raises(Problem, match="File is not a zip file; nothing was unpacked, delete it"):
-        download.fetch(zip_source(server, b"<html>log in</html>"), tmp_path / "a")
-    with pytest.raises(Problem, match="no folder in it holds train/NORMAL"):
-        download.fetch(zip_source(server, make_zip({"train/NORMAL/0.jpeg": b"x"})), tmp_path / "b")
-    assert names(tmp_path / "b") == ["xrays.zip"]
-
-
-def test_a_full_disk_while_unpacking_keeps_the_zip(server, tmp_path, monkeypatch):
-    def full(zipped, info, target):
-        if target.name == "1.jpeg":
-            raise OSError(28, "No space left on device", str(target))
-        extract(zipped, info, target)
-
-    extract = download._extract
-    monkeypatch.setattr(download, "_extract", full)
-    source = zip_source(server, make_zip())
-    with pytest.raises(Problem, match="1.jpeg: No space left on device; what has arrived is kept"):
-        download.fetch(source, tmp_path)
-    assert names(tmp_path) == ["xrays.zip"]
-    monkeypatch.undo()
-    assert files_below(download.fetch(source, tmp_path)) == FILES
-    assert len(server.requests) == 1
-
-
-def test_any_damage_to_a_zip_is_a_problem_or_harmless(server, tmp_path):
-    good, chance = make_zip(), random.Random(0)
-    for i in range(100):
-        content = bytearray(good)
-        for _ in range(chance.randint(1, 4)):
-            content[chance.randrange(len(content))] = chance.randrange(256)
-        out = tmp_path / str(i)
-        try:
-            out.mkdir()
-            (out / "xrays.zip").write_bytes(content)
-            download.fetch(zip_source(server, bytes(content)), out)
-        except Problem as problem:
-            assert "\n" not in str(problem) and names(out) == ["xrays.zip"]
-        assert len(names(tmp_path)) == i + 1
 
 
 # ---------------------------------------------------------------------------------------------- the table

@@ -139,8 +139,8 @@ def test_numbers_in_the_figures_are_the_results():
     (roc, pr) = (" ".join(unwrapped(t) for t in texts(found[name])) for name in ("roc.png", "precision_recall.png"))
     for result in figures.shown(results):
         e = result["estimates"]["auroc"]
-        assert f"{result['name']}: AUROC {e['value']:.4f} ({e['low']:.4f} to {e['high']:.4f}), n = 300" in roc
-        assert f"average precision {result['estimates']['average_precision']['value']:.4f} (" in pr
+        assert f"{result['name']}: AUROC {e['value']:.4f} [{e['low']:.4f}, {e['high']:.4f}], n = 300" in roc
+        assert f"average precision {result['estimates']['average_precision']['value']:.4f} [" in pr
     for axes, result in zip(found["confusion.png"].axes, figures.shown(results), strict=True):
         at = result["points"]["validation"]
         counts = [int(text.get_text().split("\n")[0]) for text in axes.texts]

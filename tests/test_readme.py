@@ -1,15 +1,19 @@
 """What the README shows must run as it stands there."""
 
+import importlib
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 import export
+import phantoms as drawings
 import train
 
-README = Path(train.__file__).with_name("README.md").read_text()
+README = Path(train.__file__).with_name("README.md").read_text(encoding="utf-8")
+STEPS = ("data", "train", "export", "evaluate", "predict")  # what comes before what
 
 
 def blocks(language: str) -> list[str]:
@@ -41,3 +45,48 @@ def test_every_command_shown_is_one_that_the_script_accepts(script):
 def test_every_script_is_listed():
     listed = set(re.findall(r"(\w+\.py)", README[README.index("## The files") :]))
     assert listed == {path.name for path in Path(train.__file__).parent.glob("*.py")}
+
+
+def runnable() -> list[tuple[str, list[str]]]:
+    """(script, its arguments) of each command below a mark <!-- runnable -->, but those that the mark leaves out."""
+    found = []
+    marked = r"^<!-- runnable(?:, without: (.*?))? -->\n```sh\n(.*?)^```"
+    for left_out, block in re.findall(marked, README, re.M | re.S):
+        for line in block.splitlines():
+            python, script, *arguments = shlex.split(line, comments=True)
+            assert python == "python" and script.endswith(".py"), line
+            if not set(arguments) & set(left_out.split(", ")):
+                found.append((script.removesuffix(".py"), arguments))
+    return sorted(found, key=lambda call: STEPS.index(call[0]))
+
+
+@pytest.fixture
+def desk(tmp_path, monkeypatch) -> Path:
+    """A folder with what the README's commands name: small drawings instead of films, and a trained ResNet."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    images, _, names = drawings.generate(160, 64)
+    for i, (pixels, name) in enumerate(zip(images, names, strict=True)):
+        # Of another hospital, nobody must be known from the names to be in the first one too.
+        target = Path("chest_xray") / name if i < 120 else Path("other_hospital") / Path(name).parent / f"{i}.png"
+        for folder in (target.parent, Path("films"), Path("more/films")):
+            folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(target)
+        if i % 40 == 0:
+            Image.fromarray(pixels).save(("film.jpeg", "films/a.png", "films/b.jpeg", "more/films/c.png")[i // 40])
+    Path("data").mkdir()
+    Path("data/chest_xray").symlink_to(tmp_path / "chest_xray")
+    assert train.main(["--arch", "resnet34", "--quick", "--data", "chest_xray", "--size", "64"]) == 0
+    return tmp_path
+
+
+def test_the_marked_commands_run_as_they_stand(desk, capsys):
+    calls = runnable()
+    assert {script for script, _ in calls} == set(STEPS) and len(calls) == 12
+    for script, arguments in calls:
+        capsys.readouterr()
+        assert importlib.import_module(script).main(arguments) == 0, (script, arguments, capsys.readouterr().err)
+    for left in ("contact_sheet.png", "runs/simple/model.pt", "runs/simple/history.csv", "onnx/simple.onnx",
+                 "onnx/resnet34.json", "report/report.html", "report/predictions.csv", "films.csv"):  # fmt: skip
+        assert (desk / left).stat().st_size > 0, left
+    assert len(list((desk / "heat").iterdir())) == 2

@@ -11,13 +11,14 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 from PIL import Image
-from results import NAN, Table, estimate, make_comparisons, make_result, make_results, make_tables
+from results import NAN, estimate, make_comparisons, make_result, make_results, make_tables
 
 import cards
 import common
 import figures
 import markup
 import report
+from tables import Table
 
 EVIL = 'a"><script>alert(1)</script>|`x` [y](http://evil.example) $z$ *w* &amp; \\ \x1b\u202e'
 NOTES = ["first look at these test images", "first look at these test images", "WARNING: a | b"]
@@ -108,7 +109,7 @@ def near(text: str, value: float, digits: int = 3) -> bool:
 
 
 def matches(cell: str, expected: dict, digits: int = 3) -> bool:
-    """Whether a cell such as "0.974 (0.961 to 0.983)" is this estimate."""
+    """Whether a cell such as "0.974 [0.961, 0.983]" is this estimate."""
     numbers = re.findall(r"[-+]?[\d.,]+\d", cell)
     values = [expected["value"], expected["low"], expected["high"]]
     if np.isnan(values[1]):
@@ -142,9 +143,9 @@ def test_answers_carry_names_and_numbers():
         assert ("simple to resnet34, 300 images of 220 patients: no evidence of a difference; differences under "
                 "2.1 points would go unseen.") in text  # fmt: skip
         auroc, accuracy = (line for line in text.splitlines() if " by patient)" in line)
-        assert ("AUROC: +0.0314 (+0.0052 to +0.0488), p 0.0211, after Holm's correction 0.0422, detectable 0.0377 "
+        assert ("AUROC: +0.0314 [+0.0052, +0.0488], p 0.0211, after Holm's correction 0.0422, detectable 0.0377 "
                 "(DeLong by patient)") in auroc  # fmt: skip
-        assert "accuracy, threshold 0.5: -0.67 (-3.29 to +1.07) points, p 0.5512 (bootstrap by patient)" in accuracy
+        assert "accuracy, threshold 0.5: -0.67 [-3.29, +1.07] points, p 0.5512 (bootstrap by patient)" in accuracy
 
 
 def test_worst_errors_are_shown_with_file_truth_and_probability():
@@ -460,15 +461,15 @@ def test_number(value, digits, sign, expected):
     assert markup.number(value, digits, sign) == expected
 
 
-def test_spread_and_p():
-    assert markup.spread({"value": 0.5, "low": 0.25, "high": 0.75}, 2) == "0.50 (0.25 to 0.75)"
-    assert markup.spread({"value": 0.5, "low": NAN, "high": 0.75}, 2) == "0.50"
-    assert markup.spread(estimate(NAN)) == markup.spread(None) == "-"
+def test_intervals_and_p():
+    assert markup.with_interval({"value": 0.5, "low": 0.25, "high": 0.75}, 2) == "0.50 [0.25, 0.75]"
+    assert markup.with_interval({"value": 0.5, "low": NAN, "high": 0.75}, 2) == "0.50"
+    assert markup.with_interval(estimate(NAN)) == markup.with_interval(None) == "-"
     assert [markup.p_value(p) for p in (0.00009, 0.0001, NAN, None)] == ["< 0.0001", "0.0001", "-", "-"]
 
 
 def test_columns_of_numbers_stand_to_the_right():
-    rows = [["a", "1,234", "0.5 (0.4 to 0.6)", "-", 7], ["1", "24.6 %", "0.1", "< 0.0001", -3]]
+    rows = [["a", "1,234", "0.5 [0.4, 0.6]", "-", 7], ["1", "24.6 %", "0.1", "< 0.0001", -3]]
     assert markup.numeric(rows, 5) == [False, True, False, True, True]
     assert markup.numeric([], 2) == [False, False]
     assert markup.github_table(["a", "b"], [["x", 1]]) == "| a | b |\n| --- | ---: |\n| x | 1 |\n"

@@ -1,0 +1,184 @@
+"""Every option of every script, with wrong values: one line on stderr, exit code 2, and nothing done."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import ablate
+import bench
+import data
+import evaluate
+import export
+import models
+import predict
+import train
+
+HUGE = str(10**30)
+WHOLE = ("-1", "1.5", "1e99", HUGE, "nan", "", "many")
+POSITIVE = ("-1", "0", "1e999", "nan", "inf", "", "many")
+SHARE = ("-0.1", "1.5", "1e99", HUGE, "nan", "", "many")
+SEED = WHOLE
+COUNT = ("0", *WHOLE)
+FOLDER = ("", "file", "file/x")  # a file where a folder is due, or should be
+FILE = ("", "folder", "file/x")
+DATA = ("", "file", "file/x", "nowhere")
+DEVICE = ("", "gpu", "cuda:0")
+SIZE = ("8", "4096", *COUNT)
+SPLIT = {"--split": ("", "patients", "Patient"), "--split-seed": SEED, "--size": SIZE, "--fit": ("", "strech")}
+SOURCE = {"--data": DATA, "--cache": FOLDER}
+RESULTS = {"--runs": FOLDER, "--onnx": FOLDER}
+
+# (script, words before the option, option: wrong values)
+SCRIPTS: dict[str, tuple[Callable, list[str], dict[str, tuple[str, ...]]]] = {
+    "train.py": (train.main, ["--arch", "simple"], {
+        "--arch": ("", "simpel", "resnet50"), **SOURCE, **SPLIT, "--device": DEVICE, "--recipe": ("", "sede"),
+        "--epochs": COUNT, "--batch-size": ("1", *COUNT), "--minutes": POSITIVE, "--resize-from": ("128", *SEED),
+        "--lr": POSITIVE, "--seed": SEED, "--seeds": COUNT, "--weights": FILE, "--out": FOLDER,
+        "--val": ("", "stres"), "--folds": ("1", *COUNT),
+        "--name": ("", " ", "old", "sweep", "..", "a/b", "a\\b", "a\nb")}),
+    "ablate.py": (ablate.main, ["--arch", "simple"], {
+        "--arch": ("", "simpel"), "--variants": ("", "the recip"), "--seeds": COUNT, "--epochs": COUNT,
+        "--weights": FILE, "--out": FOLDER, **SOURCE, **SPLIT, "--device": DEVICE}),
+    "evaluate.py": (evaluate.main, ["x.pt"], {
+        **RESULTS, "--report": FOLDER, "--prevalence": ("0", "1", *SHARE), "--format": ("", "githbu"),
+        "--cache": FOLDER, "--device": DEVICE, "--data": (), "--by": ()}),
+    "export.py": (export.main, ["x.pt"], {**RESULTS, "--precision": ("", "fp8", "FP32"), "--cache": FOLDER,
+                                          "--data": ()}),
+    "export.py verify": (export.main, ["verify", "x.onnx"], {"--runs": FOLDER, "--cache": FOLDER, "--data": ()}),
+    "export.py threshold": (export.main, ["threshold", "x.onnx"], {}),
+    "data.py download": (data.main, ["download"], {
+        "--source": ("", "kermanyy"), "--size": ("100", *COUNT), "--out": FOLDER}),
+    "data.py check": (data.main, ["check"], {**SOURCE, **SPLIT, "--json": FILE}),
+    "data.py show": (data.main, ["show"], {
+        **SOURCE, **SPLIT, "--out": FILE, "--count": ("51", *COUNT), "--seed": SEED}),
+    "bench.py": (bench.main, ["infer"], {
+        "--data": (), "--arch": ("", "resnet50"), "--size": SIZE, "--repeats": COUNT, "--workers": WHOLE,
+        "--until": ("0", *SHARE), "--patience": POSITIVE, "--cache": FOLDER, "--json": FILE, "--device": DEVICE}),
+    "predict.py": (predict.main, ["x.onnx", "film.png"], {
+        "--threshold": SHARE, "--refer": SHARE, "--provider": ("", "gpu"), "--batch-size": COUNT, "--workers": COUNT,
+        "--csv": (), "--heatmaps": ()}),
+}  # fmt: skip
+
+
+def call(main: Callable, arguments: list[str]) -> int:
+    try:
+        return main(arguments)
+    except SystemExit as left:
+        return left.code
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch) -> Path:
+    """A folder to be in, with a file and a folder to mistake for one another."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("text")
+    (tmp_path / "folder").mkdir()
+    return tmp_path
+
+
+def said(error: str, script: str) -> str:
+    """What stood on stderr: one line, but for the usage that predict.py, which stands alone, has before it."""
+    lines = error.splitlines()
+    assert "Traceback" not in error
+    if script != "predict.py":
+        assert len(lines) == 1 and error.startswith("error: "), error
+    return lines[-1]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_wrong_value_is_one_line_and_exit_code_2(script, folder, capsys):
+    main, words, options = SCRIPTS[script]
+    for option, value in ((option, value) for option, values in options.items() for value in values):
+        assert call(main, [*words, f"{option}={value}"]) == 2, (option, value)
+        captured = capsys.readouterr()
+        assert option in said(captured.err, script), (option, value, captured.err)
+        assert captured.out == ""
+    assert sorted(path.name for path in folder.iterdir()) == ["file", "folder"]  # nothing was begun
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_option_with_a_value_stands_in_the_table(script, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    main, words, options = SCRIPTS[script]
+    assert call(main, [*words, "--help"]) == 0
+    shown = set(re.findall(r"^  (--[\w-]+) [^\s-]", capsys.readouterr().out, re.M))
+    assert shown == set(options)
+
+
+@pytest.mark.parametrize("value", [*SHARE, "inf"])
+def test_a_wrong_threshold_leaves_the_graph_alone(value, folder, capsys):
+    assert call(export.main, ["threshold", "file", value]) == 2
+    assert re.search(r"\bP: (must be from 0 to 1|'\w*' is not a number)|required: P", said(capsys.readouterr().err, ""))
+    assert (folder / "file").read_text() == "text"
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments", "meant"),
+    [
+        (train.main, ["--arch", "resnet43"], "resnet34"),
+        (train.main, ["--arch", "Resnet34_pretrained"], "resnet34-pretrained"),
+        (train.main, ["--all", "--recipe", "sede"], "seed"),
+        (evaluate.main, ["--all", "--format", "githbu"], "github"),
+        (export.main, ["--all", "--precision", "fp32", "in8"], "int8"),
+        (data.main, ["download", "--source", "kermanyy"], "kermany"),
+        (bench.main, ["trian"], "train"),
+    ],
+)
+def test_of_a_misspelt_name_the_right_one_is_suggested(main, arguments, meant, capsys):
+    assert call(main, arguments) == 2
+    assert f"invalid choice: {arguments[-1]!r}, did you mean {meant!r}?" in said(capsys.readouterr().err, "")
+
+
+def test_of_a_name_like_no_other_all_are_listed(capsys):
+    assert call(train.main, ["--arch", "vgg"]) == 2
+    assert f"choose from {', '.join(models.ARCHITECTURES)};" in said(capsys.readouterr().err, "")
+
+
+@pytest.mark.parametrize("name", ["file", "folder", "empty", "none", "folder.onnx", "file.onnx", "none.onnx"])
+def test_what_is_no_model_is_named_once_and_exits_with_1(name, folder, capsys):
+    (folder / "folder.onnx").mkdir()
+    (folder / "empty").touch()
+    (folder / "file.onnx").write_text("text")
+    calls = [(evaluate.main, [name]), (export.main, [name]), (export.main, ["verify", name]),
+             (export.main, ["threshold", name, "0.5"])]  # fmt: skip
+    for main, arguments in calls:
+        assert call(main, arguments) == 1, arguments
+        error = said(capsys.readouterr().err, "")
+        assert error.startswith(f"error: {name}") and error.count(f"{name}:") <= 1, error
+
+
+def test_an_empty_path_is_not_the_folder_one_is_in(capsys):
+    for main, arguments in ((evaluate.main, [""]), (export.main, [""]), (export.main, ["verify", ""]),
+                            (export.main, ["threshold", "", "0.5"])):  # fmt: skip
+        assert call(main, arguments) == 2
+        assert "the path is empty" in said(capsys.readouterr().err, "")
+
+
+# Beginnings that Python's unpickler trips over in different ways.
+@pytest.mark.parametrize(
+    "content", [b"text", b"b u file s q", b"X", b"]", b"j;\xa8|", b"PK\x03\x04", b"\x80"], ids=repr
+)
+def test_no_text_is_taken_for_a_checkpoint_or_for_weights(content, folder, capsys):
+    (folder / "x.pt").write_bytes(content)
+    assert call(evaluate.main, ["x.pt"]) == 1
+    assert "error: x.pt: not a whole checkpoint (" in said(capsys.readouterr().err, "")
+    assert call(train.main, ["--arch", "resnet34-pretrained", "--size", "32", "--weights", "x.pt"]) == 1
+    assert "error: --weights x.pt: not a torch state dict (" in said(capsys.readouterr().err, "")
+
+
+@pytest.mark.parametrize(
+    ("option", "code"), [("--minutes=1e308", 0), ("--lr=1e308", 1), ("--batch-size=2147483647", 0)]
+)
+def test_huge_values_that_are_allowed_work_or_fail_in_one_line(option, code, cache, capsys):
+    assert call(train.main, ["--arch", "simple", "--quick", "--data", "phantoms", "--size", "64", "--device", "cpu",
+                             "--cache", str(cache), option]) == code  # fmt: skip
+    assert capsys.readouterr().err == (
+        "error: epoch 1, step 2: the network's output is not finite; try a lower --lr\n" if code else ""
+    )
+
+
+def test_bench_says_that_a_folder_holds_no_classes_before_it_starts_a_process(capsys):
+    assert call(bench.main, ["train", "--data", "folder"]) == 1
+    assert said(capsys.readouterr().err, "").startswith("error: --data folder: ")
