@@ -37,7 +37,10 @@ PROVIDERS = {name.removesuffix("ExecutionProvider").lower(): name for name in on
 PROVIDERS["directml"] = "DmlExecutionProvider"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".dcm", ".dicom")
 MAX_PIXELS = 80_000_000  # above this it is a mistake or an attack
+MAX_SIDE = 10_000  # a graph that pads makes a square of the longer side
+MAX_SCANS = 100  # of a progressive JPEG, which has about 10; each is a pass over the whole picture
 MAX_BYTES = 500_000_000  # of one file
+SEAL = b"\n\x06sha256\x12@"  # protobuf's mark of the last entry of a graph's metadata
 HELD_BYTES = 128 << 20  # of decoded films that wait: for the network, and again for others of their size
 BATCH_PIXELS = 16 << 20  # of one batch: the graph's resizing takes some 12 bytes for each
 # Matplotlib's viridis at 0, 1/16, ... 1, by van der Walt and Smith (CC0): even steps, also to the colour-blind.
@@ -117,7 +120,12 @@ def load(path: Path, wanted: str) -> Model:
         if settings and hasattr(onnxruntime, "preload_dlls"):
             with contextlib.redirect_stdout(io.StringIO()):  # it prints what it misses
                 onnxruntime.preload_dlls()
-        session = onnxruntime.InferenceSession(path, options, providers=[(wanted, settings)])
+        content = path.read_bytes()
+        body, mark, digest = content.rpartition(SEAL)
+        if mark and hashlib.sha256(body[:-2]).hexdigest().encode() != digest:  # 2: the length of the entry
+            raise Problem(f"{path}: it does not match the SHA-256 at its end: it was damaged or changed")
+        # From its content, not by its name: then it may not read other files.
+        session = onnxruntime.InferenceSession(content, options, providers=[(wanted, settings)])
         if (found := session.get_providers()[0]) != wanted:  # onnxruntime falls back without an error
             raise Problem(f"{path}: {wanted} was asked for, and onnxruntime runs it on {found}")
         facts = session.get_modelmeta().custom_metadata_map
@@ -126,17 +134,32 @@ def load(path: Path, wanted: str) -> Model:
             raise Problem(f"{path}: not a graph that export.py made: it has no {', no '.join(missing)}")
         classes, data, *numbers = (json.loads(facts[key]) for key in FACTS)
         drawn = "SYNTHETIC " if data["synthetic"] else ""
-        with open(path, "rb") as stream:
-            label = f"{facts['name']} {drawn}{hashlib.file_digest(stream, 'sha256').hexdigest()[:16]}"
+        label = f"{facts['name']} {drawn}{hashlib.sha256(content).hexdigest()[:16]}"
         use = (f"{drawn}training data; " if drawn else "") + facts.get("intended_use", "not for clinical use")
         model = Model(session, label, [classes[0], classes[1]], *map(float, numbers), "heatmap" in outputs,
                       facts.get("fit", "stretch"), use)  # fmt: skip
-        model.run(np.zeros((1, 8, 8), np.uint8), *outputs)  # a provider may fail only now
+        check_answers(model, dict(zip(outputs, model.run(np.zeros((2, 8, 8), np.uint8), *outputs), strict=True)))
         return model
     except Problem:
         raise
     except Exception as error:  # onnxruntime raises classes of its own, all derived from Exception directly
         raise Problem(f"{path}: cannot be used on {wanted}: {first_line(error)}") from error
+
+
+def check_answers(model: Model, found: dict[str, np.ndarray]) -> None:
+    """Raises ValueError when a graph's answers for two films are not what it says of itself."""
+    if model.classes != ["NORMAL", "PNEUMONIA"]:
+        raise ValueError("its classes are not NORMAL and PNEUMONIA, in this order")
+    if not (0 <= model.threshold <= 1 and 0 < model.temperature < 1e6 and 1 <= model.size <= 1e4):
+        raise ValueError("its threshold, temperature or size is impossible")
+    probability, decision, logits = found["probability"], found["decision"], found["logits"].astype(float)
+    if (probability.shape, decision.shape, logits.shape) != ((2,), (2,), (2, 2)) or not np.isfinite(logits).all():
+        raise ValueError("it does not give finite answers, one for each film")
+    odds = np.clip((logits[:, 1] - logits[:, 0]) / model.temperature, -500, 500)
+    if np.abs(probability - 1 / (1 + np.exp(-odds))).max() > 1e-3:
+        raise ValueError("its probability does not follow from its logits and its temperature")
+    if not np.array_equal(decision, probability >= np.float32(model.threshold)):
+        raise ValueError("it does not decide by its threshold")
 
 
 def walk(path: str) -> Iterator[str]:
@@ -190,6 +213,8 @@ def decode(content: bytes) -> tuple[np.ndarray, float, list[str]]:
     """
     if content[128:132] == b"DICM":
         return decode_dicom(content)
+    if content[:2] == b"\xff\xd8" and content.count(b"\xff\xda") > MAX_SCANS:
+        raise ValueError(f"a JPEG of more than {MAX_SCANS} scans")
     try:
         with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
             check_size(*image.size)
@@ -224,7 +249,7 @@ def saturation_of_jpeg(content: bytes) -> float:
 
 
 def check_size(width: int, height: int) -> None:
-    if not 0 < width * height <= MAX_PIXELS:
+    if not 0 < width * height <= MAX_PIXELS or not 0 < max(width, height) <= MAX_SIDE:
         raise ValueError(f"{width:,} x {height:,} pixels is {'more than the limit' if width * height else 'none'}")
 
 
@@ -328,7 +353,7 @@ def answer(model: Model, threshold: float | None, heatmaps: Path | None, group: 
     for i, film in enumerate(group):
         if results is None:
             answer(model, threshold, heatmaps, [film])
-        elif 0 <= (probability := results[0][i]) <= 1:
+        elif 0 <= (probability := results[0][i]) <= 1 and results[1][i] == (probability >= np.float32(model.threshold)):
             film.probability = float(str(probability))  # the shortest number that is this float32
             film.decision = int(results[1][i] if threshold is None else probability >= np.float32(threshold))
             if heatmaps:
@@ -340,7 +365,7 @@ def answer(model: Model, threshold: float | None, heatmaps: Path | None, group: 
                 os.replace(heatmaps / f"{name}.part", heatmaps / name)
                 film.heatmap = printable(str(heatmaps / name))
         else:
-            film.error = f"the graph's probability is {probability}"
+            film.error = f"the graph's probability is {probability}, its decision {results[1][i]}"
         film.grey = None
 
 
