@@ -271,7 +271,7 @@ def examine(path: Path) -> None:
     try:
         model = onnx.load(path, load_external_data=False)
     except (DecodeError, OSError) as error:
-        raise Problem(f"{path}: no ONNX file ({type(error).__name__})") from error
+        raise Problem(f"{path}: onnxruntime cannot open it: no ONNX file ({type(error).__name__})") from error
     graph, ours = model.graph, {"", "ai.onnx"}
     if any(tensor.data_location == TensorProto.EXTERNAL for tensor in graph.initializer):
         raise Problem(f"{path}: it keeps weights in another file, and export.py keeps all in one")
