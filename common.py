@@ -136,7 +136,7 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))  # a file's name need not be text
 
 
 def write_json(path: Path, value: object) -> None:
@@ -180,7 +180,7 @@ def sha256_of(parts: Iterable[bytes | str]) -> str:
     """The SHA-256 of the parts in order, as 64 hex digits; each part is preceded by its length."""
     digest = hashlib.sha256()
     for part in parts:
-        raw = part.encode() if isinstance(part, str) else part
+        raw = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
         digest.update(len(raw).to_bytes(8, "little"))  # so that ("ab", "c") and ("a", "bc") differ
         digest.update(raw)
     return digest.hexdigest()

@@ -141,6 +141,8 @@ def _decode_dicom(content: bytes) -> tuple[np.ndarray, str, str | None, str]:
     photometric = str(header.get("PhotometricInterpretation", "MONOCHROME2"))
     if header.get("SamplesPerPixel", 1) == 3:
         pixels = pixels @ np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow converts
+    if pixels.ndim != 2:
+        raise ValueError(f"a DICOM file with pixels of shape {pixels.shape}: no picture")
     grey = _windowed(pixels, header)
     if photometric == "MONOCHROME1":  # low values are meant to be shown bright
         grey = 255 - grey

@@ -267,6 +267,8 @@ def decode_dicom(content: bytes) -> tuple[np.ndarray, float, list[str]]:
     pixels = pixels[0] if frames > 1 else pixels
     if header.get("SamplesPerPixel", 1) == 3:
         pixels = pixels @ np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow converts
+    if pixels.ndim != 2:
+        raise ValueError(f"a DICOM file with pixels of shape {pixels.shape}: no picture")
     # Rescaled, then the first window (DICOM PS3.3, C.11.1 and C.11.2), else all values.
     values = np.asarray(apply_modality_lut(pixels, header), np.float64)
     if "VOILUTSequence" in header:
