@@ -214,7 +214,6 @@ BROKEN = {
     "bomb.png": (test_images.bomb(9_500), "9,500 x 9,500 pixels is more than the limit"),
     "bigger.png": (test_images.bomb(20_000), "more pixels than the limit"),
     "cut.dcm": (test_images.dicom(test_images.stored(12))[:300], "."),
-    "cube.dcm": (test_images.dicom(np.zeros((8, 9, 4), np.uint8), 8, SamplesPerPixel=4), "no picture"),
 }
 
 
