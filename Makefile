@@ -1,10 +1,10 @@
-# make demo, make test: each does all of its own set-up, in .venv, and does it once.
+# make demo, make test, make fuzz: each does all of its own set-up, in .venv, and does it once.
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 DEMO := --runs demo/runs --onnx demo/onnx
 
-.PHONY: demo test clean
+.PHONY: demo test fuzz clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/ready
@@ -19,6 +19,10 @@ test: $(VENV)/ready-test
 	$(PY) -m ruff format --check --quiet .
 	$(PY) -m ty check --quiet
 	$(PY) -m pytest tests
+
+# Every kind of file, damaged thousands of times: a quarter of an hour.
+fuzz: $(VENV)/ready-test
+	OMP_NUM_THREADS=1 MALLOC_ARENA_MAX=2 $(PY) tests/fuzzing.py
 
 $(VENV)/ready: requirements.txt | $(VENV)/bin/python
 	@echo "installing the packages of requirements.txt into $(VENV): some GB, a few minutes the first time"

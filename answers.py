@@ -1,6 +1,5 @@
 """A checkpoint or a graph, opened for evaluation: what it says of itself, which images may test it, what it answers."""
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,15 +9,17 @@ import torch
 
 import common
 import data
+import graphs
 import infer
+import metrics
 import models
+import schema
 from batches import Batches, table_on
 from common import Problem
 from data import Dataset, Split
 
 TEXTS = ("name", "architecture", "fit", "threshold_rule", "initial_weights", "checkpoint_sha256", "intended_use",
-         "precision", "licence")  # fmt: skip
-NEEDED = {"name", "architecture", "size", "fit", "temperature", "threshold", "data", "split"}
+         "licence", infer.SEAL)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,18 @@ def open_model(path: Path) -> Model:
     if path.suffix != ".onnx":
         checkpoint, network = models.load_checkpoint(path)
         return Model(path, checkpoint, network, None)
+    if not path.is_file():
+        raise Problem(f"{path}: no such file")
+    graphs.examine(path)
     session = infer.open_graph(path)
     facts = session.get_modelmeta().custom_metadata_map
     try:
-        facts = {key: value if key in TEXTS else json.loads(value) for key, value in facts.items()}
-    except json.JSONDecodeError as error:
+        facts = {key: value if key in TEXTS else common.parse_json(value) for key, value in facts.items()}
+    except ValueError as error:
         raise Problem(f"{path}: its metadata was not written by export.py ({error})") from error
-    if missing := NEEDED - set(facts):
+    if missing := set(schema.GRAPH) - set(facts):
         raise Problem(f"{path}: not a graph that export.py made: no {', '.join(sorted(missing))} in its metadata")
+    schema.check(path, facts, schema.GRAPH)
     return Model(path, facts, None, session)
 
 
@@ -114,12 +119,30 @@ def logits(
 ) -> np.ndarray:
     """(N, 2) float32 logits of some images of a table; `reduced` allows bf16, for a checkpoint."""
     if model.session:
-        return infer.graph_outputs(model.session, dataset.images[indices], 64)["logits"]
+        return graph_logits(model, dataset.images[indices])
     assert model.network is not None  # a model is one of the two
     network = model.network.to(device).to(memory_format=torch.channels_last)
     table = table_on(dataset.images, device)
     batches = Batches(table, dataset.labels, indices, 128, device, tuple(model.facts["normalisation"]))
     return infer.network_logits(network, batches, reduced)
+
+
+def graph_logits(model: Model, images: np.ndarray) -> np.ndarray:
+    """(N, 2) float32 logits of raw images. Raises Problem where the graph fails, or is not what it says of itself."""
+    assert model.session is not None  # the caller has looked
+    try:
+        found = infer.graph_outputs(model.session, images, 64)
+    except Exception as error:  # onnxruntime raises classes of its own, all derived from Exception directly
+        raise Problem(f"{model.path}: onnxruntime cannot run it ({str(error).splitlines()[0]})") from error
+    logits, probability = found["logits"], found["probability"]
+    if logits.shape != (len(images), 2) or probability.shape != (len(images),) or logits.dtype != np.float32:
+        raise Problem(f"{model.path}: it gives {logits.dtype} {logits.shape} logits for {len(images):,} images")
+    if np.isfinite(logits).all():
+        own = metrics.positive_probability(logits, model.facts["temperature"])
+        decided = found["probability"] >= np.float32(model.facts["threshold"])
+        if not (np.abs(own - probability).max(initial=0) <= 1e-4 and np.array_equal(found["decision"], decided)):
+            raise Problem(f"{model.path}: it does not answer with the temperature and threshold in its metadata")
+    return logits
 
 
 def source_of(model: Model, opened: list[Model], asked: str | None) -> str | None:

@@ -194,12 +194,20 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))  # a file's name need not be text
 
 
 def write_json(path: Path, value: object) -> None:
     """Writes `value` as JSON; NaN and infinity become null, because JSON has neither."""
     write_text(path, json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What is written there. Raises ValueError; also for what is nested too deeply for Python's own reader."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def printable(text: str) -> str:
@@ -230,7 +238,7 @@ def sha256_of(parts: Iterable[bytes | str]) -> str:
     """The SHA-256 of the parts in order, as 64 hex digits; each part is preceded by its length."""
     digest = hashlib.sha256()
     for part in parts:
-        raw = part.encode() if isinstance(part, str) else part
+        raw = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
         digest.update(len(raw).to_bytes(8, "little"))  # so that ("ab", "c") and ("a", "bc") differ
         digest.update(raw)
     return digest.hexdigest()

@@ -11,7 +11,6 @@ answers as PyTorch on the validation and test images.
 import argparse
 import contextlib
 import hashlib
-import json
 import sys
 import uuid
 from collections.abc import Generator
@@ -21,18 +20,28 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from google.protobuf.message import DecodeError
 
+import answers
 import common
 import data
 import graphs
 import infer
 import ledger
 import models
+import schema
 import verify
 from common import Problem
 
 SEEN_AT_LEAST = 8  # training images, to find the ranges of activations from
+CERTIFICATE = schema.record(
+    ("threshold_changes",),
+    sha256=schema.text,
+    data=schema.record(source=schema.text, split=schema.text),
+    reference=schema.record(("validation", "test", "odd"), **dict.fromkeys(("validation", "test", "odd"),
+                                                                  schema.table(schema.text))),
+    versions=schema.record(torch=schema.text, onnxruntime=schema.text),
+    threshold_changes=schema.every(schema.record(sha256=schema.text)),
+)  # fmt: skip
 
 
 # ----------------------------------------------------------------------------------------------- exporting
@@ -90,7 +99,7 @@ def write(graph: onnx.ModelProto, target: Path, expected: verify.Reference, abou
     """Proves a graph and gives it its name, with its certificate beside it. Raises Problem when it differs."""
     names, unchecked = verify.providers()
     with refused_on_failure(target), common.atomic_path(target) as temporary:
-        temporary.write_bytes(graph.SerializeToString(deterministic=True))
+        temporary.write_bytes(graphs.sealed(graph))
         found = verify.prove(temporary, expected, names)
     facts = graphs.facts_of(graph)
     report = {
@@ -137,15 +146,17 @@ def open_certified(path: Path) -> tuple[onnx.ModelProto, dict]:
         if not file.is_file():
             raise Problem(f"{file}: no such file" + (", and it certifies the graph" if file == beside else ""))
     try:
-        kept = json.loads(beside.read_text())
+        kept = common.parse_json(beside.read_bytes())
+        if not CERTIFICATE(kept):
+            raise ValueError("something is missing or of another kind")
         stated = {kept["sha256"], *(change["sha256"] for change in kept.get("threshold_changes", [])[-1:])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Problem(f"{beside}: not a certificate that export.py wrote ({type(error).__name__})") from error
+    except (OSError, ValueError) as error:
+        raise Problem(f"{beside}: not a certificate that export.py wrote ({str(error)[:200]})") from error
     found = common.sha256_of_file(path)
     if found not in stated:
         raise Problem(f"{path} is not the graph that {beside.name} certifies: its SHA-256 starts with {found[:16]}, "
                       f"not {kept['sha256'][:16]}; take the two files that belong together")  # fmt: skip
-    return onnx.load(path), kept | {"found": found}
+    return load(path), kept | {"found": found}
 
 
 def naming(path: Path, problem: Problem) -> str:
@@ -166,14 +177,14 @@ def verify_command(args: argparse.Namespace) -> int:
 
 
 def verify_one(path: Path, args: argparse.Namespace) -> None:
-    graph, kept = open_certified(path)
+    _, kept = open_certified(path)
     if kept["found"] != kept["sha256"]:
         raise Problem("a change of its threshold was broken off; the same `export.py threshold` completes it")
-    facts = graphs.facts_of(graph)
+    facts = answers.open_model(path).facts
     source = args.data or kept["data"]["source"]
     if not args.data and source != "phantoms" and not Path(source).exists():
         raise Problem(f"it was exported with {source}, which is not here; --data names the folder with its images")
-    dataset = data.load(source, graphs.fact(facts, "size"), args.cache, facts["fit"], args.skip_bad)
+    dataset = data.load(source, facts["size"], args.cache, facts["fit"], args.skip_bad)
     expected, total = verify.remembered(kept, facts, dataset)
     count = len(set(map(verify.pixel_hash, expected.images)))
     if "test" in expected.sides:
@@ -206,7 +217,7 @@ def change_threshold(path: Path, threshold: float) -> None:
         old = graphs.set_threshold(graph, threshold)
     except Problem as problem:
         raise Problem(f"{path}: {problem}") from problem
-    content = graph.SerializeToString(deterministic=True)
+    content = graphs.sealed(graph)
     check_decisions(path, content, threshold)
     if kept:
         before = kept.pop("found")
@@ -225,20 +236,20 @@ def change_threshold(path: Path, threshold: float) -> None:
 def load(path: Path) -> onnx.ModelProto:
     if not path.is_file():
         raise Problem(f"{path}: no such file")
-    try:
-        return onnx.load(path)
-    except DecodeError as error:
-        raise Problem(f"{path}: no ONNX file") from error
+    graphs.examine(path)
+    return onnx.load(path)
 
 
 def check_decisions(path: Path, content: bytes, threshold: float) -> None:
     """Old and new graph on the same pixels: all outputs are to be equal, and the new decisions by the new threshold."""
     pixels = np.random.default_rng(0).integers(0, 256, (8, 40, 50), np.uint8)
     pixels >>= np.arange(8, dtype=np.uint8)[:, None, None]  # from bright to black
-    before = infer.graph_outputs(infer.open_graph(path), pixels, 8)
     try:
+        before = infer.graph_outputs(infer.open_graph(path), pixels, 8)
         session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
         after = infer.graph_outputs(session, pixels, 8)
+    except Problem:
+        raise
     except Exception as error:  # onnxruntime raises classes of its own, all derived from Exception directly
         raise Problem(f"{path}: the changed graph does not run ({str(error).splitlines()[0]})") from error
     same = all(np.array_equal(before[name], after[name]) for name in ("probability", "logits"))

@@ -6,6 +6,7 @@ set_threshold(...)   another decision threshold, without a new export
 """
 
 import contextlib
+import hashlib
 import io
 import json
 import tempfile
@@ -17,11 +18,12 @@ import onnx
 import torch
 import torch.nn.functional as F
 import torchvision
+from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 import infer
-from common import Problem
+from common import Problem, parse_json, printable
 
 # Opset 18 is the first whose Resize can antialias, and the one that onnxruntime's CUDA kernels cover best
 # (microsoft/onnxruntime #19595, #27415). The exporter is torch's dynamo-based one, since the older one cannot express
@@ -251,12 +253,50 @@ def licence(data_name: str) -> dict | None:
 
 
 def facts_of(graph: onnx.ModelProto) -> dict[str, str]:
-    return {item.key: item.value for item in graph.metadata_props}
+    return {item.key: item.value for item in graph.metadata_props if item.key != infer.SEAL}
+
+
+def sealed(graph: onnx.ModelProto) -> bytes:
+    """The content of the graph's file: at its end, as one more entry of the metadata, the SHA-256 of what is before it.
+
+    Protobuf reads messages that follow each other as one. onnxruntime notices few flipped bytes; infer.py and
+    predict.py notice all of them, and need no protobuf for it.
+    """
+    plain = onnx.ModelProto()
+    plain.CopyFrom(graph)
+    helper.set_model_props(plain, facts_of(graph))
+    body = plain.SerializeToString(deterministic=True)
+    seal = onnx.ModelProto()
+    seal.metadata_props.add(key=infer.SEAL, value=hashlib.sha256(body).hexdigest())
+    return body + seal.SerializeToString()
+
+
+def examine(path: Path) -> None:
+    """Raises Problem when a graph is none that export.py could have made; onnxruntime opens it after that.
+
+    Weights in other files could be of any file or not belong to it, operators from elsewhere could do anything, and a
+    graph inside a node (a loop) could take for ever. What remains cannot be told apart from ours without running it.
+    """
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except (DecodeError, OSError) as error:
+        raise Problem(f"{path}: onnxruntime cannot open it: no ONNX file ({type(error).__name__})") from error
+    graph, ours = model.graph, {"", "ai.onnx"}
+    if any(tensor.data_location == TensorProto.EXTERNAL for tensor in graph.initializer):
+        raise Problem(f"{path}: it keeps weights in another file, and export.py keeps all in one")
+    if model.functions or any(node.domain not in ours for node in graph.node):
+        raise Problem(f"{path}: it has operators that are not ONNX's own")
+    inside = [item for node in graph.node for item in node.attribute]
+    if any(item.HasField("g") or item.graphs or item.t.data_location == TensorProto.EXTERNAL for item in inside):
+        raise Problem(f"{path}: it has nodes with graphs or files in them, and export.py makes none")
+    sides = {item.name: item.type.tensor_type.elem_type for item in graph.input}
+    if sides != {"image": TensorProto.UINT8}:
+        raise Problem(f"{path}: not a graph that export.py made: its inputs are {printable(', '.join(sides))[:200]}")
 
 
 def fact(facts: dict[str, str], key: str) -> Any:
     """A value of the metadata that is no text."""
-    return json.loads(facts[key])
+    return parse_json(facts[key])
 
 
 def set_threshold(graph: onnx.ModelProto, threshold: float, rule: str = "set by hand") -> float:
@@ -268,9 +308,13 @@ def set_threshold(graph: onnx.ModelProto, threshold: float, rule: str = "set by 
     found = [tensor for tensor in graph.graph.initializer if tensor.name == "threshold"]
     if len(found) != 1 or "threshold" not in facts:
         raise Problem("not a graph that export.py made: it has no constant of the name threshold")
+    try:
+        old = float(parse_json(facts["threshold"]))
+    except (ValueError, TypeError, OverflowError) as error:
+        raise Problem(f"the threshold in its metadata is no number ({error})") from error
     found[0].CopyFrom(numpy_helper.from_array(np.array(threshold, np.float32), "threshold"))
     helper.set_model_props(graph, facts | {"threshold": json.dumps(threshold), "threshold_rule": rule})
-    return float(json.loads(facts["threshold"]))
+    return old
 
 
 # ------------------------------------------------------------------------------------------------- precisions

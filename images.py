@@ -15,6 +15,8 @@ FITS = ("stretch", "pad", "crop")
 DECODER_VERSION = 2  # part of a cache's name: raise it when a decoded pixel changes
 SUFFIXES = (".jpg", ".jpeg", ".png", ".dcm")
 MAX_PIXELS = 80_000_000  # the largest film in the data has 6.4 million; above this it is a mistake or an attack
+MAX_SIDE = 10_000  # to "pad" makes a square of the longer side
+MAX_SCANS = 100  # of a progressive JPEG, which has about 10; each is a pass over the whole picture
 
 
 @dataclass(frozen=True)
@@ -83,12 +85,16 @@ def squared(grey: np.ndarray, fit: str) -> np.ndarray:
 def check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise ValueError(f"{width:,} x {height:,} pixels is more than the limit of {MAX_PIXELS:,}")
-    if not width * height:
+    if max(width, height) > MAX_SIDE:
+        raise ValueError(f"{width:,} x {height:,} pixels is more than the limit of {MAX_SIDE:,} to a side")
+    if width <= 0 or height <= 0:
         raise ValueError("it has no pixels")
 
 
 def _decode_picture(content: bytes) -> tuple[np.ndarray, str]:
     """(H, W) uint8 grey levels of a JPEG or PNG, and its mode; transparency is ignored."""
+    if content[:2] == b"\xff\xd8" and content.count(b"\xff\xda") > MAX_SCANS:
+        raise ValueError(f"a JPEG of more than {MAX_SCANS} scans")
     try:
         with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
             check_size(*image.size)
@@ -137,6 +143,8 @@ def _decode_dicom(content: bytes) -> tuple[np.ndarray, str, str | None, str]:
     photometric = str(header.get("PhotometricInterpretation", "MONOCHROME2"))
     if header.get("SamplesPerPixel", 1) == 3:
         pixels = pixels @ np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow converts
+    if pixels.ndim != 2:
+        raise ValueError(f"a DICOM file with pixels of shape {pixels.shape}: no picture")
     grey = _windowed(pixels, header)
     if photometric == "MONOCHROME1":  # low values are meant to be shown bright
         grey = 255 - grey

@@ -8,6 +8,7 @@ graph_outputs(...)    that graph over raw uint8 images
 import argparse
 import contextlib
 import ctypes
+import hashlib
 import io
 import os
 import platform
@@ -28,6 +29,7 @@ from common import Problem, UsageProblem
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 GRAPH_OUTPUTS = ["probability", "decision", "logits"]
+SEAL = "sha256"  # the last entry of a graph's metadata, see graphs.sealed
 
 
 def add_device_argument(parser: argparse.ArgumentParser) -> None:
@@ -137,6 +139,7 @@ def open_graph(path: Path, provider: str = "cpu") -> onnxruntime.InferenceSessio
     """
     if not path.is_file():
         raise Problem(f"{path}: no such file")
+    check_seal(path)
     if provider == "cpu":
         return _session(path, provider, {})
     if PROVIDERS[provider] not in onnxruntime.get_available_providers():
@@ -150,6 +153,13 @@ def open_graph(path: Path, provider: str = "cpu") -> onnxruntime.InferenceSessio
         session = _session(path, provider, {})
         print(f"note: {path}: onnxruntime runs some of its nodes on the CPU, the others on CUDA", file=sys.stderr)
         return session
+
+
+def check_seal(path: Path) -> None:
+    """Raises Problem when a graph carries a SHA-256 that is not that of its file."""
+    body, mark, digest = path.read_bytes().rpartition(b"\n\x06" + SEAL.encode() + b"\x12@")
+    if mark and hashlib.sha256(body[:-2]).hexdigest().encode() != digest:  # 2: the length of what follows
+        raise Problem(f"{path}: it does not match the SHA-256 at its end: it was damaged or changed; export it again")
 
 
 def _session(path: Path, provider: str, entries: dict[str, str]) -> onnxruntime.InferenceSession:

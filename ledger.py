@@ -5,7 +5,7 @@ import json
 import os
 from pathlib import Path
 
-from common import Problem
+from common import Problem, parse_json
 
 NAME = "test-ledger.jsonl"
 
@@ -46,7 +46,7 @@ def read(lines: list[str], file: Path) -> list[dict]:
     entries = []
     for number, line in enumerate(lines, 1):
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
             entries.append({"run": entry["run"], "split": entry["split"]})
         except (ValueError, KeyError, TypeError) as error:
             raise Problem(f"{file}, line {number}: not a line of a ledger ({error}); mend or remove it") from error

@@ -16,14 +16,12 @@ import torchvision
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from common import Problem, UsageProblem, write_bytes
+import schema
+from common import Problem, UsageProblem, printable, write_bytes
 
 ARCHITECTURES = ("simple", "resnet34", "resnet34-pretrained")
 IMAGENET_URL = torchvision.models.ResNet34_Weights.IMAGENET1K_V1.url  # ends in the first digits of its SHA-256
 FORMAT = 1  # of the checkpoint file
-# What torch.load(weights_only=True) raises on files that are none of its own, or were damaged; found by trying 30,000.
-UNREADABLE = (OSError, RuntimeError, EOFError, LookupError, TypeError, AttributeError, ValueError, struct.error,
-              pickle.UnpicklingError, zipfile.BadZipFile)  # fmt: skip
 
 
 class SimpleCNN(nn.Module):
@@ -112,7 +110,7 @@ def _read_state(path: Path) -> dict[str, torch.Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UsageProblem(f"--weights {path}: no such file") from error
-    except UNREADABLE as error:
+    except Exception as error:  # on a damaged pickle, torch's unpickler raises everything there is
         raise Problem(f"--weights {path}: not a torch state dict ({_reason(error)})") from error
     if not isinstance(state, dict):
         raise Problem(f"--weights {path}: not a torch state dict, but a {type(state).__name__}")
@@ -195,6 +193,24 @@ def save_checkpoint(path: Path, checkpoint: dict) -> None:
     write_bytes(path, buffer.getbuffer())
 
 
+def read_archive(path: Path) -> object:
+    """What torch.save wrote, on the CPU: plain values and tensors only. Raises Problem when it is not whole.
+
+    torch.load does not look at the checksums of the archive; a flipped byte in a number would go unnoticed.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                raise ValueError("torch.save packs nothing, and this is packed")  # a little could unpack to a lot
+            if damaged := archive.testzip():
+                raise ValueError(f"the file was damaged: {damaged} does not match its checksum")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise Problem(f"{path}: no such file") from error
+    except Exception as error:  # on a damaged pickle, torch's unpickler raises everything there is
+        raise Problem(f"{path}: not a whole checkpoint ({_reason(error)})") from error
+
+
 def load_checkpoint(path: Path, unfinished: bool = False) -> tuple[dict, nn.Module]:
     """Reads a checkpoint and builds its network, in eval mode on the CPU.
 
@@ -202,28 +218,53 @@ def load_checkpoint(path: Path, unfinished: bool = False) -> tuple[dict, nn.Modu
 
     Raises Problem when the file is not there, is no checkpoint of this project, or was damaged.
     """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise Problem(f"{path}: no such file") from error
-    except UNREADABLE as error:
-        raise Problem(f"{path}: not a whole checkpoint ({_reason(error)})") from error
+    checkpoint = read_archive(path)
     if not isinstance(checkpoint, dict) or "format" not in checkpoint or "state" not in checkpoint:
         raise Problem(f"{path}: not a checkpoint that train.py wrote")
     if checkpoint["format"] != FORMAT:
-        raise Problem(f"{path}: checkpoint format {checkpoint['format']}, this program reads format {FORMAT}")
-    if Path(checkpoint.get("name", "model")).name != checkpoint.get("name", "model"):
-        raise Problem(f"{path}: its name is no plain file name")  # export.py names a file after it
-    if state_sha256(checkpoint["state"]) != checkpoint["weights_sha256"]:
-        raise Problem(f"{path}: the weights do not match their SHA-256: the file was damaged")
+        found = printable(str(checkpoint["format"]))[:60]
+        raise Problem(f"{path}: checkpoint format {found}, this program reads format {FORMAT}")
+    _check_tensors(path, checkpoint)
     training = checkpoint.get("training")
-    if training and state_sha256(tensors_in(training)) != checkpoint["training_sha256"]:
-        raise Problem(f"{path}: the optimizer's state does not match its SHA-256: the file was damaged")
+    if training is not None and not isinstance(training, dict):
+        raise Problem(f"{path}: not a checkpoint that train.py wrote")
     if training and "threshold" not in checkpoint and not unfinished:
         raise Problem(f"{path}: its training was stopped before the first epoch was complete; --resume goes on with it")
+    schema.check(path, checkpoint, schema.UNFINISHED if unfinished else schema.CHECKPOINT)
+    _check_state(path, checkpoint)
+    if state_sha256(checkpoint["state"]) != checkpoint.get("weights_sha256"):
+        raise Problem(f"{path}: the weights do not match their SHA-256: the file was damaged")
+    if training and state_sha256(tensors_in(training)) != checkpoint.get("training_sha256"):
+        raise Problem(f"{path}: the optimizer's state does not match its SHA-256: the file was damaged")
     network = build(checkpoint["architecture"], checkpoint["size"])
-    try:
-        network.load_state_dict(checkpoint["state"])
-    except RuntimeError as error:
-        raise Problem(f"{path}: its weights do not fit {checkpoint['architecture']}: {error}") from error
+    network.load_state_dict(checkpoint["state"])
     return checkpoint, network.eval()
+
+
+def _check_tensors(path: Path, checkpoint: dict) -> None:
+    """Raises Problem for a tensor that is larger than the file: a shape of terabytes can be written over one number."""
+    total = 0
+    for name, tensor in tensors_in(checkpoint).items():
+        odd = tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized
+        if odd or 0 in tensor.stride():
+            raise Problem(f"{path}: {printable(name)} is no plain tensor")
+        total += tensor.nbytes
+    if total > path.stat().st_size:
+        raise Problem(f"{path}: its tensors have {total:,} bytes, and the file {path.stat().st_size:,}")
+
+
+def _check_state(path: Path, checkpoint: dict) -> None:
+    """Raises Problem when the weights are not those of the network; the network is not built for it."""
+    with torch.device("meta"):
+        wanted = build(checkpoint["architecture"], checkpoint["size"]).state_dict()
+    state = checkpoint["state"]
+    if not isinstance(state, dict) or set(state) != set(wanted):
+        raise Problem(f"{path}: its weights do not fit {checkpoint['architecture']}: they have other names")
+    for name, tensor in wanted.items():
+        found = state[name]
+        if not isinstance(found, torch.Tensor) or (found.shape, found.dtype) != (tensor.shape, tensor.dtype):
+            kind = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, torch.Tensor) else type(found).__name__
+            raise Problem(f"{path}: its weights do not fit {checkpoint['architecture']}: {name} is {kind}, "
+                          f"not {tensor.dtype} {tuple(tensor.shape)}")  # fmt: skip
+        if not found.isfinite().all():
+            raise Problem(f"{path}: its weights are not all finite ({name})")

@@ -39,7 +39,10 @@ PROVIDERS = {name.removesuffix("ExecutionProvider").lower(): name for name in on
 PROVIDERS["directml"] = "DmlExecutionProvider"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".dcm", ".dicom")
 MAX_PIXELS = 80_000_000  # above this it is a mistake or an attack
+MAX_SIDE = 10_000  # a graph that pads makes a square of the longer side
+MAX_SCANS = 100  # of a progressive JPEG, which has about 10; each is a pass over the whole picture
 MAX_BYTES = 500_000_000  # of one file
+SEAL = b"\n\x06sha256\x12@"  # protobuf's mark of the last entry of a graph's metadata
 HELD_BYTES = 256 << 20  # of decoded films that wait for others of their size, in all threads together
 BATCH_PIXELS = 16 << 20  # of one batch: the graph's resizing takes some 12 bytes for each
 # Matplotlib's viridis at 0, 1/16, ... 1, by van der Walt and Smith (CC0): even steps, also to the colour-blind.
@@ -123,7 +126,12 @@ def load(path: Path, wanted: str, threads: int) -> Model:
         if settings and hasattr(onnxruntime, "preload_dlls"):
             with contextlib.redirect_stdout(io.StringIO()):  # it prints what it misses
                 onnxruntime.preload_dlls()
-        session = onnxruntime.InferenceSession(path, options, providers=[(wanted, settings)])
+        content = path.read_bytes()
+        body, mark, digest = content.rpartition(SEAL)
+        if mark and hashlib.sha256(body[:-2]).hexdigest().encode() != digest:  # 2: the length of the entry
+            raise Problem(f"{path}: it does not match the SHA-256 at its end: it was damaged or changed")
+        # From its content, not by its name: then it may not read other files.
+        session = onnxruntime.InferenceSession(content, options, providers=[(wanted, settings)])
         if session.get_providers()[0] != wanted:  # onnxruntime falls back without an error
             there = ", ".join(onnxruntime.get_available_providers())
             raise Problem(f"{wanted} does not work; this onnxruntime has only {there}")
@@ -133,18 +141,33 @@ def load(path: Path, wanted: str, threads: int) -> Model:
             raise Problem(f"{path}: not a graph that export.py made: it has no {', no '.join(missing)}")
         classes, data, *numbers = (json.loads(facts[key]) for key in FACTS)
         drawn = "SYNTHETIC " if data["synthetic"] else ""
-        with open(path, "rb") as stream:
-            label = f"{facts['name']} {drawn}{hashlib.file_digest(stream, 'sha256').hexdigest()[:16]}"
+        label = f"{facts['name']} {drawn}{hashlib.sha256(content).hexdigest()[:16]}"
         use = (f"{drawn}training data; " if drawn else "") + facts.get("intended_use", "not for clinical use")
         model = Model(session, label, [classes[0], classes[1]], *map(float, numbers), "heatmap" in outputs,
                       facts.get("fit", "stretch"), use,
                       contextlib.nullcontext() if wanted == PROVIDERS["cpu"] else threading.Lock())  # fmt: skip
-        model.run(np.zeros((1, 8, 8), np.uint8), *outputs)  # a provider may fail only now
+        check_answers(model, dict(zip(outputs, model.run(np.zeros((2, 8, 8), np.uint8), *outputs), strict=True)))
         return model
     except Problem:
         raise
     except Exception as error:  # onnxruntime raises classes of its own, all derived from Exception directly
         raise Problem(f"{path}: cannot be used on {wanted}: {first_line(error)}") from error
+
+
+def check_answers(model: Model, found: dict[str, np.ndarray]) -> None:
+    """Raises ValueError when a graph's answers for two films are not what it says of itself."""
+    if model.classes != ["NORMAL", "PNEUMONIA"]:
+        raise ValueError("its classes are not NORMAL and PNEUMONIA, in this order")
+    if not (0 <= model.threshold <= 1 and 0 < model.temperature < 1e6 and 1 <= model.size <= 1e4):
+        raise ValueError("its threshold, temperature or size is impossible")
+    probability, decision, logits = found["probability"], found["decision"], found["logits"].astype(float)
+    if (probability.shape, decision.shape, logits.shape) != ((2,), (2,), (2, 2)) or not np.isfinite(logits).all():
+        raise ValueError("it does not give finite answers, one for each film")
+    odds = np.clip((logits[:, 1] - logits[:, 0]) / model.temperature, -500, 500)
+    if np.abs(probability - 1 / (1 + np.exp(-odds))).max() > 1e-3:
+        raise ValueError("its probability does not follow from its logits and its temperature")
+    if not np.array_equal(decision, probability >= np.float32(model.threshold)):
+        raise ValueError("it does not decide by its threshold")
 
 
 def walk(path: str) -> Iterator[str]:
@@ -196,6 +219,8 @@ def decode(content: bytes) -> tuple[np.ndarray, float, str | None]:
     """
     if content[128:132] == b"DICM":
         return decode_dicom(content)
+    if content[:2] == b"\xff\xd8" and content.count(b"\xff\xda") > MAX_SCANS:
+        raise ValueError(f"a JPEG of more than {MAX_SCANS} scans")
     try:
         with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
             check_size(*image.size)
@@ -236,7 +261,7 @@ def saturation_of_jpeg(content: bytes) -> float:
 
 
 def check_size(width: int, height: int) -> None:
-    if not 0 < width * height <= MAX_PIXELS:
+    if not 0 < width * height <= MAX_PIXELS or not 0 < max(width, height) <= MAX_SIDE:
         raise ValueError(f"{width:,} x {height:,} pixels is {'more than the limit' if width * height else 'none'}")
 
 
@@ -254,6 +279,8 @@ def decode_dicom(content: bytes) -> tuple[np.ndarray, float, str | None]:
     pixels = pixels[0] if frames > 1 else pixels
     if header.get("SamplesPerPixel", 1) == 3:
         pixels = pixels @ np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow converts
+    if pixels.ndim != 2:
+        raise ValueError(f"a DICOM file with pixels of shape {pixels.shape}: no picture")
     # Rescaled, then the first window (DICOM PS3.3, C.11.1 and C.11.2), else all values.
     values = np.asarray(apply_modality_lut(pixels, header), np.float64)
     if "VOILUTSequence" in header:
@@ -356,11 +383,12 @@ def answer(model: Model, args: argparse.Namespace, films: list[Film], pixels: np
         for i in range(len(films) if len(films) > 1 else 0):
             answer(model, args, films[i : i + 1], pixels[i : i + 1])
         return
+    own = decisions
     if args.threshold != model.threshold:
         decisions = probabilities >= np.float32(args.threshold)
     for i, film in enumerate(films):
-        if not 0 <= probabilities[i] <= 1:
-            film.row["error"] = f"the graph's probability is {probabilities[i]}"
+        if not (0 <= probabilities[i] <= 1 and own[i] == (probabilities[i] >= np.float32(model.threshold))):
+            film.row["error"] = f"the graph's probability is {probabilities[i]}, its decision {own[i]}"
             continue
         film.row["probability"] = float(str(probabilities[i]))  # the shortest number that is this float32
         film.row["decision"] = model.classes[int(decisions[i])]

@@ -4,9 +4,9 @@ import argparse
 import contextlib
 import datetime
 import importlib.metadata
-import json
 import platform
 import subprocess
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +22,7 @@ import decisions
 import infer
 import models
 import parallel
+import schema
 from common import Problem, UsageProblem
 from data import Dataset, Split
 from recipes import Recipe
@@ -175,12 +176,15 @@ def finished(folder: Path) -> bool:
     """Whether the run came to its end, by its run.json. Raises Problem if that is damaged."""
     file = folder / "run.json"
     try:
-        return bool(json.loads(file.read_text())["finished"])
+        done = common.parse_json(file.read_bytes())["finished"]
+        if not isinstance(done, bool):
+            raise ValueError("finished is neither true nor false")
+        return done
     except FileNotFoundError:
         return False
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Problem(
-            f"{file}: not a record that train.py wrote ({error}); leave --resume out to start afresh"
+            f"{file}: not a record that train.py wrote ({str(error)[:200]}); leave --resume out to start afresh"
         ) from error
 
 
@@ -224,10 +228,10 @@ def adopt(finished_run: Path, out: Path, name: str) -> None:
     """Copies a finished run to out/name, under that name."""
     folder = fresh_folder(out, name)
     checkpoint, _ = models.load_checkpoint(finished_run / "model.pt")
-    record_text = json.loads((finished_run / "run.json").read_text())
+    record_of_it = common.parse_json((finished_run / "run.json").read_bytes())
     common.write_text(folder / "history.csv", (finished_run / "history.csv").read_text())
     models.save_checkpoint(folder / "model.pt", {**checkpoint, "name": name})
-    common.write_json(folder / "run.json", {**record_text, "name": name})
+    common.write_json(folder / "run.json", {**record_of_it, "name": name})
 
 
 def resumable(folder: Path, new: dict) -> dict | None:
@@ -241,7 +245,7 @@ def resumable(folder: Path, new: dict) -> dict | None:
     for leftover in folder.glob(".*.part*"):  # of a process that was killed while it wrote
         leftover.unlink(missing_ok=True)
     old, _ = models.load_checkpoint(file, unfinished=True)
-    if "training" not in old:
+    if not old.get("training"):
         raise Problem(f"{file}: holds no state to go on from: it was written by an earlier version of train.py")
     for what, before, now in (
         ("architecture", old["architecture"], new["architecture"]),
@@ -257,7 +261,53 @@ def resumable(folder: Path, new: dict) -> dict | None:
     ):
         if before != now:
             raise UsageProblem(
-                f"--resume: {file} was trained with another {what} ({before}, not {now}); "
+                f"--resume: {file} was trained with another {what} ({common.printable(str(before))}, not {now}); "
                 f"give the same options, or leave --resume out to start afresh"
             )
     return old
+
+
+def check_training(file: Path, old: dict, now: dict, parameters: list[torch.nn.Parameter]) -> None:
+    """Raises Problem when last.pt holds no state that this training could have been in.
+
+    old: its checkpoint; now: the state of a Trainer that has just begun, with the same recipe and data; parameters: as
+    they are in its optimizer. What can be checked is: places in the data, shapes, types, and that numbers are finite.
+    """
+    state, done = old["training"], len(old["history"])
+    number = schema.like(torch.zeros(()))
+
+    def moments(value: object) -> bool:
+        """The state of Adam, of each parameter or, before the first step, of none."""
+        if value == {}:
+            return True
+        if not isinstance(value, dict) or set(value) != set(range(len(parameters))):
+            return False
+        return all(
+            schema.record(step=number, exp_avg=schema.like(weight), exp_avg_sq=schema.like(weight))(value[i])
+            for i, weight in enumerate(parameters)
+        )
+
+    def rows(example: torch.Tensor) -> Callable[[object], bool]:
+        return lambda value: isinstance(value, torch.Tensor) and value.dim() > 0 and schema.like(example[:0])(value[:0])
+
+    settings = [{**group, "lr": 0.0} for group in now["optimizer"]["param_groups"]]
+    possible = schema.record(
+        epoch=schema.one_of(done),
+        step=schema.whole(),
+        seconds=schema.number(0),
+        epochs=schema.whole(done, max(now["epochs"], done)),
+        anchor=lambda at: schema.every(schema.number(0))(at) and len(at) == 2 and at[0] <= 1 and at[1] <= done,
+        logits=rows(now["logits"]),
+        labels=rows(now["labels"]),
+        optimizer=schema.record(
+            state=moments,
+            param_groups=lambda groups: (
+                schema.every(schema.record(lr=schema.number(0)))(groups)
+                and [{**group, "lr": 0.0} for group in groups] == settings
+            ),
+        ),
+        scaler=lambda value: isinstance(value, dict),
+        generators=lambda value: bool(value) and schema.every(rows(now["generators"][0]))(value),
+    )
+    if not possible(state):
+        raise Problem(f"{file}: holds no state that this training can go on from; leave --resume out to start afresh")

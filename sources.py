@@ -7,10 +7,14 @@ import collections
 import csv
 import functools
 import hashlib
+import lzma
+import math
 import os
 import re
 import stat
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +29,9 @@ from common import Problem, UsageProblem, sha256_of_file
 Place = TypeVar("Place", Path, zipfile.Path)  # a folder or a file, on disk or in a zip
 CLASSES: tuple[str, str] = ("NORMAL", "PNEUMONIA")  # label 0 and label 1
 SIDES = ("train", "val", "test")
+# What numpy and zipfile raise on damaged arrays; TokenError and AttributeError are numpy's, for a header that is none.
+ARRAY_ERRORS = (ValueError, KeyError, EOFError, TypeError, AttributeError, RuntimeError, SyntaxError, OverflowError,
+                tokenize.TokenError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)  # fmt: skip
 MAX_BYTES = 500_000_000  # of one image file; above this it is a mistake or an attack
 
 # Kermany et al. 2018, Mendeley Data rscbjbr9sj version 2. Kaggle's copy moves 16 training images to val/.
@@ -274,8 +281,8 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
         raise ValueError(f"{member.file_size:,} bytes is more than the limit of {MAX_BYTES:,}")
     try:
         return archive.read(member)
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:  # CRC, password, method
-        raise ValueError(str(error)) from error
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise ValueError(str(error)) from error  # checksum, password, method, or what unpacks it
 
 
 # ------------------------------------------------------------------------------------ manifests and arrays
@@ -320,9 +327,10 @@ def _manifest_entry(path: Path, line: int, row: dict[str, str]) -> Entry:
         raise Problem(f"{path}, line {line}: split {row['split']!r} is none of train, val, test")
     if "patient" in row and not row["patient"]:
         raise Problem(f"{path}, line {line}: no patient, and other lines may be of the same one")
-    file = path.parent / row["path"]
-    etiology = row.get("etiology", "").lower() or etiology_of(row["path"], label)
-    return Entry(row["path"].replace("\\", "/"), label, side, functools.partial(read_file, file),
+    name = row["path"].replace("\\", "/")  # manifests are made on Windows too
+    file = path.parent / name
+    etiology = row.get("etiology", "").lower() or etiology_of(name, label)
+    return Entry(name, label, side, functools.partial(read_file, file),
                  functools.partial(sha256_of_regular, file), row.get("patient"), etiology)  # fmt: skip
 
 
@@ -332,6 +340,7 @@ def _pneumoniamnist(path: Path) -> Source:
     entries = []
     try:
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+            _check_lengths(arrays.zip)
             for side in SIDES:
                 pixels, labels = arrays[f"{side}_images"], arrays[f"{side}_labels"].reshape(-1)
                 if pixels.ndim != 3 or pixels.dtype != np.uint8 or len(pixels) != len(labels) or set(labels) - {0, 1}:
@@ -341,12 +350,23 @@ def _pneumoniamnist(path: Path) -> Source:
                     identity = functools.partial(str, f"{digest} {side} {i}")
                     entries.append(Entry(f"{side}/{i:05d}", label, side, functools.partial(pixels.__getitem__, i),
                                          identity, None, etiology_of("", label)))  # fmt: skip
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise Problem(f"{path}: not PneumoniaMNIST's arrays ({error})") from error
+    except ARRAY_ERRORS as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise Problem(f"{path}: not PneumoniaMNIST's arrays ({reason})") from error
     counts = dict(collections.Counter(entry.folder for entry in entries))
     known = "PneumoniaMNIST" if counts == PNEUMONIAMNIST else "arrays like PneumoniaMNIST's"
     name = f"{known}: {', '.join(f'{side} {count:,}' for side, count in counts.items())} images"
     return Source(str(path.resolve()), name, entries, has_patients=False, own_validation=True)
+
+
+def _check_lengths(archive: zipfile.ZipFile) -> None:
+    """Raises ValueError where a header promises more than is there: numpy makes room for what is promised."""
+    for member in archive.infolist():
+        with archive.open(member) as stream:
+            read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+            shape, _, kind = read[np.lib.format.read_magic(stream)](stream)
+        if math.prod(shape) * kind.itemsize > member.file_size or min(shape, default=0) < 0:
+            raise ValueError(f"{member.filename} is shorter than its header says")
 
 
 def _phantoms(size: int, count: int = 600) -> Source:

@@ -198,6 +198,8 @@ class Trainer:
         for name in ("epoch", "step", "seconds", "epochs"):
             setattr(self, name, state[name])
         self.anchor = tuple(state["anchor"])
+        if not len(state["logits"]) == len(state["labels"]) <= len(self.logits):
+            raise ValueError(f"answers for {len(state['logits']):,} of {len(self.logits):,} images")
         self.logits[: len(state["logits"])] = state["logits"].to(self.device)
         self.labels[: len(state["labels"])] = state["labels"].to(self.device)
         self.optimizer.load_state_dict(state["optimizer"])
@@ -257,8 +259,14 @@ def train_run(
     compiling = device.type == "cuda" if args.compile is None else args.compile
     trainer = Trainer(network, recipe, batches, exact, compiling, args.minutes)
     if old:
+        parameters = [weight for group in trainer.optimizer.param_groups for weight in group["params"]]
+        records.check_training(folder / "last.pt", old, trainer.state(), parameters)
         network.load_state_dict(old.pop("state"))
-        trainer.load(old.pop("training"))
+        try:
+            trainer.load(old.pop("training"))
+        except (RuntimeError, ValueError, KeyError) as error:  # torch's own checks of generators and the scaler
+            raise Problem(f"{folder / 'last.pt'}: cannot be gone on from ({str(error).splitlines()[0]}); "
+                          "leave --resume out to start afresh") from error  # fmt: skip
         checkpoint = {**old, "device": checkpoint["device"], "versions": checkpoint["versions"]}
         print(f"{folder / 'last.pt'}: going on after {trainer.epoch} epochs and {trainer.step} steps")
     else:

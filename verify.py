@@ -256,6 +256,7 @@ def measure_odd(
     with tempfile.TemporaryDirectory() as folder:
         opened = onnx.ModelProto()
         opened.CopyFrom(graph)
+        del opened.metadata_props[:]  # its SHA-256 would be wrong
         if not any(graphs.PIXELS in node.output for node in graph.graph.node):
             raise Problem(f"the graph has no tensor {graphs.PIXELS}: export.py did not make it")
         pixels = onnx.helper.make_tensor_value_info(graphs.PIXELS, onnx.TensorProto.FLOAT, None)
@@ -358,7 +359,7 @@ def certificate(expected: Reference, found: dict[str, list[dict]]) -> dict:
     }  # fmt: skip
 
 
-def remembered(kept: dict, facts: dict[str, str], dataset: data.Dataset) -> tuple[Reference, int]:
+def remembered(kept: dict, facts: dict, dataset: data.Dataset) -> tuple[Reference, int]:
     """The reference of a certificate for those of its images that are in a dataset, and how many it has in all.
 
     Raises Problem when none of them is, or when the certificate is damaged.
@@ -369,6 +370,9 @@ def remembered(kept: dict, facts: dict[str, str], dataset: data.Dataset) -> tupl
         known = {name: (side, logits) for side, table in stored.items() for name, logits in table.items()}
         found = [(i, *known[name]) for i, name in enumerate(map(pixel_hash, dataset.images)) if name in known]
         logits = np.array([text.split() for _, _, text in found], np.float32).reshape(-1, 2)
+        odd = odd.astype(np.float32)
+        if odd.shape[1:] != (2,) or not (np.isfinite(odd).all() and np.isfinite(logits).all()):
+            raise ValueError("its logits are not two finite numbers an image")
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise Problem(f"the certificate is damaged ({type(error).__name__}: {error})") from error
     if not found:
@@ -381,11 +385,11 @@ def remembered(kept: dict, facts: dict[str, str], dataset: data.Dataset) -> tupl
         np.array([side for _, side, _ in found]),
         dataset.labels[places],
         logits,
-        odd.astype(np.float32),
+        odd,
         dataset.images.shape[1],
         dataset.fit,
-        float(graphs.fact(facts, "temperature")),
-        float(graphs.fact(facts, "threshold")),
+        float(facts["temperature"]),
+        float(facts["threshold"]),
     )
     order = np.argsort(here.sides != "validation", kind="stable")
     return dataclasses.replace(

@@ -96,3 +96,10 @@ def test_importing_any_script_does_no_work():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert time.perf_counter() - start < 60
+
+
+def test_a_name_that_is_no_text_can_be_written_and_hashed(tmp_path):
+    name = os.fsdecode(b"film-\xff.jpeg")
+    common.write_json(tmp_path / "x.json", {"file": name})
+    assert common.parse_json((tmp_path / "x.json").read_bytes()) == {"file": name}
+    assert common.sha256_of([name]) != common.sha256_of(["film-.jpeg"])

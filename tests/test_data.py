@@ -137,6 +137,19 @@ def test_a_damaged_cache_is_built_again(tmp_path):
     assert (data.load(str(folder), 32, tmp_path / "cache").images == first).all()
 
 
+@pytest.mark.parametrize("name", ["images.npy", "listing.json"])
+def test_a_flipped_bit_in_a_cache_is_noticed(tmp_path, name):
+    folder, cache = make_folder(tmp_path / "films"), tmp_path / "cache"
+    before = data.load(str(folder), 32, cache)
+    pixels, (file,) = np.array(before.images), cache.glob(f"*/{name}")
+    content = bytearray(file.read_bytes())
+    at = content.index(b'"patient": null') + 11 if name.endswith("json") else len(content) // 2
+    content[at] ^= 1
+    file.write_bytes(content)
+    after = data.load(str(folder), 32, cache)
+    assert np.array_equal(after.images, pixels) and after.patients == before.patients
+
+
 def test_a_cache_that_cannot_be_put_in_its_place_is_said(tmp_path):
     folder = make_folder(tmp_path / "x")
     data.load(str(folder), 32, tmp_path / "cache")

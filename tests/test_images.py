@@ -96,6 +96,19 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(monkeypatch):
         images.decode(encoded(Image.fromarray(film())), 32)
 
 
+def test_a_line_is_no_film_and_pad_makes_no_square_of_it():
+    for shape in ((10_001, 2), (2, 10_001)):
+        with pytest.raises(ValueError, match="is more than the limit of 10,000 to a side"):
+            images.decode(encoded(Image.new("L", shape)), 32, "pad")
+
+
+def test_a_jpeg_of_thousands_of_scans_is_refused_at_once():
+    content = encoded(Image.fromarray(film()), "JPEG", progressive=True)
+    assert images.decode(content, 32).pixels.shape == (32, 32)
+    with pytest.raises(ValueError, match="a JPEG of more than 100 scans"):
+        images.decode(content[:-2] + b"\xff\xda\x00\x08\x01\x01\x00\x00\x00\x00" * 100 + content[-2:], 32)
+
+
 def bomb(side: int) -> bytes:
     """A PNG of a few hundred bytes that claims side x side pixels."""
 

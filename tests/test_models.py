@@ -170,10 +170,20 @@ def test_the_published_address_carries_its_hash():
 # -------------------------------------------------------------------------------------------- the checkpoint
 
 
+FACTS = {
+    "name": "simple", "architecture": "simple", "classes": ["NORMAL", "PNEUMONIA"], "size": 32, "fit": "stretch",
+    "normalisation": [0.5, 0.2], "initial_weights": "random", "recipe": {}, "quick": False, "seed": 0, "device": "CPU",
+    "data": {"name": "films", "fingerprint": "d", "source": "films", "synthetic": False}, "versions": {},
+    "split": {"how": "patient", "seed": 0, "fingerprint": "s"}, "seen_images": torch.tensor([1]),
+    "seen_patients": torch.tensor([2]), "threshold_rule": "a rule", "epoch": 0, "history": [], "temperature": 1.0,
+    "threshold": 0.5,
+}  # fmt: skip
+
+
 def saved(path: Path, **changes) -> Path:
     torch.manual_seed(0)
     network = models.build("simple", 32)
-    models.save_checkpoint(path, {"architecture": "simple", "size": 32, "state": network.state_dict(), **changes})
+    models.save_checkpoint(path, {**FACTS, "state": network.state_dict(), **changes})
     return path
 
 
@@ -185,6 +195,40 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path):
     expected = models.build("simple", 32)
     for name, tensor in expected.state_dict().items():
         assert torch.equal(network.state_dict()[name], tensor)
+
+
+def test_other_weights_than_the_hash_says_are_noticed(tmp_path):
+    path = saved(tmp_path / "model.pt")
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["state"]["fc1.bias"] += 1
+    torch.save(checkpoint, path)
+    with pytest.raises(Problem, match="model.pt: the weights do not match their SHA-256"):
+        models.load_checkpoint(path)
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    ("size", 10**6), ("size", 32.0), ("normalisation", [0.5, 0.0]), ("temperature", float("nan")), ("temperature", 0),
+    ("threshold", float("inf")), ("threshold", True), ("classes", ["PNEUMONIA", "NORMAL"]), ("fit", []), ("data", {}),
+    ("name", "../x"), ("epoch", 1), ("seen_images", [1]), ("operating_points", {}), ("architecture", "resnet50"),
+])  # fmt: skip
+def test_a_value_that_cannot_be_is_named(tmp_path, key, value):
+    with pytest.raises(Problem, match=f"model.pt: its {key} is "):
+        models.load_checkpoint(saved(tmp_path / "model.pt", **{key: value}))
+
+
+def test_a_shape_of_terabytes_over_one_number_takes_no_memory(tmp_path):
+    network = models.build("simple", 32)
+    vast = {**network.state_dict(), "fc1.weight": torch.zeros(1).expand(10**6, 10**6)}
+    torch.save({**FACTS, "format": models.FORMAT, "state": vast, "weights_sha256": ""}, tmp_path / "model.pt")
+    with pytest.raises(Problem, match="model.pt: .state.fc1.weight is no plain tensor"):
+        models.load_checkpoint(tmp_path / "model.pt")
+
+
+def test_weights_that_are_not_finite_are_named(tmp_path):
+    state = models.build("simple", 32).state_dict()
+    state["fc2.bias"][3] = float("nan")
+    with pytest.raises(Problem, match="model.pt: its weights are not all finite .fc2.bias"):
+        models.load_checkpoint(saved(tmp_path / "model.pt", state=state))
 
 
 def test_a_flipped_byte_is_noticed(tmp_path):

@@ -61,6 +61,7 @@ def test_pixels_are_those_of_images(kind):
 
 def test_limits_are_those_of_images():
     assert (predict.MAX_PIXELS, set(images.SUFFIXES) - set(predict.SUFFIXES)) == (images.MAX_PIXELS, set())
+    assert (predict.MAX_SIDE, predict.MAX_SCANS) == (images.MAX_SIDE, images.MAX_SCANS)
 
 
 def chest() -> np.ndarray:

@@ -126,6 +126,12 @@ def test_a_manifest_with_everything(tmp_path, cache):
     assert data.describe_leak(dataset, data.split(dataset, "patient").sides) == ""
 
 
+def test_a_manifest_from_windows(tmp_path, cache):
+    rows = [f"{file.replace('/', chr(92))},{i % 2},P{i}" for i, file in enumerate(films(tmp_path, 4))]
+    dataset = data.load(manifest(tmp_path, "path,label,patient\n" + "\n".join(rows)), 32, cache)
+    assert dataset.files == sorted(films(tmp_path, 4)) and not dataset.bad
+
+
 def test_without_a_patient_column_only_the_image_split_is_possible(tmp_path, cache):
     text = "path,label\n" + "\n".join(f"{file},{i % 2}" for i, file in enumerate(films(tmp_path, 40)))
     dataset = data.load(manifest(tmp_path, text), 32, cache)
