@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -30,6 +31,18 @@ def run(work: Callable[[], int]) -> int:
     Returns what `work` returns; 2 for a wrong call, 1 for work that failed, 130 for Ctrl-C. Anything else
     is a defect of ours and keeps its traceback.
     """
+    for name in ("stdout", "stderr"):  # None where whoever called has closed them
+        setattr(sys, name, getattr(sys, name) or open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that this terminal cannot show
+    try:
+        code = _exit_code(work)
+    except SystemExit as done:  # of argparse, which has printed the help or what is wrong with the call
+        raise SystemExit(_flushed(done.code)) from None
+    return _flushed(code)
+
+
+def _exit_code(work: Callable[[], int]) -> int:
     try:
         return work()
     except UsageProblem as problem:
@@ -39,11 +52,26 @@ def run(work: Callable[[], int]) -> int:
         print(f"error: {problem}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # the output was piped to `head`: nobody is listening any more
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        where = f"cannot use {error.filename}" if error.filename else "cannot write the output"
+        print(f"error: {printable(where)}: {error.strerror or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _flushed(code: int) -> int:
+    """The exit code when standard output has been written: 1 where it cannot be, which is said if anybody listens."""
+    try:
+        sys.stdout.flush()
+        return code
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left, and written at the exit
+        if not isinstance(error, BrokenPipeError):
+            print(f"error: cannot write the output: {error.strerror or error}", file=sys.stderr)
+        return code or 1
 
 
 def whole_number(low: int, high: int = 2**31 - 1) -> Callable[[str], int]:
@@ -130,13 +158,49 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+@contextlib.contextmanager
+def lock(path: Path, busy: str) -> Iterator[bool]:
+    """Keeps other processes out until the block or this process ends; the system sees to it, even after kill -9.
+
+    Yields whether anybody is kept out: there are network disks without locks. The file is left behind, because to
+    remove it would let two in; it means nothing by itself.
+    Raises Problem(busy) while another process is inside, and where the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = open(path, "ab")  # noqa: SIM115
+    except OSError as error:
+        raise Problem(f"cannot write {path}: {error.strerror or error}") from error
+    with stream:
+        try:
+            _lock_file(stream.fileno())
+            held = True
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+                raise Problem(busy) from error
+            held = False
+        yield held
+
+
+def _lock_file(handle: int) -> None:
+    if os.name == "nt":
+        import msvcrt
+
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
 
 
 def write_text(path: Path, text: str) -> None:
-    write_bytes(path, text.encode())
+    """Writes UTF-8; of a file name that is no text, the bytes are escaped, in JSON's way."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_json(path: Path, value: object) -> None:
@@ -169,10 +233,13 @@ def _finite(value: object) -> object:
 
 
 def sha256_of(parts: Iterable[bytes | str]) -> str:
-    """The SHA-256 of the parts in order, as 64 hex digits; each part is preceded by its length."""
+    """The SHA-256 of the parts in order, as 64 hex digits; each part is preceded by its length.
+
+    Of a file name that is no text (another system's encoding, or LC_ALL=C), its bytes count: the same everywhere.
+    """
     digest = hashlib.sha256()
     for part in parts:
-        raw = part.encode() if isinstance(part, str) else part
+        raw = part.encode(errors="surrogateescape") if isinstance(part, str) else part
         digest.update(len(raw).to_bytes(8, "little"))  # so that ("ab", "c") and ("a", "bc") differ
         digest.update(raw)
     return digest.hexdigest()

@@ -63,6 +63,15 @@ def say(text: str) -> None:
     tqdm.write(printable(text), file=sys.stderr)  # above the progress bar where there is one
 
 
+@contextlib.contextmanager
+def naming(path: Path | None) -> Iterator[None]:
+    """What the system cannot write is said with the file's name, which it leaves out where the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        raise Problem(f"cannot write {path}: {error.strerror or error}") from error
+
+
 def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
@@ -336,8 +345,9 @@ def answer(model: Model, threshold: float | None, heatmaps: Path | None, group: 
                 # The hash keeps apart what has one name in two folders; no character leads out of the folder.
                 stem = "".join(c if c.isalnum() or c in "-_" else "_" for c in Path(film.file).stem)[:50]
                 name = f"{stem}-{hashlib.sha256(os.fsencode(film.file)).hexdigest()[:10]}.png"
-                overlay(film, heat, model).save(heatmaps / f"{name}.part", "PNG")
-                os.replace(heatmaps / f"{name}.part", heatmaps / name)
+                with naming(heatmaps / name):
+                    overlay(film, heat, model).save(heatmaps / f"{name}.part", "PNG")
+                    os.replace(heatmaps / f"{name}.part", heatmaps / name)
                 film.heatmap = printable(str(heatmaps / name))
         else:
             film.error = f"the graph's probability is {probability}"
@@ -514,9 +524,13 @@ def work(args: argparse.Namespace) -> int:
         earlier = earlier_files(args.csv, expected)
     for folder in filter(None, (args.csv and args.csv.parent, args.heatmaps)):
         folder.mkdir(parents=True, exist_ok=True)
-    with open(args.csv or os.devnull, "a" if args.resume else "w", newline="", encoding="utf-8") as stream:
+    stream = open(args.csv or os.devnull, "a" if args.resume else "w", newline="", encoding="utf-8")  # noqa: SIM115
+    try:
         stream.write("" if stream.tell() else ",".join(COLUMNS) + "\n")
         return predict(args, model, threshold, stream, earlier)
+    finally:
+        with naming(args.csv):  # what could not be written is tried again
+            stream.close()
 
 
 def predict(args: argparse.Namespace, model: Model, threshold: float, stream: io.TextIOBase,
@@ -542,8 +556,9 @@ def predict(args: argparse.Namespace, model: Model, threshold: float, stream: io
     with contextlib.closing(source), tqdm(total=total, unit=" films", disable=not shown) as bar:
         for done in in_batches(source, batch_size, run):
             rows = [row_of(film, model, threshold, args.refer) for film in done]
-            csv.writer(stream, lineterminator="\n").writerows(map(texts_of, rows))
-            stream.flush()
+            with naming(args.csv):
+                csv.writer(stream, lineterminator="\n").writerows(map(texts_of, rows))
+                stream.flush()
             print("\n".join(json.dumps(row) if args.json else table_line(row, model) for row in rows), flush=True)
             for row, kind in ((row, kind) for row in rows for kind in ("error", "warning") if row[kind]):
                 say(f"{kind}: {row['file']}: {row[kind]}")
@@ -567,11 +582,11 @@ def main(argv: list[str] | None = None) -> int:
     except Problem as problem:
         say(f"error: {problem.args[0]}")
         return problem.args[1] if problem.args[1:] else 1
-    except BrokenPipeError:  # the output was piped to `head`: nobody is listening any more
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except OSError as error:
-        say(f"error: cannot use {error.filename or 'the output'}: {error.strerror or error}")
+        if not error.filename:  # standard output is full, or was piped to `head`: what is left of it goes nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            say(f"error: cannot use {error.filename or 'the output'}: {error.strerror or error}")
         return 1
     except KeyboardInterrupt:
         say("interrupted" + ("; --resume goes on" if args.csv else ""))

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import platform
 import subprocess
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -49,18 +50,18 @@ class Run:
             self.wait()
 
     def keep(self, row: dict, logits: np.ndarray, labels: np.ndarray, state: dict, training: dict) -> None:
-        """After an epoch: prints its row, writes last.pt and history.csv, and model.pt when it is the best so far."""
+        """After an epoch: writes last.pt and history.csv, and model.pt when it is the best so far; prints its row."""
         best = not self.history or rank(row) > max(map(rank, self.history))
         self.history.append(row)
+        self.checkpoint |= {"epoch": row["epoch"], "history": list(self.history), "seconds": self.seconds()}
+        self.checkpoint |= fit_decision(logits, labels)
+        self.save(state, training, best)
         tqdm.write(
             f"epoch {row['epoch']:>2}/{training['epochs']}  lr {row['learning_rate']:.1e}  "
             f"train loss {row['train_loss']:.4f} acc {row['train_accuracy']:.3f}  "
             f"val loss {row['val_loss']:.4f} acc {row['val_accuracy']:.3f} AUROC {row['val_auroc']:.4f}  "
             f"{row['seconds']:.0f} s, {row['images_per_second']:.0f} images/s{'  best' if best else ''}"
         )
-        self.checkpoint |= {"epoch": row["epoch"], "history": list(self.history), "seconds": self.seconds()}
-        self.checkpoint |= fit_decision(logits, labels)
-        self.save(state, training, best)
 
     def save(self, state: dict, training: dict, best: bool = False) -> None:
         """Starts to write last.pt, after model.pt if `best`; waits for the earlier save, whose errors are raised."""
@@ -181,7 +182,7 @@ def finished(folder: Path) -> bool:
     """Whether the run came to its end, by its run.json. Raises Problem if that is damaged."""
     file = folder / "run.json"
     try:
-        return bool(json.loads(file.read_text())["finished"])
+        return bool(json.loads(file.read_text(encoding="utf-8"))["finished"])
     except FileNotFoundError:
         return False
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -203,6 +204,17 @@ def versions() -> dict[str, str]:
         except (OSError, subprocess.CalledProcessError) as error:
             found["git"] = f"unknown ({type(error).__name__})"
     return found
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """A run's folder for this process alone. Raises Problem while another process trains there."""
+    if parallel.rank():
+        yield
+        return
+    busy = f"{folder}: another process is training there; --name or --out gives this run a folder of its own"
+    with common.lock(folder.with_name(f".{folder.name}.lock"), busy):  # beside it, because the folder may be moved
+        yield
 
 
 def fresh_folder(out: Path, name: str) -> Path:

@@ -441,7 +441,8 @@ def train_all(args: argparse.Namespace) -> int:
         network, origin = made or prepare(architecture, seed, args)  # not all of them in memory at once
         args.architecture, args.seed = architecture, seed
         name = (args.name or architecture) + (f"-s{seed}" if args.seeds else "")
-        checkpoint = train_run(name, network, origin, dataset, split, args)
+        with records.claimed(args.out / name):
+            checkpoint = train_run(name, network, origin, dataset, split, args)
         best = checkpoint["history"][checkpoint["epoch"] - 1]
         rows.append([checkpoint["name"], best["epoch"], best["val_accuracy"], best["val_auroc"], best["val_loss"],
                      checkpoint["seconds"] / 60])  # fmt: skip
@@ -454,8 +455,7 @@ def train_all(args: argparse.Namespace) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parse(argv)
-    return common.run(lambda: work(args))
+    return common.run(lambda: work(parse(argv)))
 
 
 if __name__ == "__main__":
