@@ -126,7 +126,8 @@ def load(path: Path, wanted: str) -> Model:
         if settings and hasattr(onnxruntime, "preload_dlls"):
             with contextlib.redirect_stdout(io.StringIO()):  # it prints what it misses
                 onnxruntime.preload_dlls()
-        session = onnxruntime.InferenceSession(path, options, providers=[(wanted, settings)])
+        content = path.read_bytes()  # onnxruntime opens no path that is not UTF-8, and the label is of these bytes
+        session = onnxruntime.InferenceSession(content, options, providers=[(wanted, settings)])
         if (found := session.get_providers()[0]) != wanted:  # onnxruntime falls back without an error
             raise Problem(f"{path}: {wanted} was asked for, and onnxruntime runs it on {found}")
         facts = session.get_modelmeta().custom_metadata_map
@@ -135,8 +136,7 @@ def load(path: Path, wanted: str) -> Model:
             raise Problem(f"{path}: not a graph that export.py made: it has no {', no '.join(missing)}")
         classes, data, *numbers = (json.loads(facts[key]) for key in FACTS)
         drawn = "SYNTHETIC " if data["synthetic"] else ""
-        with open(path, "rb") as stream:
-            label = f"{facts['name']} {drawn}{hashlib.file_digest(stream, 'sha256').hexdigest()[:16]}"
+        label = f"{facts['name']} {drawn}{hashlib.sha256(content).hexdigest()[:16]}"
         use = (f"{drawn}training data; " if drawn else "") + facts.get("intended_use", "not for clinical use")
         model = Model(session, label, [classes[0], classes[1]], *map(float, numbers), "heatmap" in outputs,
                       facts.get("fit", "stretch"), use)  # fmt: skip
@@ -573,6 +573,8 @@ def predict(args: argparse.Namespace, model: Model, threshold: float, stream: io
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
+    for name in ("stdout", "stderr"):  # None where whoever called has closed them
+        setattr(sys, name, getattr(sys, name) or open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that this terminal cannot show
     try:

@@ -225,9 +225,12 @@ def fresh_folder(out: Path, name: str) -> Path:
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")
-            (out / "old").mkdir(parents=True, exist_ok=True)
-            folder.rename(out / "old" / f"{name}-{stamp}")
-            print(f"the earlier {folder} is now {out / 'old' / f'{name}-{stamp}'}")
+            aside = out / "old" / f"{name}-{stamp}"
+            while aside.exists():  # clocks are set back, and some are coarse
+                aside = aside.with_name(f"{aside.name}+")
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            folder.rename(aside)
+            print(f"the earlier {folder} is now {aside}")
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise Problem(f"cannot write to {folder}: {error.strerror}; --out DIR writes elsewhere") from error

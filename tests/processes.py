@@ -1,4 +1,4 @@
-"""Scripts in processes of their own: forked from one that has imported them, so that they start in milliseconds."""
+"""Scripts in processes of their own: forked from one that has imported the libraries, so that they start at once."""
 
 import contextlib
 import ctypes
@@ -7,7 +7,9 @@ import io
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,84 +18,123 @@ ROOT = Path(__file__).resolve().parent.parent
 server = multiprocessing.get_context("forkserver")
 server.set_forkserver_preload(["torch", "onnx", "onnxruntime", "matplotlib.figure", "PIL.Image", "tabulate", "tqdm"])
 NEW_NAMESPACES = 0x10000000 | 0x00020000  # CLONE_NEWUSER and CLONE_NEWNS of Linux
+READ_ONLY, REMOUNT = 1, 32  # MS_RDONLY and MS_REMOUNT
+
+Prepare = Callable[[], Callable[[], None] | None]  # called in the process, first; what it returns, last
 
 
 @dataclass
 class Done:
-    code: int
+    code: int  # the exit code; the signal's number below zero where one killed it
     out: str
     err: str
 
 
 class Started:
-    """`script`.main(arguments) in a process; `prepare` is called in it first. Its output goes to files in `folder`."""
+    """`script`.main(arguments) in a process, with what it prints in files in `folder`; it is inside main() already."""
 
-    def __init__(self, folder: Path, script: str, arguments: list, prepare: Callable[[], object] | None = None) -> None:
+    def __init__(
+        self, folder: Path, script: str, arguments: list, prepare: Prepare | None = None, encoding: str = "utf-8"
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        begun = folder / "begun"
+        begun.unlink(missing_ok=True)
         self.out, self.err = folder / "stdout.txt", folder / "stderr.txt"
-        target = (script, [str(argument) for argument in arguments], self.out, self.err, prepare)
-        self.process = server.Process(target=_child, args=target)
+        texts = [str(argument) for argument in arguments]
+        self.process = server.Process(target=_child, args=(folder, script, texts, prepare, encoding))
         self.process.start()
+        while not begun.exists() and self.process.is_alive():
+            time.sleep(0.002)
+
+    def signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.process.pid, number)
+
+    def wait_for(self, path: Path) -> None:
+        while not path.exists():
+            assert self.process.is_alive(), self.done()
+            time.sleep(0.01)
 
     def done(self) -> Done:
         self.process.join()
         return Done(self.process.exitcode, self.out.read_text(), self.err.read_text())
 
 
-def run(folder: Path, script: str, arguments: list, prepare: Callable[[], object] | None = None) -> Done:
-    return Started(folder, script, arguments, prepare).done()
+def run(folder: Path, script: str, arguments: list, prepare: Prepare | None = None, encoding: str = "utf-8") -> Done:
+    return Started(folder, script, arguments, prepare, encoding).done()
 
 
-def _child(script: str, arguments: list[str], out: Path, err: Path, prepare: Callable[[], object] | None) -> None:
-    for number, path in ((1, out), (2, err)):
-        handle = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
-        os.dup2(handle, number)
-        os.close(handle)
-    sys.stdout = io.TextIOWrapper(open(1, "wb", closefd=False), encoding="utf-8")
-    sys.stderr = io.TextIOWrapper(open(2, "wb", buffering=0, closefd=False), encoding="utf-8", write_through=True)
+def _child(folder: Path, script: str, arguments: list[str], prepare: Prepare | None, encoding: str) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    streams = [os.open(folder / name, os.O_CREAT | os.O_WRONLY | os.O_TRUNC) for name in ("stdout.txt", "stderr.txt")]
+    os.dup2(streams[0], 1)
+    os.dup2(streams[1], 2)
+    main = importlib.import_module(script).main
     after = prepare() if prepare else None
+    if sys.stdout:
+        sys.stdout = io.TextIOWrapper(io.BufferedWriter(io.FileIO(1, "w", closefd=False)), encoding=encoding)
+        sys.stderr = io.TextIOWrapper(
+            io.FileIO(2, "w", closefd=False), encoding=encoding, errors="backslashreplace", write_through=True
+        )
+    (folder / "begun").touch()
     try:
-        code = importlib.import_module(script).main(arguments)
-    except SystemExit as wrong:
-        code = wrong.code
-    if callable(after):
+        code = main(arguments)
+    except SystemExit as left:
+        code = left.code
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if after:
         after()
     sys.exit(code)
 
 
 @dataclass(frozen=True)
-class SmallDisk:
-    """A `prepare`: `folder` becomes a disk with that many bytes, beginning as it is; what is on it comes to `result`."""
+class Disk:
+    """A `prepare`: `folder` becomes a disk with `room` bytes beside what is in it; in the end that comes to `result`.
+
+    Needs no rights where namespaces are allowed. Raises OSError elsewhere.
+    """
 
     folder: Path
-    room: int  # bytes beside what is there
+    room: int
     result: Path
+    read_only: bool = False
 
     def __call__(self) -> Callable[[], None]:
-        mount_small_disk(self.folder, self.room)
+        libc = ctypes.CDLL(None, use_errno=True)
+
+        def call(name: str, *arguments: object) -> None:
+            if getattr(libc, name)(*arguments):
+                raise OSError(ctypes.get_errno(), name)
+
+        user, group = os.getuid(), os.getgid()
+        call("unshare", NEW_NAMESPACES)
+        for name, text in (("uid_map", f"0 {user} 1"), ("setgroups", "deny"), ("gid_map", f"0 {group} 1")):
+            Path("/proc/self", name).write_text(text)
+        there = sum(-(-file.stat().st_size // 4096) for file in self.folder.rglob("*") if file.is_file())
+        kept = self.folder.with_name(self.folder.name + ".kept")
+        shutil.copytree(self.folder, kept)
+        place, kind = os.fsencode(self.folder), b"tmpfs"
+        call("mount", kind, place, kind, 0, f"size={4096 * there + max(self.room, 1)}".encode())
+        shutil.copytree(kept, self.folder, dirs_exist_ok=True)
+        shutil.rmtree(kept)
+        if self.read_only:
+            call("mount", kind, place, kind, READ_ONLY | REMOUNT, None)
         return lambda: shutil.copytree(self.folder, self.result)
 
 
-def mount_small_disk(folder: Path, room: int) -> None:
-    """Needs no rights where namespaces are allowed; raises OSError elsewhere."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(NEW_NAMESPACES):
-        raise OSError(ctypes.get_errno(), "unshare")
-    kept = folder.with_name(folder.name + ".kept")
-    shutil.copytree(folder, kept, dirs_exist_ok=True)
-    there = sum(4096 * (1 + -(-file.stat().st_size // 4096)) for file in kept.rglob("*"))
-    options = f"size={(there + room) // 4096 * 4096},mode=755".encode()
-    if libc.mount(b"tmpfs", str(folder).encode(), b"tmpfs", 0, options):
-        raise OSError(ctypes.get_errno(), "mount")
-    with contextlib.suppress(OSError):
-        shutil.copytree(kept, folder, dirs_exist_ok=True)
-
-
-def small_disks_are_allowed(folder: Path) -> bool:
+def disks_can_be_made(folder: Path) -> bool:
     if sys.platform != "linux":
         return False
-    folder.mkdir()
-    process = server.Process(target=mount_small_disk, args=(folder, 0))
+    (folder / "disk").mkdir()
+    process = server.Process(target=Disk(folder / "disk", 4096, folder / "result"))
     process.start()
     process.join()
     return process.exitcode == 0
+
+
+def memory_of(process: int) -> int:
+    """Resident bytes."""
+    fields = Path(f"/proc/{process}/statm").read_text().split()
+    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
