@@ -1,10 +1,10 @@
-# make demo, make test: each does all of its own set-up, in .venv, and does it once.
+# make demo, make test, make faults: each does all of its own set-up, in .venv, and does it once.
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 DEMO := --runs demo/runs --onnx demo/onnx
 
-.PHONY: demo test clean
+.PHONY: demo test faults clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/ready
@@ -18,6 +18,9 @@ test: $(VENV)/ready-test
 	$(PY) -m ruff check --quiet .
 	$(PY) -m ruff format --check --quiet .
 	$(PY) -m pytest tests
+
+faults: $(VENV)/ready-test
+	CXR_FAULTS=50 $(PY) -m pytest -rP tests/test_faults.py tests/test_resume.py
 
 $(VENV)/ready: requirements.txt | $(VENV)/bin/python
 	@echo "installing the packages of requirements.txt into $(VENV): some GB, a few minutes the first time"
