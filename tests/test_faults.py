@@ -166,8 +166,8 @@ def test_what_a_killed_export_leaves_is_no_model(base, tmp_path, capsys):
     assert found == [tmp_path / "runs" / "simple" / "model.pt"]
 
 
-def hanging_build(flag: Path, seconds: float) -> None:
-    """A `prepare`: the fifth image takes its time."""
+def hanging_build(flag: Path) -> None:
+    """A `prepare`: the fifth image makes the file `flag`, and waits until it is removed."""
     import cache
 
     decode, count = cache.images.decode, iter(range(10**6))
@@ -175,7 +175,8 @@ def hanging_build(flag: Path, seconds: float) -> None:
     def slow(*arguments: object) -> object:
         if next(count) == 4:
             flag.touch()
-            time.sleep(seconds)
+            while flag.exists():
+                time.sleep(0.01)
         return decode(*arguments)
 
     cache.images.decode = slow
@@ -183,16 +184,17 @@ def hanging_build(flag: Path, seconds: float) -> None:
 
 def test_a_build_removes_what_killed_ones_left_and_nothing_else(base, tmp_path):
     attack = attack_on("cache", base, tmp_path / "cache")
-    dead = attack.start(tmp_path / "dead", prepare=functools.partial(hanging_build, tmp_path / "one", 60))
+    dead = attack.start(tmp_path / "dead", prepare=functools.partial(hanging_build, tmp_path / "one"))
     dead.wait_for(tmp_path / "one")
     (left,) = (tmp_path / "cache").iterdir()
     dead.process.kill()
     dead.done()
-    alive = attack.start(tmp_path / "alive", prepare=functools.partial(hanging_build, tmp_path / "two", 2))
+    alive = attack.start(tmp_path / "alive", prepare=functools.partial(hanging_build, tmp_path / "two"))
     alive.wait_for(tmp_path / "two")
     assert not left.exists()
     assert attack.start(tmp_path / "said").done().code == 0
     assert len([path for path in (tmp_path / "cache").iterdir() if path.name.startswith(".")]) == 1  # the living one's
+    (tmp_path / "two").unlink()
     assert alive.done().code == 0
     assert not [path for path in (tmp_path / "cache").iterdir() if path.name.startswith(".")]
 
@@ -205,7 +207,7 @@ def hanging_training(flag: Path) -> None:
 
     def hang(*_: object) -> None:
         flag.touch()
-        time.sleep(60)
+        time.sleep(600)
 
     train.train_run = hang
 
@@ -450,8 +452,8 @@ def assert_flat(resident: list[int]) -> None:
 
 @long_form
 def test_training_does_not_grow(base, tmp_path):
-    arguments = ["--arch", "resnet34", "--data", "phantoms", "--size", 64, "--epochs", 30, "--device", "cpu",
-                 "--resize-from", 0, "--out", tmp_path, "--cache", base / "cache"]  # fmt: skip
+    arguments = ["--arch", "resnet34", "--data", "phantoms", "--size", 64, "--quick", "--epochs", 30,
+                 "--device", "cpu", "--resize-from", 0, "--out", tmp_path, "--cache", base / "cache"]  # fmt: skip
     done = processes.run(tmp_path, "train", arguments, functools.partial(noting_memory, tmp_path / "bytes"))
     assert done.code == 0, done.err
     assert_flat([int(line) for line in (tmp_path / "bytes").read_text().split()])
