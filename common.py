@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import IO
 
 VERSION = "0.1.0"
 
@@ -162,24 +163,39 @@ def sync_folder(folder: Path) -> None:
 def lock(path: Path, busy: str) -> Iterator[bool]:
     """Keeps other processes out until the block or this process ends; the system sees to it, even after kill -9.
 
-    Yields whether anybody is kept out: there are network disks without locks. The file is left behind, because to
-    remove it would let two in; it means nothing by itself.
+    Yields whether anybody is kept out: there are network disks without locks. That the file is there means nothing.
     Raises Problem(busy) while another process is inside, and where the file cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        stream = open(path, "ab")  # noqa: SIM115
+        stream, held = _locked(path)
+    except BlockingIOError as error:
+        raise Problem(busy) from error
     except OSError as error:
-        raise Problem(f"cannot write {path}: {error.strerror or error}") from error
-    with stream:
+        raise Problem(f"cannot write to {path.parent}: {error.strerror or error}") from error
+    try:
+        yield held
+    finally:
+        with contextlib.suppress(OSError):  # Windows removes nothing that is open, and an empty file does no harm
+            path.unlink()
+        stream.close()
+
+
+def _locked(path: Path) -> tuple[IO, bool]:
+    while True:
+        stream = open(path, "ab")  # noqa: SIM115
         try:
             _lock_file(stream.fileno())
-            held = True
+            if os.path.samestat(os.fstat(stream.fileno()), os.stat(path)):
+                return stream, True
+            stream.close()  # whoever held it before has removed it in between
+        except FileNotFoundError:
+            stream.close()
         except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
-                raise Problem(busy) from error
-            held = False
-        yield held
+            if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+                return stream, False
+            stream.close()
+            raise BlockingIOError from error
 
 
 def _lock_file(handle: int) -> None:
