@@ -1,10 +1,10 @@
-# make demo, make test, make fuzz: each does all of its own set-up, in .venv, and does it once.
+# make demo, make test, make fuzz, make faults: each does all of its own set-up, in .venv, and does it once.
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 DEMO := --runs demo/runs --onnx demo/onnx
 
-.PHONY: demo test fuzz clean
+.PHONY: demo test fuzz faults clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/ready
@@ -23,6 +23,10 @@ test: $(VENV)/ready-test
 # Every kind of file, damaged thousands of times: a quarter of an hour.
 fuzz: $(VENV)/ready-test
 	OMP_NUM_THREADS=1 MALLOC_ARENA_MAX=2 $(PY) tests/fuzzing.py
+
+# Killed, without disk, without readers: about an hour.
+faults: $(VENV)/ready-test
+	CXR_FAULTS=50 $(PY) -m pytest -rP tests/test_faults.py tests/test_resume.py
 
 $(VENV)/ready: requirements.txt | $(VENV)/bin/python
 	@echo "installing the packages of requirements.txt into $(VENV): some GB, a few minutes the first time"

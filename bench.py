@@ -327,8 +327,7 @@ def work(args: argparse.Namespace) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parse(argv)
-    return common.run(lambda: work(args))
+    return common.run(lambda: work(parse(argv)))
 
 
 if __name__ == "__main__":

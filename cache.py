@@ -5,6 +5,7 @@ open_or_build(...)   the table of pixels and what is known of each image
 """
 
 import collections
+import contextlib
 import hashlib
 import importlib.util
 import io
@@ -97,7 +98,11 @@ def open_or_build(folder: Path, entries: list[Entry], size: int, fit: str) -> tu
             folder.parent.mkdir(parents=True, exist_ok=True)
             if there:
                 shutil.rmtree(folder)  # damaged
-            with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+            _remove_leftovers(folder)
+            with (
+                tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary,
+                common.lock(Path(temporary) / "lock", "nobody else knows this name"),
+            ):
                 whole = Path(temporary) / "cache"
                 whole.mkdir()
                 _build(whole, entries, size, fit)
@@ -115,6 +120,14 @@ def open_or_build(folder: Path, entries: list[Entry], size: int, fit: str) -> tu
     if cached is None:
         raise Problem(f"the cache {folder} could not be read back; --cache DIR moves it")
     return cached
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Removes what killed builds of the same cache have left: as large as the cache, and of use to nobody."""
+    for leftover in folder.parent.glob(f".{folder.name}.*"):
+        with contextlib.suppress(Problem), common.lock(leftover / "lock", "it is being built") as alone:
+            if alone:
+                shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _build(folder: Path, entries: list[Entry], size: int, fit: str) -> None:
@@ -175,7 +188,7 @@ def _open(folder: Path, size: int) -> tuple[np.ndarray, dict] | None:
     try:
         if (folder / SUMS).read_text() != _sums(folder):
             return None
-        listing = json.loads((folder / "listing.json").read_text())
+        listing = json.loads((folder / "listing.json").read_text(encoding="utf-8"))
         if not listing["films"]:
             return np.zeros((0, size, size), np.uint8), listing
         # Copy-on-write, because torch wants a writable array; nothing of ours writes to it.

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import csv
 import difflib
+import errno
 import hashlib
 import io
 import json
@@ -13,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 VERSION = "0.1.0"
 
@@ -32,6 +33,18 @@ def run(work: Callable[[], int]) -> int:
     Returns what `work` returns; 2 for a wrong call, 1 for work that failed, 130 for Ctrl-C. Anything else
     is a defect of ours and keeps its traceback.
     """
+    for name in ("stdout", "stderr"):  # None where whoever called has closed them
+        setattr(sys, name, getattr(sys, name) or open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that this terminal cannot show
+    try:
+        code = _exit_code(work)
+    except SystemExit as done:  # of argparse, which has printed the help or what is wrong with the call
+        raise SystemExit(_flushed(done.code if isinstance(done.code, int) else 0)) from None
+    return _flushed(code)
+
+
+def _exit_code(work: Callable[[], int]) -> int:
     try:
         return work()
     except UsageProblem as problem:
@@ -41,11 +54,26 @@ def run(work: Callable[[], int]) -> int:
         print(f"error: {problem}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # the output was piped to `head`: nobody is listening any more
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        where = f"cannot use {error.filename}" if error.filename else "cannot write the output"
+        print(f"error: {printable(where)}: {error.strerror or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _flushed(code: int) -> int:
+    """The exit code when standard output has been written: 1 where it cannot be, which is said if anybody listens."""
+    try:
+        sys.stdout.flush()
+        return code
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left, and written at the exit
+        if not isinstance(error, BrokenPipeError):
+            print(f"error: cannot write the output: {error.strerror or error}", file=sys.stderr)
+        return code or 1
 
 
 # ------------------------------------------------------------------------------------------ command lines
@@ -188,13 +216,64 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+@contextlib.contextmanager
+def lock(path: Path, busy: str) -> Generator[bool]:
+    """Keeps other processes out until the block or this process ends; the system sees to it, even after kill -9.
+
+    Yields whether anybody is kept out: there are network disks without locks. That the file is there means nothing.
+    Raises Problem(busy) while another process is inside, and where the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream, held = _locked(path)
+    except BlockingIOError as error:
+        raise Problem(busy) from error
+    except OSError as error:
+        raise Problem(f"cannot write to {path.parent}: {error.strerror or error}") from error
+    try:
+        yield held
+    finally:
+        with contextlib.suppress(OSError):  # Windows removes nothing that is open, and an empty file does no harm
+            path.unlink()
+        stream.close()
+
+
+def _locked(path: Path) -> tuple[IO, bool]:
+    while True:
+        stream = open(path, "ab")  # noqa: SIM115
+        try:
+            _lock_file(stream.fileno())
+            if os.path.samestat(os.fstat(stream.fileno()), os.stat(path)):
+                return stream, True
+            stream.close()  # whoever held it before has removed it in between
+        except FileNotFoundError:
+            stream.close()
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+                return stream, False
+            stream.close()
+            raise BlockingIOError from error
+
+
+def _lock_file(handle: int) -> None:
+    if os.name == "nt":
+        import msvcrt
+
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
 
 
 def write_text(path: Path, text: str) -> None:
-    write_bytes(path, text.encode("utf-8", "backslashreplace"))  # a file's name need not be text
+    """Writes UTF-8; of a file name that is no text, the bytes are escaped, in JSON's way."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_json(path: Path, value: object) -> None:
@@ -235,10 +314,13 @@ def _finite(value: object) -> object:
 
 
 def sha256_of(parts: Iterable[bytes | str]) -> str:
-    """The SHA-256 of the parts in order, as 64 hex digits; each part is preceded by its length."""
+    """The SHA-256 of the parts in order, as 64 hex digits; each part is preceded by its length.
+
+    Of a file name that is no text (another system's encoding, or LC_ALL=C), its bytes count: the same everywhere.
+    """
     digest = hashlib.sha256()
     for part in parts:
-        raw = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
+        raw = part.encode(errors="surrogateescape") if isinstance(part, str) else part
         digest.update(len(raw).to_bytes(8, "little"))  # so that ("ab", "c") and ("a", "bc") differ
         digest.update(raw)
     return digest.hexdigest()

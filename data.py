@@ -406,9 +406,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def work(args: argparse.Namespace) -> int:
+    return args.command(args)
+
+
 def main(argv: list[str] | None = None) -> int:
-    args = parse(argv)
-    return common.run(lambda: args.command(args))
+    return common.run(lambda: work(parse(argv)))
 
 
 if __name__ == "__main__":

@@ -394,7 +394,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def found_models(args: argparse.Namespace) -> list[Path]:
     """Checkpoints, then graphs; each in the order of the architectures. Raises Problem when there are none."""
     order = {name: i for i, name in enumerate(models.ARCHITECTURES)}
-    found = [*args.runs.glob("*/model.pt"), *args.onnx.glob("*.onnx")]
+    found = [*args.runs.glob("[!.]*/model.pt"), *args.onnx.glob("[!.]*.onnx")]  # no leftovers of what was killed
     stem = {path: path.parent.name if path.suffix == ".pt" else path.stem for path in found}
     paths = sorted(found, key=lambda p: (p.suffix == ".onnx", order.get(stem[p], len(order)), stem[p]))
     if not paths:
@@ -430,15 +430,14 @@ def work(args: argparse.Namespace) -> int:
     groups = comparisons.seed_groups(results)
     shown = tables.tables(results, asked, groups)
     said = [f"{pair['question']} {pair['from']} to {pair['to']}: {pair['sentence']}." for pair in asked]
+    write_files(args.report, results, asked, groups, notes, shown)  # before it is printed: `| head` ends the printing
     print_results(results, shown, [*said, *notes], args.format)
-    write_files(args.report, results, asked, groups, notes, shown)
     print(f"report: {args.report / 'report.html'}, and the same as report.md, results.csv and results.json")
     return 1 if failures else 0
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parse(argv)
-    return common.run(lambda: work(args))
+    return common.run(lambda: work(parse(argv)))
 
 
 if __name__ == "__main__":

@@ -98,26 +98,28 @@ def calibration_images(checkpoint: dict, dataset: data.Dataset, split: data.Spli
 def write(graph: onnx.ModelProto, target: Path, expected: verify.Reference, about: dict) -> None:
     """Proves a graph and gives it its name, with its certificate beside it. Raises Problem when it differs."""
     names, unchecked = verify.providers()
-    with refused_on_failure(target), common.atomic_path(target) as temporary:
-        temporary.write_bytes(graphs.sealed(graph))
-        found = verify.prove(temporary, expected, names)
     facts = graphs.facts_of(graph)
-    report = {
-        "file": target.name,
-        "sha256": common.sha256_of_file(target),
-        "metadata": facts,
-        "opset": graphs.OPSET,
-        "data": about,
-        **verify.certificate(expected, found),
-        "not_checked": unchecked,
-        "device": infer.describe_device(torch.device("cpu")),
-        "versions": versions(),
-    }
-    common.write_json(target.with_suffix(".json"), report)
+    certificate = target.with_suffix(".json")
+    with common.atomic_path(certificate) as beside, common.atomic_path(target) as temporary:
+        temporary.write_bytes(graphs.sealed(graph))
+        with refused_on_failure(target):
+            found = verify.prove(temporary, expected, names)
+        report = {
+            "file": target.name,
+            "sha256": common.sha256_of_file(temporary),
+            "metadata": facts,
+            "opset": graphs.OPSET,
+            "data": about,
+            **verify.certificate(expected, found),
+            "not_checked": unchecked,
+            "device": infer.describe_device(torch.device("cpu")),
+            "versions": versions(),
+        }
+        common.write_json(beside, report)  # both are written before either gets its name
     print("\n".join(["", *unchecked]))
     synthetic = ", SYNTHETIC training data" if graphs.fact(facts, "data")["synthetic"] else ""
     print(f"{target}: {target.stat().st_size / 1e6:.1f} MB, {graphs.fact(facts, 'precision')['name']}, "
-          f"opset {graphs.OPSET}{synthetic}; certificate: {target.with_suffix('.json')}")  # fmt: skip
+          f"opset {graphs.OPSET}{synthetic}; certificate: {certificate}")  # fmt: skip
     print(f"next: python predict.py {target} FILM_OR_FOLDER\n")
 
 
@@ -316,7 +318,7 @@ def parse_threshold(argv: list[str]) -> argparse.Namespace:
 
 
 def export_command(args: argparse.Namespace) -> int:
-    paths = sorted(args.runs.glob("*/model.pt")) if args.all else args.checkpoints
+    paths = sorted(args.runs.glob("[!.]*/model.pt")) if args.all else args.checkpoints
     if not paths:
         raise Problem(f"no checkpoint {args.runs}/*/model.pt: python train.py makes one")
     failures = 0
@@ -332,10 +334,13 @@ def export_command(args: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
-def main(argv: list[str] | None = None) -> int:
-    args = parse(argv)
+def work(args: argparse.Namespace) -> int:
     args.run = uuid.uuid4().hex  # one look at test labels, at however many models
-    return common.run(lambda: args.command(args))
+    return args.command(args)
+
+
+def main(argv: list[str] | None = None) -> int:
+    return common.run(lambda: work(parse(argv)))
 
 
 if __name__ == "__main__":

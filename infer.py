@@ -171,7 +171,8 @@ def _session(path: Path, provider: str, entries: dict[str, str]) -> onnxruntime.
     # TF32 is on by default and costs 3 digits; HEURISTIC does not search again for each new batch size.
     settings = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"} if provider == "cuda" else {}
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=[(wanted, settings)])
+        # As bytes: onnxruntime opens no path that is not UTF-8.
+        session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=[(wanted, settings)])
     except Exception as error:  # onnxruntime raises classes of its own, all derived from Exception directly
         raise Problem(f"{path}: onnxruntime cannot open it on {provider} ({str(error).splitlines()[0]})") from error
     if session.get_providers()[0] != wanted:

@@ -1,6 +1,7 @@
 """The test-set ledger: a line for each time that test labels were read, so that nobody forgets how often it was."""
 
 import datetime
+import errno
 import json
 import os
 from pathlib import Path
@@ -28,17 +29,27 @@ def note(folder: Path, run: str, model: str, sha256: str, dataset: str, fingerpr
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with open(file, "a+", encoding="utf-8", errors="backslashreplace") as stream:
-            stream.seek(0)
-            text = stream.read()  # before anything is added: nothing may be joined to a torn line
-            looks = [look["run"] for look in read(text.splitlines(), file) if look["split"] == fingerprint]
-            line = ("\n" if text and not text.endswith("\n") else "") + json.dumps(entry) + "\n"
-            stream.write(line)  # one short write in append mode: two processes do not mix lines
-            stream.flush()
-            os.fsync(stream.fileno())
+        text = file.read_text(encoding="utf-8", errors="backslashreplace") if file.exists() else ""
+        looks = [look["run"] for look in read(text.splitlines(), file) if look["split"] == fingerprint]
+        # Nothing may be joined to a line that lacks its end.
+        line = ("\n" if text and not text.endswith("\n") else "") + json.dumps(entry) + "\n"
+        _append(file, line.encode())
     except OSError as error:
         raise Problem(f"cannot write {file}: {error.strerror or error}") from error
     return len(dict.fromkeys([*looks, run]))
+
+
+def _append(file: Path, line: bytes) -> None:
+    """In one short write in append mode, so that two processes do not mix lines; whole or, on a full disk, not at all.
+
+    Raises OSError.
+    """
+    with open(file, "ab", buffering=0) as stream:
+        written = stream.write(line)
+        if written < len(line):
+            stream.truncate(stream.tell() - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(stream.fileno())
 
 
 def read(lines: list[str], file: Path) -> list[dict]:

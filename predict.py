@@ -68,6 +68,15 @@ def say(text: str) -> None:
     tqdm.write(printable(text), file=sys.stderr)  # above the progress bar where there is one
 
 
+@contextlib.contextmanager
+def naming(path: Path | None) -> Generator[None]:
+    """What the system cannot write is said with the file's name, which it leaves out where the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        raise Problem(f"cannot write {path}: {error.strerror or error}") from error
+
+
 def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
@@ -398,8 +407,9 @@ def answer(model: Model, args: argparse.Namespace, films: list[Film], pixels: np
             stem = "".join(c if c.isalnum() or c in "-_" else "_" for c in Path(film.file).stem)[:50]
             path = args.heatmaps / f"{stem}-{hashlib.sha256(os.fsencode(film.file)).hexdigest()[:10]}.png"
             heat = heats[0][i] if heats else occlusion(model, pixels[i])
-            overlay(film.row, pixels[i], heat, model).save(f"{path}.part", "PNG")
-            os.replace(f"{path}.part", path)
+            with naming(path):
+                overlay(film.row, pixels[i], heat, model).save(f"{path}.part", "PNG")
+                os.replace(f"{path}.part", path)
             film.row["heatmap"] = printable(str(path))
 
 
@@ -565,9 +575,13 @@ def work(args: argparse.Namespace) -> int:
     earlier = earlier_files(args.csv, model, args) if args.resume and args.csv.exists() else collections.Counter()
     for folder in filter(None, (args.csv and args.csv.parent, args.heatmaps)):
         folder.mkdir(parents=True, exist_ok=True)
-    with open(args.csv or os.devnull, "a" if args.resume else "w", newline="", encoding="utf-8") as stream:
+    stream = open(args.csv or os.devnull, "a" if args.resume else "w", newline="", encoding="utf-8")  # noqa: SIM115
+    try:
         stream.write("" if stream.tell() else HEADER.decode())
         return predict(args, model, stream, earlier)
+    finally:
+        with naming(args.csv):  # what could not be written is tried again
+            stream.close()
 
 
 def predict(args: argparse.Namespace, model: Model, stream: io.TextIOBase, earlier: collections.Counter) -> int:
@@ -590,8 +604,9 @@ def predict(args: argparse.Namespace, model: Model, stream: io.TextIOBase, earli
     with contextlib.closing(source), tqdm(total=total, unit=" films", disable=not shown) as bar:
         for done in source:
             rows = [film.row for film in done]
-            csv.writer(stream, lineterminator="\n").writerows(map(text_of, row.values()) for row in rows)
-            stream.flush()
+            with naming(args.csv):
+                csv.writer(stream, lineterminator="\n").writerows(map(text_of, row.values()) for row in rows)
+                stream.flush()
             print("\n".join(json.dumps(row) if args.json else table_line(row, model) for row in rows), flush=True)
             for row, kind in ((row, kind) for row in rows for kind in ("error", "warning") if row[kind]):
                 say(f"{kind}: {row['file']}: {row[kind]}")
@@ -606,6 +621,8 @@ def predict(args: argparse.Namespace, model: Model, stream: io.TextIOBase, earli
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
+    for name in ("stdout", "stderr"):  # None where whoever called has closed them
+        setattr(sys, name, getattr(sys, name) or open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that this terminal cannot show
     try:
@@ -615,11 +632,11 @@ def main(argv: list[str] | None = None) -> int:
     except Problem as problem:
         say(f"error: {problem.args[0]}")
         return problem.args[1] if problem.args[1:] else 1
-    except BrokenPipeError:  # the output was piped to `head`: nobody is listening any more
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except OSError as error:
-        say(f"error: cannot use {error.filename or 'the output'}: {error.strerror or error}")
+        if not error.filename:  # standard output is full, or was piped to `head`: what is left of it goes nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            say(f"error: cannot use {error.filename or 'the output'}: {error.strerror or error}")
         return 1
     except KeyboardInterrupt:
         say("interrupted" + ("; --resume goes on" if args.csv else ""))

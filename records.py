@@ -6,7 +6,7 @@ import datetime
 import importlib.metadata
 import platform
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -51,18 +51,18 @@ class Run:
             self.wait()
 
     def keep(self, row: dict, logits: np.ndarray, labels: np.ndarray, state: dict, training: dict) -> None:
-        """After an epoch: prints its row, writes last.pt and history.csv, and model.pt when it is the best so far."""
+        """After an epoch: writes last.pt and history.csv, and model.pt when it is the best so far; prints its row."""
         best = not self.history or rank(row) > max(map(rank, self.history))
         self.history.append(row)
+        self.checkpoint |= {"epoch": row["epoch"], "history": list(self.history), "seconds": self.seconds()}
+        self.checkpoint |= decisions.fit(logits, labels)
+        self.save(state, training, best)
         tqdm.write(
             f"epoch {row['epoch']:>2}/{training['epochs']}  lr {row['learning_rate']:.1e}  "
             f"train loss {row['train_loss']:.4f} acc {row['train_accuracy']:.3f}  "
             f"val loss {row['val_loss']:.4f} acc {row['val_accuracy']:.3f} AUROC {row['val_auroc']:.4f}  "
             f"{row['seconds']:.0f} s, {row['images_per_second']:.0f} images/s{'  best' if best else ''}"
         )
-        self.checkpoint |= {"epoch": row["epoch"], "history": list(self.history), "seconds": self.seconds()}
-        self.checkpoint |= decisions.fit(logits, labels)
-        self.save(state, training, best)
 
     def save(self, state: dict, training: dict, best: bool = False) -> None:
         """Starts to write last.pt, after model.pt if `best`; waits for the earlier save, whose errors are raised."""
@@ -207,6 +207,17 @@ def is_folder_name(name: str) -> bool:
     return name.isprintable() and name.strip() not in ("", "old", "sweep", ".", "..") and not set(name) & set("/\\")
 
 
+@contextlib.contextmanager
+def claimed(folder: Path) -> Generator[None]:
+    """A run's folder for this process alone. Raises Problem while another process trains there."""
+    if parallel.rank():
+        yield
+        return
+    busy = f"{folder}: another process is training there; --name or --out gives this run a folder of its own"
+    with common.lock(folder.with_name(f".{folder.name}.lock"), busy):  # beside it, because the folder may be moved
+        yield
+
+
 def fresh_folder(out: Path, name: str) -> Path:
     """out/name, empty; an earlier run of that name is moved to out/old/, never overwritten."""
     folder = out / name
@@ -215,9 +226,12 @@ def fresh_folder(out: Path, name: str) -> Path:
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")
-            (out / "old").mkdir(parents=True, exist_ok=True)
-            folder.rename(out / "old" / f"{name}-{stamp}")
-            print(f"the earlier {folder} is now {out / 'old' / f'{name}-{stamp}'}")
+            aside = out / "old" / f"{name}-{stamp}"
+            while aside.exists():  # clocks are set back, and some are coarse
+                aside = aside.with_name(f"{aside.name}+")
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            folder.rename(aside)
+            print(f"the earlier {folder} is now {aside}")
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise Problem(f"cannot write to {folder}: {error.strerror}; --out DIR writes elsewhere") from error

@@ -448,7 +448,8 @@ def train_all(args: argparse.Namespace) -> int:
             args.architecture, args.seed = architecture, seed
             name = (args.name or architecture) + (f"-s{seed}" if args.seeds else "") + (f"-f{fold[0]}" if fold else "")
             train = sweep if args.lr and len(args.lr) > 1 else train_run
-            checkpoint = train(name, network, origin, dataset, split, recipe_of(args, architecture), args)
+            with records.claimed(args.out / name):
+                checkpoint = train(name, network, origin, dataset, split, recipe_of(args, architecture), args)
             rows[architecture].append(summary_row(name, checkpoint))
     print(tabulate([line for found in rows.values() for line in with_mean(found)], SUMMARY, floatfmt=SUMMARY_DIGITS))
     for architecture, problem in skipped.items():
@@ -499,8 +500,7 @@ def sweep(
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parse(argv)
-    return common.run(lambda: work(args))
+    return common.run(lambda: work(parse(argv)))
 
 
 if __name__ == "__main__":

@@ -125,8 +125,8 @@ def providers() -> tuple[list[str], list[str]]:
 def prove(path: Path, expected: Reference, names: list[str]) -> dict[str, list[dict]]:
     """onnx's checker, then every check on every provider; prints the tables. Raises Problem when anything fails."""
     try:
-        onnx.checker.check_model(path, full_check=True)
         graph = onnx.load(path)
+        onnx.checker.check_model(graph, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, DecodeError) as error:
         raise Problem(f"onnx.checker refuses the graph: {str(error).splitlines()[0]}") from error
     facts = graphs.facts_of(graph)
