@@ -20,6 +20,7 @@ import common
 import data
 import decisions
 import infer
+import metrics
 import models
 import parallel
 import schema
@@ -98,6 +99,17 @@ def copied(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: copied(item) for key, item in value.items()}
     return [copied(item) for item in value] if isinstance(value, list) else value
+
+
+def scores(side: str, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Loss (nats), accuracy at 0.5 and AUROC; the loss is the mean over the images, not over the batches."""
+    probabilities = metrics.positive_probability(logits)
+    found = metrics.classification(labels, probabilities, 0.5)
+    return {
+        f"{side}_loss": metrics.log_loss(logits, labels),
+        f"{side}_accuracy": found["accuracy"],
+        f"{side}_auroc": found["auroc"],
+    }
 
 
 def rank(row: dict) -> tuple[float, float]:

@@ -25,7 +25,6 @@ import common
 import data
 import decisions
 import infer
-import metrics
 import models
 import parallel
 import records
@@ -115,8 +114,8 @@ class Trainer:
         if not np.isfinite(validation_logits).all():
             raise Problem(f"epoch {number}: the network's output for validation images is not finite; try a lower --lr")
         row = {"epoch": number, "learning_rate": rate}
-        row |= scores("train", logits, labels)
-        row |= scores("val", validation_logits, self.validation.all_labels)
+        row |= records.scores("train", logits, labels)
+        row |= records.scores("val", validation_logits, self.validation.all_labels)
         row["seconds"] = time.perf_counter() - start
         row["images_per_second"] = len(labels) / (trained - start)
         self.epoch, self.step, self.seconds = number, 0, 0.0
@@ -209,17 +208,6 @@ class Trainer:
             torch.cuda.set_rng_state_all(state["generators"][1:])
 
 
-def scores(side: str, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Loss (nats), accuracy at 0.5 and AUROC; the loss is the mean over the images, not over the batches."""
-    probabilities = metrics.positive_probability(logits)
-    found = metrics.classification(labels, probabilities, 0.5)
-    return {
-        f"{side}_loss": metrics.log_loss(logits, labels),
-        f"{side}_accuracy": found["accuracy"],
-        f"{side}_auroc": found["auroc"],
-    }
-
-
 # ------------------------------------------------------------------------------------- one run, start to end
 
 
@@ -246,16 +234,16 @@ def train_run(
                       shard=shard)  # fmt: skip
     if min(batches.batch_sizes()) < parallel.world():
         raise UsageProblem(f"--batch-size: {parallel.world()} processes need batches of {parallel.world()} or more")
-    stress = views.StressValidation(table, labels, training, validation) if args.val == "stress" else None
-    shown = stress.mixed() if stress else table[torch.from_numpy(validation).to(table.device)]  # (N, S, S) uint8
-    exact = Batches(shown, labels[validation], np.arange(len(validation)), EVALUATION_BATCH[device.type], device,
-                    normalisation, shard=shard)  # fmt: skip
     checkpoint = records.new_checkpoint(name, origin, dataset, split, args, recipe, normalisation, device)
     folder = Path(args.out) / name
     old = records.resumable(folder, checkpoint) if args.resume else None
     if old and records.finished(folder):
         print(f"{name}: finished already\n")
         return models.load_checkpoint(folder / "model.pt")[0]
+    stress = views.StressValidation(table, labels, training, validation) if args.val == "stress" else None
+    shown = stress.mixed() if stress else table[torch.from_numpy(validation).to(table.device)]  # (N, S, S) uint8
+    exact = Batches(shown, labels[validation], np.arange(len(validation)), EVALUATION_BATCH[device.type], device,
+                    normalisation, shard=shard)  # fmt: skip
     compiling = device.type == "cuda" if args.compile is None else args.compile
     trainer = Trainer(network, recipe, batches, exact, compiling, args.minutes)
     if old:
@@ -494,7 +482,8 @@ def sweep(
     print(tabulate(rows, ["learning rate", *SUMMARY[1:]], floatfmt=SUMMARY_DIGITS))
     best = max(found, key=lambda rate: records.rank(found[rate]["history"][found[rate]["epoch"] - 1]))
     print(f"{name}: learning rate {best:g} validates best; all runs stay under {folder}\n")
-    if parallel.rank() == 0:
+    kept = args.resume and records.finished(args.out / name)
+    if parallel.rank() == 0 and not kept:
         records.adopt(folder / f"lr-{best:g}", args.out, name)
     return found[best]
 
