@@ -13,6 +13,7 @@ import phantoms as drawings
 import train
 
 README = Path(train.__file__).with_name("README.md").read_text(encoding="utf-8")
+QUALITY = Path(train.__file__).with_name("docs").joinpath("quality.md").read_text(encoding="utf-8")
 STEPS = ("data", "train", "export", "evaluate", "predict")  # what comes before what
 
 
@@ -33,10 +34,10 @@ def test_the_deployment_example_runs(tmp_path, cache, phantoms, monkeypatch, cap
     assert 0 <= float(lines[1]) <= 1
 
 
-@pytest.mark.parametrize("script", ["data", "train", "evaluate", "export", "predict", "bench"])
+@pytest.mark.parametrize("script", ["data", "train", "evaluate", "export", "predict", "bench", "ablate"])
 def test_every_command_shown_is_one_that_the_script_accepts(script):
     module = __import__(script)
-    shown = re.findall(rf"python {script}\.py ([^#\n`]*)", README)
+    shown = re.findall(rf"python {script}\.py ([^#\n`]*)", README + QUALITY)
     assert shown
     for arguments in shown:
         module.parse(arguments.split())
