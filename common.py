@@ -220,9 +220,10 @@ def sync_folder(folder: Path) -> None:
 def lock(path: Path, busy: str) -> Generator[bool]:
     """Keeps other processes out until the block or this process ends; the system sees to it, even after kill -9.
 
-    Yields whether anybody is kept out: there are network disks without locks. That the file is there means nothing.
-    Raises Problem(busy) while another process is inside, and where the file cannot be written.
+    Yields whether anybody is kept out: there are network disks without locks. That the file is there means nothing. A
+    folder that was made for it goes again if nothing else has come into it. Raises Problem(busy) while another process is inside, and where the file cannot be written.
     """
+    made = not path.parent.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         stream, held = _locked(path)
@@ -236,6 +237,9 @@ def lock(path: Path, busy: str) -> Generator[bool]:
         with contextlib.suppress(OSError):  # Windows removes nothing that is open, and an empty file does no harm
             path.unlink()
         stream.close()
+        if made:
+            with contextlib.suppress(OSError):  # not empty
+                path.parent.rmdir()
 
 
 def _locked(path: Path) -> tuple[IO, bool]:
