@@ -221,7 +221,8 @@ def lock(path: Path, busy: str) -> Generator[bool]:
     """Keeps other processes out until the block or this process ends; the system sees to it, even after kill -9.
 
     Yields whether anybody is kept out: there are network disks without locks. That the file is there means nothing. A
-    folder that was made for it goes again if nothing else has come into it. Raises Problem(busy) while another process is inside, and where the file cannot be written.
+    folder that was made for it goes again if nothing else has come into it.
+    Raises Problem(busy) while another process is inside, and where the file cannot be written.
     """
     made = not path.parent.exists()
     try:
