@@ -38,6 +38,10 @@ def longer(factor: float) -> Callable[[Recipe], Recipe]:
     return lambda recipe: replace(recipe, epochs=max(round(recipe.epochs * factor), 1))
 
 
+def times(**factors: float) -> Callable[[Recipe], Recipe]:
+    return lambda recipe: replace(recipe, **{name: getattr(recipe, name) * by for name, by in factors.items()})
+
+
 FRAMING, TONE, DETAIL = (
     ("shift", "tightest", "widest", "aspect"),
     ("brightness", "contrast", "curve"),
@@ -57,6 +61,10 @@ VARIANTS: dict[str, Callable[[Recipe], Recipe]] = {
     "and rotation to 15 degrees": augmented(rotation=15.0),
     "half as long": longer(0.5),
     "twice as long": longer(2),
+    "half the learning rate": times(learning_rate=0.5),
+    "twice the learning rate": times(learning_rate=2),
+    "no weight decay": times(weight_decay=0),
+    "ten times the weight decay": times(weight_decay=10),
 }
 
 

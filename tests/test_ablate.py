@@ -1,7 +1,7 @@
 """The table of variants: every variant changes what it names, and the numbers are those of the runs."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -34,9 +34,11 @@ def test_a_variant_changes_what_it_names_and_nothing_else(variant, changed):
     assert {key for key in augment[0] if augment[0][key] != augment[1][key]} == changed
 
 
-def test_lengths_and_the_mild_variant():
+def test_lengths_rates_and_the_mild_variant():
     assert ablate.VARIANTS["twice as long"](RECIPE).epochs == 2 * RECIPE.epochs
     assert ablate.VARIANTS["half as long"](RECIPE).epochs == RECIPE.epochs / 2
+    assert ablate.VARIANTS["twice the learning rate"](RECIPE) == replace(RECIPE, learning_rate=2e-3)
+    assert ablate.VARIANTS["no weight decay"](RECIPE) == replace(RECIPE, weight_decay=0)
     assert ablate.VARIANTS["mild framing, tone, no sharpness"](RECIPE).augment == Augment()
 
 

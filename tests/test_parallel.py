@@ -82,7 +82,7 @@ def test_two_processes_train_the_network_that_one_trains(architecture, kind, mor
         out = tmp_path / f"runs{processes}"
         command = [sys.executable, *launcher, str(script), kind, "--arch", architecture, "--data", "phantoms",
                    "--size", "32", "--quick", "--epochs", "2", "--batch-size", "48", "--device", "cpu",
-                   "--out", str(out), "--cache", str(cache), *more]  # fmt: skip
+                   "--val", "random", "--out", str(out), "--cache", str(cache), *more]  # fmt: skip
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         assert "Warning" not in done.stderr
