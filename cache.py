@@ -14,8 +14,9 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -89,45 +90,57 @@ def open_or_build(folder: Path, entries: list[Entry], size: int, fit: str) -> tu
     the table is its place in the list, its index that of its entry.
 
     A cache is built in a temporary folder and renamed when it is whole: a killed build leaves nothing under the final
-    name, and of two processes that build the same one, the first to finish is used by both.
+    name. Of two processes that want the same one, the second waits for the first.
     """
-    there = folder.exists()  # asked before: what another process finishes in between must not count as damaged
     cached = _open(folder, size)
     if cached is None:
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            if there:
-                shutil.rmtree(folder)  # damaged
-            _remove_leftovers(folder)
-            with (
-                tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary,
-                common.lock(Path(temporary) / "lock", "nobody else knows this name"),
-            ):
-                whole = Path(temporary) / "cache"
-                whole.mkdir()
-                _build(whole, entries, size, fit)
-                try:
-                    whole.rename(folder)
-                except OSError:
-                    if not folder.is_dir():  # else another process was first, and made the same
-                        raise
-            common.sync_folder(folder.parent)
+            with _alone(folder) as alone:
+                cached = _open(folder, size) or _rebuilt(folder, entries, size, fit, alone)
         except OSError as error:
             raise Problem(
                 f"cannot write the cache {folder}: {error.strerror or error}; --cache DIR moves it"
             ) from error
-        cached = _open(folder, size)
     if cached is None:
         raise Problem(f"the cache {folder} could not be read back; --cache DIR moves it")
     return cached
 
 
-def _remove_leftovers(folder: Path) -> None:
-    """Removes what killed builds of the same cache have left: as large as the cache, and of use to nobody."""
-    for leftover in folder.parent.glob(f".{folder.name}.*"):
-        with contextlib.suppress(Problem), common.lock(leftover / "lock", "it is being built") as alone:
-            if alone:
-                shutil.rmtree(leftover, ignore_errors=True)
+@contextlib.contextmanager
+def _alone(folder: Path) -> Generator[bool]:
+    """Waits until no other process builds this cache; yields whether that is certain: see common.lock."""
+    said = False
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                alone = stack.enter_context(common.lock(folder.with_name(f".{folder.name}.lock"), "it is being built"))
+                break
+            except common.Busy:
+                if not said:
+                    print(f"waiting for another process, which is building {folder}", file=sys.stderr)
+                said = True
+                time.sleep(0.1)
+        yield alone
+
+
+def _rebuilt(folder: Path, entries: list[Entry], size: int, fit: str, alone: bool) -> tuple[np.ndarray, dict] | None:
+    """Builds and opens the cache in place of one that cannot be opened."""
+    if folder.exists():
+        shutil.rmtree(folder)  # damaged
+    if alone:  # what killed builds have left is as large as the cache, and of use to nobody
+        for leftover in folder.parent.glob(f".{folder.name}.*.part"):
+            shutil.rmtree(leftover, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.", suffix=".part") as temporary:
+        whole = Path(temporary) / "cache"
+        whole.mkdir()
+        _build(whole, entries, size, fit)
+        try:
+            whole.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was first, where locks do not work, and made the same
+                raise
+    common.sync_folder(folder.parent)
+    return _open(folder, size)
 
 
 def _build(folder: Path, entries: list[Entry], size: int, fit: str) -> None:

@@ -27,6 +27,10 @@ class UsageProblem(Problem):
     """A wrong call (exit code 2), as opposed to work that failed (exit code 1)."""
 
 
+class Busy(Problem):
+    """Another process is at it."""
+
+
 def run(work: Callable[[], int]) -> int:
     """Calls `work` and turns what a person can foresee into one line on stderr and an exit code.
 
@@ -222,14 +226,14 @@ def lock(path: Path, busy: str) -> Generator[bool]:
 
     Yields whether anybody is kept out: there are network disks without locks. That the file is there means nothing. A
     folder that was made for it goes again if nothing else has come into it.
-    Raises Problem(busy) while another process is inside, and where the file cannot be written.
+    Raises Busy(busy) while another process is inside, and Problem where the file cannot be written.
     """
     made = not path.parent.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         stream, held = _locked(path)
     except BlockingIOError as error:
-        raise Problem(busy) from error
+        raise Busy(busy) from error
     except OSError as error:
         raise Problem(f"cannot write to {path.parent}: {error.strerror or error}") from error
     try:

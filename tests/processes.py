@@ -50,8 +50,9 @@ class Started:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.process.pid, number)
 
-    def wait_for(self, path: Path) -> None:
-        while not path.exists():
+    def wait_for(self, path: Path, words: str = "") -> None:
+        """Until there is such a file, with these words in it."""
+        while not (path.exists() and words in path.read_text()):
             assert self.process.is_alive(), self.done()
             time.sleep(0.01)
 

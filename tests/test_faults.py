@@ -184,21 +184,28 @@ def hanging_build(flag: Path) -> None:
     cache.images.decode = slow
 
 
-def test_a_build_removes_what_killed_ones_left_and_nothing_else(base, tmp_path):
-    attack = attack_on("cache", base, tmp_path / "cache")
+def hidden(folder: Path) -> list[str]:
+    return sorted(path.suffix for path in folder.iterdir() if path.name.startswith("."))
+
+
+def test_a_build_removes_what_killed_ones_left_and_a_second_one_waits_for_it(base, tmp_path):
+    attack, cache = attack_on("cache", base, tmp_path / "cache"), tmp_path / "cache"
     dead = attack.start(tmp_path / "dead", prepare=functools.partial(hanging_build, tmp_path / "one"))
     dead.wait_for(tmp_path / "one")
-    (left,) = (tmp_path / "cache").iterdir()
     dead.process.kill()
     dead.done()
+    (left,) = cache.glob("*.part")
     alive = attack.start(tmp_path / "alive", prepare=functools.partial(hanging_build, tmp_path / "two"))
     alive.wait_for(tmp_path / "two")
-    assert not left.exists()
-    assert attack.start(tmp_path / "said").done().code == 0
-    assert len([path for path in (tmp_path / "cache").iterdir() if path.name.startswith(".")]) == 1  # the living one's
+    assert not left.exists() and hidden(cache) == [".lock", ".part"]
+    waiting = attack.start(tmp_path / "waiting")
+    waiting.wait_for(waiting.err, "waiting for another process")
+    assert hidden(cache) == [".lock", ".part"]  # the living one's
     (tmp_path / "two").unlink()
     assert alive.done().code == 0
-    assert not [path for path in (tmp_path / "cache").iterdir() if path.name.startswith(".")]
+    done = waiting.done()
+    assert done.code == 0 and len(done.err.splitlines()) == 1
+    assert hidden(cache) == [] and len(list(cache.glob("*/listing.json"))) == 1
 
 
 # ----------------------------------------------------------------------------------------- two at once, and clocks
