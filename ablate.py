@@ -22,6 +22,7 @@ import models
 import train
 from batches import Augment
 from recipes import Recipe
+from stopping import Stopped
 
 MILD = Augment()  # what the recipes did before stress validation
 
@@ -43,7 +44,7 @@ def times(**factors: float) -> Callable[[Recipe], Recipe]:
 
 
 FRAMING, TONE, DETAIL = (
-    ("shift", "tightest", "widest", "aspect"),
+    ("shift", "tightest", "widest", "aspect", "unmoved"),
     ("brightness", "contrast", "curve"),
     ("blur", "sharpen"),
 )
@@ -56,12 +57,15 @@ VARIANTS: dict[str, Callable[[Recipe], Recipe]] = {
     "without framing": as_mild(*FRAMING),
     "without tone": as_mild(*TONE),
     "without sharpness": as_mild(*DETAIL),
+    "no film unmoved": augmented(unmoved=0.0),
+    "half of the films unmoved": augmented(unmoved=0.5),
+    "as much blurring as sharpening": augmented(blur=1.0, sharpen=1.0),
     "and covered borders": augmented(border=0.2),
     "and mirror images": augmented(flip=True),
     "and rotation to 15 degrees": augmented(rotation=15.0),
-    "parts of 60 to 140 %": augmented(tightest=0.6, widest=1.4),
-    "parts of 70 to 130 %": augmented(tightest=0.7, widest=1.3),
-    "parts of 75 to 110 %": augmented(tightest=0.75),
+    "parts of 0.55 to 1.1": augmented(tightest=0.55, widest=1.1),
+    "parts of 0.7 to 1.3": augmented(tightest=0.7, widest=1.3),
+    "the first recipe": augmented(tightest=0.55, widest=1.1, unmoved=0.0, blur=1.0, sharpen=1.0),
     "half as long": longer(0.5),
     "twice as long": longer(2),
     "half the learning rate": times(learning_rate=0.5),
@@ -98,12 +102,22 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def logged(log: Path) -> dict[tuple[str, int], dict]:
+    """What earlier calls have measured, by variant and seed."""
+    try:
+        lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+        return {(run["variant"], run["seed"]): run for run in map(common.parse_json, lines)}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise common.Problem(f"{log}: cannot be gone on with ({error}); move it away") from error
+
+
 def train_variants(args: argparse.Namespace) -> list[dict]:
-    """A dict a run; each is a line of OUT/log.jsonl too."""
+    """A dict a run; each is a line of OUT/<architecture>.jsonl too, beside those of other variants and seeds."""
     dataset = data.load(args.data, args.size, args.cache, args.fit, args.skip_bad)
     split = data.split(dataset, args.split, args.split_seed)
     print(f"{dataset.name}: {len(split.train):,} training, {len(split.validation):,} validation images")
-    runs = []
+    log, runs = args.out / f"{args.arch}.jsonl", []
+    known = logged(log)
     for seed in range(args.seeds):
         for variant in args.variants:
             options = train.parse(["--arch", args.arch, "--resume", "--seed", str(seed)])
@@ -115,7 +129,8 @@ def train_variants(args: argparse.Namespace) -> list[dict]:
             checkpoint = train.train_run(f"s{seed}", network, origin, dataset, split, recipe, options)
             runs.append({"variant": variant, "seed": seed, **measured(checkpoint), "seconds": checkpoint["seconds"]})
             runs[-1] |= {"recipe": checkpoint["recipe"], "device": checkpoint["device"], "split": split.fingerprint}
-            common.write_text(args.out / f"{args.arch}.jsonl", "".join(json.dumps(run) + "\n" for run in runs))
+            known[variant, seed] = runs[-1]
+            common.write_text(log, "".join(json.dumps(run) + "\n" for run in known.values()))
     return runs
 
 
@@ -139,7 +154,11 @@ def table(runs: list[dict]) -> str:
 def work(args: argparse.Namespace) -> int:
     infer.keep_freed_memory()
     infer.set_precision()
-    runs = train_variants(args)
+    try:
+        runs = train_variants(args)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return 128 + stopped.signum
     print(
         f"\n{args.arch}, {runs[0]['recipe']['epochs']} epochs but where said, size {args.size}, {runs[0]['device']}\n"
     )
@@ -148,8 +167,7 @@ def work(args: argparse.Namespace) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parse(argv)
-    return common.run(lambda: work(args))
+    return common.run(lambda: work(parse(argv)))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ class Augment:
     widest: float = 1.1  # ... and of the other end; it may lie anywhere inside the film, or the film inside it
     aspect: float = 1.0  # factor: the part seen is up to so much wider or narrower than the film's own shape
     rotation: float = 7.0  # degrees, either way
+    unmoved: float = 0.0  # share of images that none of this moves: they alone are not resampled, which softens
     brightness: float = 0.10  # of the range from black to white, either way
     contrast: float = 0.15  # fraction, about the image's own mean, either way
     curve: float = 0.0  # middle greys lighter or darker by up to a quarter of this: x + curve x (1 - x)
@@ -32,7 +33,16 @@ class Augment:
 # Framing, sharpness and tone tell the classes apart in the public training films and need not elsewhere, so the recipes
 # vary them more than films do: docs/quality.md has what each is worth.
 ELSEWHERE = Augment(
-    shift=0.03, tightest=0.55, aspect=1.4, brightness=0.15, contrast=0.3, curve=0.7, blur=1.0, sharpen=1.0
+    shift=0.03,
+    tightest=0.6,
+    widest=1.25,
+    aspect=1.4,
+    unmoved=0.3,
+    brightness=0.15,
+    contrast=0.3,
+    curve=0.7,
+    blur=0.5,  # less than is added: resampling has softened the image already
+    sharpen=2.0,
 )
 NO_AUGMENT = Augment(shift=0, tightest=1, widest=1, rotation=0, brightness=0, contrast=0)
 
@@ -211,7 +221,7 @@ def in_background(gathered: Iterable[torch.Tensor], pin: bool, ahead: int = 3) -
 
 def draw_changes(augment: Augment, count: int, generator: torch.Generator) -> Changes:
     """Random changes for `count` images."""
-    uniform = torch.rand(count, 14, generator=generator) * 2 - 1
+    uniform = torch.rand(count, 15, generator=generator) * 2 - 1
     part = (augment.tightest + augment.widest) / 2 + uniform[:, 0] * (augment.widest - augment.tightest) / 2
     stretch = torch.exp(uniform[:, 1] * math.log(augment.aspect) / 2)
     seen = torch.stack([part * stretch, part / stretch], 1)  # (count, 2): width and height
@@ -224,6 +234,8 @@ def draw_changes(augment: Augment, count: int, generator: torch.Generator) -> Ch
     amount = uniform[:, 8]
     detail = torch.where(amount < 0, amount * augment.blur, amount * augment.sharpen)
     affine = affine_maps(seen, uniform[:, 9] * math.radians(augment.rotation), place)
+    unmoved = uniform[:, 14] < 2 * augment.unmoved - 1
+    affine = torch.where(unmoved[:, None, None], torch.eye(2, 3), affine)
     affine[:, :, 0] *= mirror[:, None]
     return Changes(
         affine,

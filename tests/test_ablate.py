@@ -11,6 +11,7 @@ import models
 import recipes
 import train
 from batches import Augment
+from stopping import Stopped
 
 RECIPE = recipes.RECIPES["default"]["simple"]
 
@@ -19,7 +20,9 @@ RECIPE = recipes.RECIPES["default"]["simple"]
     ("variant", "changed"),
     [
         ("the recipe", set()),
-        ("without framing", {"shift", "tightest", "aspect"}),
+        ("without framing", {"shift", "tightest", "widest", "aspect", "unmoved"}),
+        ("no film unmoved", {"unmoved"}),
+        ("the first recipe", {"tightest", "widest", "unmoved", "blur", "sharpen"}),
         ("without tone", {"brightness", "contrast", "curve"}),
         ("without sharpness", {"blur", "sharpen"}),
         ("framing alone", {"brightness", "contrast", "curve", "blur", "sharpen"}),
@@ -66,3 +69,23 @@ def test_the_table_is_of_the_runs_and_a_second_call_trains_nothing(tmp_path, cac
     monkeypatch.setattr(train.Trainer, "fit", None)
     assert ablate.main(call) == 0
     assert capsys.readouterr().out[-2000:].splitlines()[-4:] == table.splitlines()[-4:]
+
+
+def test_stopped_is_one_line_and_what_others_measured_stays_in_the_log(tmp_path, cache, capsys, monkeypatch):
+    def stop(*_: object) -> None:
+        raise Stopped(15, "stopped after 0 epochs and 3 steps")
+
+    call = ["--arch", "simple", "--data", "phantoms", "--size", "32", "--cache", str(cache), "--seeds", "1", "--out",
+            str(tmp_path), "--variants", "the recipe"]  # fmt: skip
+    monkeypatch.setattr(train, "train_run", stop)
+    assert ablate.main(call) == 143
+    assert capsys.readouterr().err == "stopped after 0 epochs and 3 steps\n"
+    other = {"variant": "without tone", "seed": 0, "auroc": 0.5}
+    (tmp_path / "simple.jsonl").write_text(json.dumps(other) + "\n")
+    fake = {"stress": [{"auroc": 0.9, "accuracy": 0.8}], "seconds": 1.0, "recipe": {"epochs": 1}, "device": "CPU"}
+    monkeypatch.setattr(train, "train_run", lambda *_: fake)
+    assert ablate.main(call) == 0
+    lines = [json.loads(line) for line in (tmp_path / "simple.jsonl").read_text().splitlines()]
+    assert lines[0] == other and [line["variant"] for line in lines] == ["without tone", "the recipe"]
+    (tmp_path / "simple.jsonl").write_text("torn")
+    assert ablate.main(call) == 1 and "simple.jsonl: cannot be gone on with" in capsys.readouterr().err

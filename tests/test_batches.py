@@ -71,7 +71,7 @@ def test_no_change_changes_nothing():
 
 
 def test_changes_stay_within_their_bounds_and_reach_them():
-    augment = Augment(0.06, 0.5, 1.2, 1.5, 7.0, 0.1, 0.15, 0.4, 0.8, 0.6, 0.2)
+    augment = Augment(0.06, 0.5, 1.2, 1.5, 7.0, 0.0, 0.1, 0.15, 0.4, 0.8, 0.6, 0.2)
     changes = draw_changes(augment, 20_000, torch.Generator().manual_seed(0))
     affine = changes.affine
     seen = torch.linalg.vector_norm(affine[:, :, :2], dim=2)  # the lengths of its rows: width and height
@@ -103,6 +103,16 @@ def test_a_part_of_the_film_lies_inside_it_and_a_film_inside_its_frame():
         augment = Augment(shift=0, tightest=side, widest=side, rotation=0, brightness=0, contrast=0)
         found = change(images, draw_changes(augment, 200, torch.Generator().manual_seed(0)))
         torch.testing.assert_close(found.mean((1, 2, 3)), expected, atol=0.02, rtol=0)
+
+
+def test_images_that_are_unmoved_are_not_resampled():
+    images = torch.rand(1000, 1, 8, 8)
+    augment = replace(Augment(unmoved=0.3), brightness=0, contrast=0)
+    found = change(images, draw_changes(augment, 1000, torch.Generator().manual_seed(0)))
+    same = [torch.allclose(a, b, atol=1e-5) for a, b in zip(found, images, strict=True)]
+    assert 250 < sum(same) < 350
+    mirrored = change(images, draw_changes(replace(augment, unmoved=1, flip=True), 1000, torch.Generator()))
+    assert torch.allclose(mirrored.sort().values, images.sort().values, atol=1e-5) and not torch.equal(mirrored, images)
 
 
 def test_flips_mirror_half_of_the_images_exactly():
