@@ -145,7 +145,10 @@ def test_killed_at_random_moments_all_is_whole_and_a_repeat_gives_the_same(name,
         process = attack.start(tmp_path / "said", again=(tmp_path / "attacked").exists())
         time.sleep(moments.uniform(0, 0.8 * seconds))
         process.process.kill()
-        killed += process.done().code == -signal.SIGKILL
+        if process.done().code == -signal.SIGKILL:
+            killed += 1
+        else:
+            seconds *= 0.7  # it was done already: the undisturbed one had more to wait for
         for path in files_in(tmp_path / "attacked").values():
             assert_whole(path)
         if name == "cache" and moments.random() < 0.5:  # else a later try only opens it
