@@ -154,14 +154,14 @@ def test_fp16_scales_its_gradients_and_learns(phantoms, monkeypatch):
     torch.manual_seed(0)
     trainer = train.Trainer(
         models.build("simple", 64),
-        recipes.Recipe(epochs=3, learning_rate=1e-3, batch_size=32),
-        Batches(table, phantoms.labels, split.train, 32, *shared, Augment()),
+        recipes.Recipe(epochs=6, learning_rate=2e-3, batch_size=32),
+        Batches(table, phantoms.labels, split.train, 32, *shared, NO_AUGMENT),
         Batches(table, phantoms.labels, split.validation, 32, *shared),
     )
     rows = []
     trainer.fit(lambda row, logits: rows.append(row))
     assert trainer.scaler.is_enabled() and trainer.state()["scaler"]["scale"] > 1
-    assert rows[-1]["train_loss"] < rows[0]["train_loss"]
+    assert rows[-1]["train_loss"] < 0.9 * rows[0]["train_loss"], rows
 
 
 def test_weight_decay_spares_vectors():
