@@ -120,6 +120,8 @@ def _alone(folder: Path) -> Generator[bool]:
                     print(f"waiting for another process, which is building {folder}", file=sys.stderr)
                 said = True
                 time.sleep(0.1)
+            except Problem as problem:
+                raise Problem(f"{problem}; --cache DIR moves it") from problem
         yield alone
 
 

@@ -230,7 +230,6 @@ def lock(path: Path, busy: str) -> Generator[bool]:
     """
     made = not path.parent.exists()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         stream, held = _locked(path)
     except BlockingIOError as error:
         raise Busy(busy) from error
@@ -249,7 +248,11 @@ def lock(path: Path, busy: str) -> Generator[bool]:
 
 def _locked(path: Path) -> tuple[IO, bool]:
     while True:
-        stream = open(path, "ab")  # noqa: SIM115
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            stream = open(path, "ab")  # noqa: SIM115
+        except FileNotFoundError:  # whoever made the folder has removed it in between
+            continue
         try:
             _lock_file(stream.fileno())
             if os.path.samestat(os.fstat(stream.fileno()), os.stat(path)):

@@ -24,6 +24,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import onnxruntime
@@ -525,8 +526,14 @@ def number(text: str, kind: type = float, low: float = 0, high: float = 1) -> fl
     raise argparse.ArgumentTypeError(f"{text!r} is not a{' whole' if kind is int else ''} number, {low} to {high}")
 
 
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        say(f"error: {message}; {self.prog} --help lists the options")
+        raise SystemExit(2)
+
+
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Probabilities for X-rays from an exported graph. Not for clinical use.",
         epilog=f"Folders are searched for {', '.join(SUFFIXES)}; files named here are tried whatever their names.",
     )
@@ -560,6 +567,12 @@ def work(args: argparse.Namespace) -> int:
             raise Problem(f"{path}: no image in this folder" if os.path.isdir(path) else f"{path}: no such file", 2)
     if not args.model.is_file():
         raise Problem(f"{args.model}: no such file", 2)
+    folders = [folder for folder in (args.csv and args.csv.parent, args.heatmaps) if folder]
+    for folder in folders:
+        if folder.exists() and not folder.is_dir():
+            raise Problem(f"{folder} is a file, not a folder", 2)
+    if args.csv and args.csv.is_dir():
+        raise Problem(f"--csv {args.csv}: is a folder, not a file", 2)
     if args.csv and args.csv.exists() and not (args.resume or args.overwrite):
         raise Problem(f"{args.csv} exists already: --resume continues it, --overwrite replaces it", 2)
     cores = os.cpu_count() or 1
@@ -573,7 +586,7 @@ def work(args: argparse.Namespace) -> int:
     args.threshold = model.threshold if args.threshold is None else args.threshold
     say(f"{model.label}, threshold {args.threshold:.4f}, on {provider}; {model.use}")
     earlier = earlier_files(args.csv, model, args) if args.resume and args.csv.exists() else collections.Counter()
-    for folder in filter(None, (args.csv and args.csv.parent, args.heatmaps)):
+    for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
     stream = open(args.csv or os.devnull, "a" if args.resume else "w", newline="", encoding="utf-8")  # noqa: SIM115
     try:

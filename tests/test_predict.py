@@ -214,8 +214,11 @@ def test_a_wrong_call_is_one_line_and_exit_code_2(graph, folder, tmp_path, capsy
         with pytest.raises(SystemExit) as caught:
             call(graph, folder, *options)
         assert caught.value.code == 2
-    assert call(graph, folder, "--csv", folder / "notes.txt" / "x.csv") == 1
-    assert "cannot use" in capsys.readouterr().err
+    for options in (["--csv", folder / "notes.txt" / "x.csv"], ["--csv", folder], ["--heatmaps", folder / "notes.txt"]):
+        capsys.readouterr()
+        assert call(graph, folder, *options) == 2
+        error = capsys.readouterr().err
+        assert ("notes.txt is a file" in error or "is a folder, not a file" in error) and error.count("\n") == 1
 
 
 def test_a_graph_that_is_not_ours_is_one_line(tmp_path, folder, capsys):
