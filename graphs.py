@@ -23,6 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 import infer
+import models
 from common import Problem, parse_json, printable
 
 # Opset 18 is the first whose Resize can antialias, and the one that onnxruntime's CUDA kernels cover best
@@ -53,6 +54,8 @@ class Deployed(nn.Module):
         self.mean, self.std = checkpoint["normalisation"]
         self.temperature, self.threshold = checkpoint["temperature"], checkpoint["threshold"]
         self.mapped = False
+        if isinstance(network, models.SimpleCNN):
+            self.network = Shortened(network)
         if has_heatmap(network):
             self.mapped = True
             normal, pneumonia = network.fc.weight.detach()
@@ -62,10 +65,11 @@ class Deployed(nn.Module):
         """(N, H, W) uint8 to (N, 1, S, S) float of whole grey levels, as images.decode makes them."""
         pixels = squared(image, self.fit).unsqueeze(1).float()
         pixels = F.interpolate(pixels, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
-        return pixels.round().clamp(0, 255)
+        return pixels.round()  # weighted means of grey levels: none is beyond them
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        normalised = (self.resize(image) / 255 - self.mean) / self.std
+        # (x / 255 - mean) / std in two passes over memory, not three
+        normalised = self.resize(image) * (1 / (255 * self.std)) - self.mean / self.std
         features = self.features(normalised) if self.mapped else normalised  # (N, 512, S / 32, S / 32)
         logits = self.head(features) if self.mapped else self.network(features)  # (N, 2)
         probability = (logits / self.temperature).softmax(1)[:, 1]  # (N,)
@@ -81,6 +85,33 @@ class Deployed(nn.Module):
     def head(self, features: torch.Tensor) -> torch.Tensor:
         net = cast(torchvision.models.ResNet, self.network)
         return net.fc(net.avgpool(features).flatten(1))
+
+
+class Shortened(nn.Module):
+    """A simple network whose first convolution and pooling are one convolution of stride 2 and a largest value.
+
+    Pooling keeps the largest of four neighbours. Each of the four is a filter of its own here, shifted in a kernel
+    that is one pixel wider, and the largest is taken over filters. The sums are the same ones; but onnxruntime pads 6
+    filters to 16 on a CPU and writes them for every pixel, where these are 24, padded to 32, for a quarter of the
+    places. The graph takes three quarters of the time.
+    """
+
+    kernel: torch.Tensor
+    bias: torch.Tensor
+
+    def __init__(self, network: models.SimpleCNN) -> None:
+        super().__init__()
+        self.rest = network
+        first = network.conv1.state_dict()
+        kernel = first["weight"].new_zeros(4, *first["weight"].shape[:2], 6, 6)  # (4, 6, 1, 6, 6)
+        for k, (down, right) in enumerate(((0, 0), (0, 1), (1, 0), (1, 1))):
+            kernel[k, :, :, down : down + 5, right : right + 5] = first["weight"]
+        self.register_buffer("kernel", kernel.flatten(0, 1))
+        self.register_buffer("bias", first["bias"].repeat(4))
+
+    def forward(self, normalised: torch.Tensor) -> torch.Tensor:
+        x = F.conv2d(normalised, self.kernel, self.bias, stride=2)  # (N, 24, side, side)
+        return self.rest.after_first(x.unflatten(1, (4, 6)).amax(1).relu())
 
 
 def has_heatmap(network: nn.Module) -> TypeGuard[torchvision.models.ResNet]:
@@ -185,18 +216,18 @@ def name_parts(graph: onnx.GraphProto) -> None:
 
     The exporter shares equal constants, so that to change a threshold of 0.5 in place could change something else.
     """
-    (clip,) = (node for node in graph.node if node.op_type == "Clip")
+    (rounded,) = (node for node in graph.node if node.op_type == "Round")
     (decide,) = (node for node in graph.node if node.op_type == "GreaterOrEqual")
     (old,) = (tensor for tensor in graph.initializer if tensor.name == decide.input[1])
     graph.initializer.append(numpy_helper.from_array(numpy_helper.to_array(old), "threshold"))
     decide.input[1] = "threshold"
     if not any(old.name in node.input for node in graph.node):
         graph.initializer.remove(old)
-    for value in [value for value in graph.value_info if value.name == clip.output[0]]:
+    for value in [value for value in graph.value_info if value.name == rounded.output[0]]:
         graph.value_info.remove(value)
     for node in graph.node:
-        node.input[:] = [PIXELS if name == clip.output[0] else name for name in node.input]
-    clip.output[0] = PIXELS
+        node.input[:] = [PIXELS if name == rounded.output[0] else name for name in node.input]
+    rounded.output[0] = PIXELS
 
 
 # ------------------------------------------------------------------------------------------------ what it says
@@ -367,7 +398,8 @@ def to_fp16(graph: onnx.ModelProto) -> onnx.ModelProto:
     made = onnx.ModelProto()
     made.CopyFrom(graph)
     nodes, _, last = hidden_layers(made.graph)
-    first, nodes = nodes[1].output[0], nodes[2:]  # after its ReLU
+    relu = next(i for i, node in enumerate(nodes) if node.op_type == "Relu")
+    first, nodes = nodes[relu].output[0], nodes[relu + 1 :]
     weights = {name for node in nodes for name in node.input}
     for tensor in made.graph.initializer:
         if tensor.name in weights and tensor.data_type == TensorProto.FLOAT:

@@ -37,7 +37,10 @@ class SimpleCNN(nn.Module):
         self.fc3 = nn.Linear(84, 2)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        x = nn.functional.max_pool2d(self.conv1(images).relu(), 2)
+        return self.after_first(nn.functional.max_pool2d(self.conv1(images).relu(), 2))
+
+    def after_first(self, x: torch.Tensor) -> torch.Tensor:
+        """From the pooled output of the first convolution, (N, 6, side, side), to logits."""
         x = nn.functional.max_pool2d(self.conv2(x).relu(), 2)
         x = self.fc1(x.flatten(1)).relu()
         x = self.fc2(x).relu()

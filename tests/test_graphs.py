@@ -122,10 +122,18 @@ def test_what_surrounds_the_hidden_layers_stays_in_float32(deep):
     _, graph = deep
     for network_graph in (graph, graphs.to_graph(models.build("simple", 64), FACTS, "hash")):
         nodes, first, last = graphs.hidden_layers(network_graph.graph)
-        assert {node.op_type for node in nodes} <= {"Conv", "Relu", "MaxPool", "Add", "Gemm", "Reshape"}
+        assert {node.op_type for node in nodes} <= {"Conv", "Relu", "MaxPool", "ReduceMax", "Add", "Gemm", "Reshape"}
         assert nodes[0].input[0] == first and nodes[-1].output[0] == last and nodes[-1].op_type == "Relu"
         outside = [node.op_type for node in network_graph.graph.node if node not in nodes]
         assert {"Resize", "Softmax", "Gemm"} <= set(outside) and outside.count("Gemm") == 1
+
+
+@pytest.mark.parametrize("size", [32, 63, 224])
+def test_the_shortened_network_answers_as_the_network(size):
+    network = models.build("simple", size).double()
+    images = torch.randn(5, 1, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        np.testing.assert_allclose(graphs.Shortened(network)(images), network(images), rtol=0, atol=1e-12)
 
 
 def test_convolutions_of_few_filters_are_not_put_into_int8():
