@@ -49,13 +49,11 @@ class Deployed(nn.Module):
 
     def __init__(self, network: nn.Module, checkpoint: dict) -> None:
         super().__init__()
-        self.network = network
+        self.network = Shortened(network) if isinstance(network, models.SimpleCNN) else network
         self.size, self.fit = checkpoint["size"], checkpoint["fit"]
         self.mean, self.std = checkpoint["normalisation"]
         self.temperature, self.threshold = checkpoint["temperature"], checkpoint["threshold"]
         self.mapped = False
-        if isinstance(network, models.SimpleCNN):
-            self.network = Shortened(network)
         if has_heatmap(network):
             self.mapped = True
             normal, pneumonia = network.fc.weight.detach()
