@@ -6,21 +6,23 @@ stress validation. Test images are never read. Stopped, the same command goes on
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 from tabulate import tabulate
 
+import candidates
 import common
 import data
 import infer
 import models
 import train
 from batches import Augment
+from candidates import CANDIDATES
+from data import Dataset, Split
 from recipes import Recipe
 from stopping import Stopped
 
@@ -75,6 +77,16 @@ VARIANTS: dict[str, Callable[[Recipe], Recipe]] = {
 }
 
 
+COLUMNS = {
+    "auroc": "AUROC, films as they are",
+    "mean auroc": "stress, mean",
+    "worst auroc": "stress, worst",
+    "accuracy": "accuracy, films as they are",
+    "mean accuracy": "stress, mean",
+    "worst accuracy": "stress, worst",
+}
+
+
 def measured(checkpoint: dict) -> dict[str, float]:
     """AUROC and accuracy of a run on the validation films as they are, and their mean and worst over all views."""
     rows = checkpoint["stress"]
@@ -88,8 +100,9 @@ def measured(checkpoint: dict) -> dict[str, float]:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = common.Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--arch", **common.choices(models.ARCHITECTURES), required=True, help="whose recipe")
-    parser.add_argument("--variants", **common.choices(tuple(VARIANTS)), nargs="+", default=list(VARIANTS),
-                        metavar="NAME", help=f"default: all; of {', '.join(VARIANTS)}")  # fmt: skip
+    names = (*VARIANTS, *CANDIDATES)
+    parser.add_argument("--variants", **common.choices(names), nargs="+", default=list(names),
+                        metavar="NAME", help=f"default: all; of {', '.join(names)}")  # fmt: skip
     parser.add_argument("--seeds", type=common.whole_number(1, 100), default=3, metavar="N", help="default: 3")
     parser.add_argument("--epochs", type=common.whole_number(1), help="default: the recipe's")
     parser.add_argument("--weights", type=common.file_path, metavar="FILE", help="for resnet34-pretrained")
@@ -120,35 +133,53 @@ def train_variants(args: argparse.Namespace) -> list[dict]:
     known = logged(log)
     for seed in range(args.seeds):
         for variant in args.variants:
-            options = train.parse(["--arch", args.arch, "--resume", "--seed", str(seed)])
-            for option in ("epochs", "weights", "size", "fit", "split", "split_seed", "device"):
-                setattr(options, option, getattr(args, option))
-            options.architecture, options.out = args.arch, args.out / args.arch / variant.replace(" ", "-")
-            recipe = VARIANTS[variant](train.recipe_of(options, args.arch))
-            network, origin = train.prepare(args.arch, seed, options)
-            checkpoint = train.train_run(f"s{seed}", network, origin, dataset, split, recipe, options)
-            runs.append({"variant": variant, "seed": seed, **measured(checkpoint), "seconds": checkpoint["seconds"]})
-            runs[-1] |= {"recipe": checkpoint["recipe"], "device": checkpoint["device"], "split": split.fingerprint}
+            runs.append(run(variant, seed, dataset, split, args, known.get((variant, seed))))
             known[variant, seed] = runs[-1]
             common.write_text(log, "".join(json.dumps(run) + "\n" for run in known.values()))
     return runs
 
 
+def run(variant: str, seed: int, dataset: Dataset, split: Split, args: argparse.Namespace, known: dict | None) -> dict:
+    """Trains one variant with one seed, or finds that this was done."""
+    options = train.parse(["--arch", args.arch, "--resume", "--seed", str(seed)])
+    for option in ("epochs", "weights", "size", "fit", "split", "split_seed", "device"):
+        setattr(options, option, getattr(args, option))
+    options.architecture, options.out = args.arch, args.out / args.arch / variant.replace(" ", "-")
+    recipe = VARIANTS.get(variant, VARIANTS["the recipe"])(train.recipe_of(options, args.arch))
+    network, origin = train.prepare(args.arch, seed, options)
+    facts = {"variant": variant, "seed": seed, "initial_weights": origin, "size": args.size, "fit": args.fit,
+             "data": dataset.fingerprint, "split": split.fingerprint, "recipe": asdict(recipe)}  # fmt: skip
+    if known and all(known.get(key) == value for key, value in facts.items()):
+        print(f"{variant}, seed {seed}: measured already")
+        return known
+    print(f"{variant}, seed {seed}")
+    if variant in CANDIDATES:
+        done = candidates.train_candidate(CANDIDATES[variant], network, dataset, split, recipe, options)
+    else:
+        done = train.train_run(f"s{seed}", network, origin, dataset, split, recipe, options)
+    return {**facts, **measured(done), "seconds": done["seconds"], "device": done["device"]}
+
+
 def table(runs: list[dict]) -> str:
-    """Means over the seeds and, after a +-, their standard deviations, in Markdown; accuracies at the threshold."""
-    columns = ("auroc", "mean auroc", "worst auroc", "accuracy", "mean accuracy", "worst accuracy")
-    lines = []
+    """Means over the seeds and, after a +-, their standard deviations, in Markdown; accuracies at the threshold.
+
+    Differences to the recipe are taken seed by seed, since all variants of a seed begin with the same weights.
+    """
+    lines, recipe = [], {run["seed"]: run for run in runs if run["variant"] == "the recipe"}
     for variant in dict.fromkeys(run["variant"] for run in runs):
         mine = [run for run in runs if run["variant"] == variant]
-        cells = []
-        for column in columns:
-            values = np.array([run[column] for run in mine])
-            spread = values.std(ddof=1) if len(values) > 1 else math.nan
-            cells.append(f"{values.mean():.4f} +- {spread:.4f}" if len(values) > 1 else f"{values[0]:.4f}")
+        cells = [with_deviation([run[column] for run in mine]) for column in COLUMNS]
+        less = [run["mean auroc"] - recipe[run["seed"]]["mean auroc"] for run in mine if run["seed"] in recipe]
+        cells.insert(2, with_deviation(less, "+") if less and variant != "the recipe" else "")
         lines.append([variant, *cells, len(mine)])
-    headers = ["variant", "AUROC, films as they are", "stress, mean", "stress, worst", "accuracy, films as they are",
-               "stress, mean", "stress, worst", "seeds"]  # fmt: skip
+    headers = ["variant", *COLUMNS.values(), "seeds"]
+    headers.insert(3, "less the recipe's")
     return tabulate(lines, headers, tablefmt="github", disable_numparse=True)
+
+
+def with_deviation(values: list[float], sign: str = "") -> str:
+    deviation = f" +- {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
+    return f"{np.mean(values):{sign}.4f}{deviation}"
 
 
 def work(args: argparse.Namespace) -> int:
@@ -157,12 +188,10 @@ def work(args: argparse.Namespace) -> int:
     try:
         runs = train_variants(args)
     except Stopped as stopped:
-        print(stopped, file=sys.stderr)
+        print("stopped; the same command goes on", file=sys.stderr)
         return 128 + stopped.signum
-    print(
-        f"\n{args.arch}, {runs[0]['recipe']['epochs']} epochs but where said, size {args.size}, {runs[0]['device']}\n"
-    )
-    print(table(runs))
+    print(f"\n{args.arch}, {runs[0]['recipe']['epochs']} epochs but where said, size {args.size}, "
+          f"{runs[0]['device']}\n\n{table(runs)}")  # fmt: skip
     return 0
 
 

@@ -28,6 +28,7 @@ import infer
 import ledger
 import metrics
 import models
+import prevalence
 import report
 import scoring
 import stress
@@ -77,7 +78,8 @@ def described(
     """The result dict of a model, or of an ensemble, from its probabilities of the test images."""
     test = split.test
     labels, patients = dataset.labels[test], [dataset.patients[i] for i in test]
-    estimates, at = scoring.describe(scoring.Sample(labels, patients), probabilities, points, args.prevalence)
+    sample = scoring.Sample(labels, patients)
+    estimates, at = scoring.describe(sample, probabilities, points, args.prevalence)
     decisions = metrics.decide(probabilities, at["validation"]["threshold"])
     kept = ("state", "training", "history", "seen_images", "seen_patients", "validation_answers")
     return {
@@ -99,6 +101,7 @@ def described(
         "estimates": estimates,
         "points": at,
         "subgroups": subgroups(dataset, test, probabilities, decisions, at["validation"]["threshold"], args.by),
+        "corrected": corrected(sample, probabilities, facts.get("validation_answers")),
         "robustness": None,
         "notes": list(split.notes),
         "stress": facts.get("stress") or None,  # checkpoints of earlier versions, and of other --val, have none
@@ -113,6 +116,21 @@ def described(
         "worst": worst_errors(dataset, test, probabilities, decisions),
         "checkpoint": {key: value for key, value in facts.items() if key not in kept},
     }
+
+
+def corrected(sample: scoring.Sample, probabilities: np.ndarray, validated: dict | None) -> dict | None:
+    """What correcting for the test images' own prevalence would change; None for a model that does not say its own.
+
+    This looks at all test images at once, without their labels: a row of its own, from which nothing else is made.
+    """
+    if validated is None:
+        return None
+    before = float(validated["labels"].double().mean())
+    if not 0 < before < 1:
+        return None
+    found = prevalence.estimated(probabilities, before)
+    estimates = scoring.at_threshold(sample, prevalence.corrected(probabilities, before, found), 0.5)
+    return {"validation": before, "estimated": found, "counted": float(sample.labels.mean()), "estimates": estimates}
 
 
 NOT_IN_JSON = ("files", "labels", "probabilities", "patient_ids", "history", "worst", "checkpoint")

@@ -129,12 +129,10 @@ class Trainer:
         for images, labels in self.training.epoch(number, self.step, side):  # (B, 1, side, side), (B,)
             for group in self.optimizer.param_groups:
                 group["lr"] = self.rate(self.step)
-            with infer.autocast(self.device):
-                logits = self.forward(images)  # (B, 2)
-            # The mean over the whole batch: of all processes, whose gradients are averaged.
-            loss = F.cross_entropy(logits.float(), labels, reduction="sum") * (parallel.world() / sizes[self.step])
+            logits, loss = self.answer(images, labels)
             self.optimizer.zero_grad(set_to_none=True)
-            self.scaler.scale(loss).backward()
+            # The mean over the whole batch: of all processes, whose gradients are averaged.
+            self.scaler.scale(loss * (parallel.world() / sizes[self.step])).backward()
             self.scaler.step(self.optimizer)
             self.scaler.update()
             end = self.ends[self.step]
@@ -144,6 +142,12 @@ class Trainer:
             bar.update(sizes[self.step - 1])
             self.seconds = time.perf_counter() - start
             stop.check()
+
+    def answer(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits (B, 2) of a batch, and the sum of its losses."""
+        with infer.autocast(self.device):
+            logits = self.forward(images)
+        return logits, F.cross_entropy(logits.float(), labels, reduction="sum")
 
     def check_finite(self, number: int) -> None:
         bad = np.flatnonzero(~np.isfinite(self.logits.cpu().numpy()).all(1))

@@ -79,7 +79,7 @@ def test_stopped_is_one_line_and_what_others_measured_stays_in_the_log(tmp_path,
             str(tmp_path), "--variants", "the recipe"]  # fmt: skip
     monkeypatch.setattr(train, "train_run", stop)
     assert ablate.main(call) == 143
-    assert capsys.readouterr().err == "stopped after 0 epochs and 3 steps\n"
+    assert capsys.readouterr().err == "stopped; the same command goes on\n"
     other = {"variant": "without tone", "seed": 0, "auroc": 0.5}
     (tmp_path / "simple.jsonl").write_text(json.dumps(other) + "\n")
     fake = {"stress": [{"auroc": 0.9, "accuracy": 0.8}], "seconds": 1.0, "recipe": {"epochs": 1}, "device": "CPU"}

@@ -1,0 +1,290 @@
+"""What was tried for films from elsewhere and is in no recipe: kept so that the table in docs/quality.md can be redone.
+
+`python ablate.py --variants NAME ...` trains these beside the variants of a recipe.
+"""
+
+import argparse
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+import decisions
+import infer
+import metrics
+import prevalence
+import records
+import train
+import views
+from batches import Batches, Changes, change, pixel_statistics, table_on
+from data import Dataset, Split
+from recipes import Recipe
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What is done otherwise than `train.py` does; the defaults change nothing."""
+
+    picture: Callable[[torch.Tensor], torch.Tensor] | None = None  # of (B, 1, S, S) in [0, 1], before the network
+    dropout: float = 0.0  # before every linear layer but the first of several
+    smoothing: float = 0.0  # of the labels
+    mixup: float = 0.0  # both parameters of the beta distribution; 0: none (Zhang et al. 2018)
+    average: float = 0.0  # decay of an exponential moving average of the weights, per step
+    weighted: bool = False  # classes count alike in the loss
+    balanced: bool = False  # films of the rarer class are seen as often as the others, over and over
+    slower: float = 1.0  # learning rate of each layer as a share of that of the next one
+    staged: float = 0.0  # share of the training in which the last layer alone learns
+    zooms: tuple[float, ...] = ()  # answers are means over the film shown in these parts
+    corrected: bool = False  # decided at 0.5 of probabilities corrected for the prevalence that EM finds in each view
+
+
+# ------------------------------------------------------------------------------- pictures
+
+
+def equalised(images: torch.Tensor, tiles: int = 1, limit: float = math.inf, bins: int = 256) -> torch.Tensor:
+    """Histogram equalisation of (B, 1, S, S) in [0, 1]; with tiles and a limit, CLAHE.
+
+    limit: a bin holds at most so many times the mean of all; the rest is spread over all. Between the middles of
+    tiles, what they make of a grey level is interpolated (Zuiderveld, Graphics Gems IV, 1994).
+    """
+    count, _, side, _ = images.shape
+    level = (images[:, 0] * (bins - 1)).round().long()
+    pixel = torch.arange(side, device=images.device)
+    tile = pixel * tiles // side
+    where = tile[:, None] * tiles + tile  # (S, S)
+    film = torch.arange(count, device=images.device)[:, None, None] * tiles**2
+    counts = torch.bincount(((film + where) * bins + level).flatten(), minlength=count * tiles**2 * bins).float()
+    counts = counts.view(-1, bins)
+    highest = limit * counts.sum(1, keepdim=True) / bins
+    excess = (counts - highest).clamp(min=0).sum(1, keepdim=True)
+    counts = counts.minimum(highest) + excess / bins
+    made = (counts.cumsum(1) / counts.sum(1, keepdim=True)).flatten()  # of each grey level, in each tile
+    at = ((pixel + 0.5) * tiles / side - 0.5).clamp(0, tiles - 1)
+    first = at.floor().long().clamp(max=max(tiles - 2, 0))
+    share, shown = at - first, torch.zeros_like(images[:, 0])
+    for row, of_row in ((first, 1 - share), ((first + 1).clamp(max=tiles - 1), share)):
+        for column, of_column in ((first, 1 - share), ((first + 1).clamp(max=tiles - 1), share)):
+            place = film + row[:, None] * tiles + column
+            shown += of_row[:, None] * of_column * made[place * bins + level]
+    return shown[:, None]
+
+
+def standardised(images: torch.Tensor) -> torch.Tensor:
+    """Each film with mean 0.5 and deviation 0.25, not clipped."""
+    deviation, mean = torch.std_mean(images, (1, 2, 3), keepdim=True)
+    return (images - mean) / (4 * deviation + 1e-6) + 0.5
+
+
+def lung_box(images: torch.Tensor, reach: float = 2.2) -> torch.Tensor:
+    """(B, 4): left, right, top and bottom of a box about the lungs, in [-1, 1], for (B, 1, S, S) in [0, 1].
+
+    Lungs are darker than what surrounds them at the scale of half a film, have something brighter than the film's
+    mean to their left and right, and lie away from its edge. The box is the mean of such places and `reach` of their
+    deviations, either way.
+    """
+    side = images.shape[-1]
+    near, far = (
+        F.avg_pool2d(images, k, 1, k // 2, count_include_pad=False)[:, 0] for k in (side // 12 | 1, side // 2 | 1)
+    )
+    mean = images.mean((1, 2, 3))[:, None, None]
+    inside = (near.cummax(2).values > mean) & (near.flip(2).cummax(2).values.flip(2) > mean)
+    at = (torch.arange(side, device=images.device) * 2 + 1) / side - 1
+    away = 1 - at**2
+    weight = (far - near).clamp(min=0) * inside * away * away[:, None]
+    weight = weight / (weight.sum((1, 2), keepdim=True) + 1e-9)
+    bounds = []
+    for along in (weight.sum(1), weight.sum(2)):  # (B, S) over columns, then over rows
+        middle = along @ at
+        deviation = (along * (at - middle[:, None]) ** 2).sum(1).sqrt().clamp(min=0.3)
+        bounds += [middle - reach * deviation, middle + reach * deviation]
+    return torch.stack(bounds, 1)
+
+
+def lungs(images: torch.Tensor) -> torch.Tensor:
+    """Each film cut to its `lung_box`, and drawn to the full side again."""
+    left, right, top, bottom = lung_box(images).T
+    zero = torch.zeros_like(left)
+    affine = torch.stack([
+        torch.stack([(right - left) / 2, zero, (right + left) / 2], 1),
+        torch.stack([zero, (bottom - top) / 2, (bottom + top) / 2], 1),
+    ], 1)  # fmt: skip
+    return moved(images, affine)
+
+
+def moved(images: torch.Tensor, affine: torch.Tensor, mean: float = 0.0, deviation: float = 1.0) -> torch.Tensor:
+    """As batches.change does, with (B, 2, 3) maps and nothing else."""
+    tone = torch.tensor([[1.0, 0.0, 0.0]], device=images.device)
+    return change(images, Changes(affine, tone.repeat(len(images), 1)), mean, deviation)
+
+
+CANDIDATES: dict[str, Candidate] = {
+    "histogram equalisation": Candidate(picture=equalised),
+    "CLAHE": Candidate(picture=lambda images: equalised(images, tiles=4, limit=2.0)),
+    "each film standardised": Candidate(picture=standardised),
+    "cut to the lungs": Candidate(picture=lungs),
+    "label smoothing 0.1": Candidate(smoothing=0.1),
+    "mixup 0.2": Candidate(mixup=0.2),
+    "dropout 0.3": Candidate(dropout=0.3),
+    "averaged weights": Candidate(average=0.99),
+    "class weights": Candidate(weighted=True),
+    "balanced sampling": Candidate(balanced=True),
+    "slower lower layers": Candidate(slower=0.7),
+    "the last layer first": Candidate(staged=0.2),
+    "answers over three zooms": Candidate(zooms=(0.9, 1.0, 1.1)),
+    "prevalence by EM": Candidate(corrected=True),
+}
+
+
+# ------------------------------------------------------------------------------- training
+
+
+class Trainer(train.Trainer):
+    """The loop of train.py with a candidate's loss."""
+
+    candidate = Candidate()
+    generator: np.random.Generator
+    class_weights: torch.Tensor | None = None
+
+    def answer(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        share, others = 1.0, labels
+        if self.candidate.mixup:
+            share = float(self.generator.beta(self.candidate.mixup, self.candidate.mixup))
+            order = torch.from_numpy(self.generator.permutation(len(labels))).to(labels.device)
+            images, others = images.lerp(images[order], 1 - share), labels[order]
+        with infer.autocast(self.device):
+            logits = self.forward(images)
+
+        def loss(truth: torch.Tensor) -> torch.Tensor:
+            return F.cross_entropy(logits.float(), truth, self.class_weights, reduction="sum",
+                                   label_smoothing=self.candidate.smoothing)  # fmt: skip
+
+        return logits, share * loss(labels) + (1 - share) * loss(others)
+
+
+def fitted_with(candidate: Candidate, network: nn.Module, normalisation: tuple[float, float]) -> None:
+    """Dropout, and what becomes of the picture, as hooks of the network."""
+    if candidate.dropout:
+        layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
+        for layer in layers[1:] or layers:
+            layer.register_forward_pre_hook(lambda layer, given: F.dropout(given[0], candidate.dropout, layer.training))
+    picture = candidate.picture
+    if picture is not None:
+        mean, deviation = normalisation
+
+        def before(_: nn.Module, given: tuple[torch.Tensor]) -> torch.Tensor:
+            made = picture((given[0].float() * deviation + mean).clamp(0, 1))
+            return ((made - mean) / deviation).contiguous(memory_format=torch.channels_last)
+
+        network.register_forward_pre_hook(before)
+
+
+def by_layer(candidate: Candidate, network: nn.Module, trainer: train.Trainer) -> None:
+    """Gives the layers learning rates of their own."""
+    recipe, layers = trainer.recipe, [layer for layer in network.children() if any(True for _ in layer.parameters())]
+    groups = [
+        {"params": [p for p in layer.parameters() if (p.dim() > 1) == decays], "share": candidate.slower**below,
+         "weight_decay": recipe.weight_decay if decays else 0.0, "last": below == 0}
+        for below, layer in enumerate(reversed(layers)) for decays in (True, False)
+    ]  # fmt: skip
+    trainer.optimizer = torch.optim.AdamW([group for group in groups if group["params"]], fused=True)
+
+    def share_out(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        waiting = trainer.progress(trainer.step) < candidate.staged
+        for group in optimizer.param_groups:
+            group["lr"] *= 0.0 if waiting and not group["last"] else group["share"]
+
+    trainer.optimizer.register_step_pre_hook(share_out)
+
+
+class Zoomed(nn.Module):
+    """The mean of a network's answers to the film shown in several parts."""
+
+    def __init__(self, network: nn.Module, zooms: tuple[float, ...], normalisation: tuple[float, float]) -> None:
+        super().__init__()
+        self.network, self.zooms, self.normalisation = network, zooms, normalisation
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        mean, deviation = self.normalisation
+        grey, as_is = images * deviation + mean, torch.eye(2, 3, device=images.device).repeat(len(images), 1, 1)
+        shown = [moved(grey, zoom * as_is, mean, deviation) for zoom in self.zooms]
+        return torch.stack([self.network(each).float() for each in shown]).mean(0)
+
+
+def train_candidate(
+    candidate: Candidate,
+    network: nn.Module,
+    dataset: Dataset,
+    split: Split,
+    recipe: Recipe,
+    args: argparse.Namespace,
+) -> dict:
+    """Trains with a candidate, as train_run does without; returns "stress", "device" and "seconds".
+
+    Nothing is written.
+    """
+    device, training, validation = infer.pick_device(args.device), split.train, split.validation
+    table, labels, truth = table_on(dataset.images, device), dataset.labels, dataset.labels[validation]
+    normalisation = pixel_statistics(table, training)
+    counts = np.bincount(labels[training], minlength=2)
+    if candidate.balanced:
+        rarer, commoner = (training[labels[training] == k] for k in np.argsort(counts))
+        training = np.concatenate([np.resize(rarer, len(commoner)), commoner])
+    stress = views.StressValidation(table, labels, split.train, validation)
+
+    def batches(images: torch.Tensor) -> Batches:
+        every = np.arange(len(truth))
+        return Batches(images, truth, every, train.EVALUATION_BATCH[device.type], device, normalisation)
+
+    torch.manual_seed(args.seed)
+    network = network.to(device).to(memory_format=torch.channels_last)
+    fitted_with(candidate, network, normalisation)
+    trainer = Trainer(network, recipe, Batches(table, labels, training, recipe.batch_size, device, normalisation,
+                                               recipe.augment, args.seed), batches(stress.mixed()))  # fmt: skip
+    trainer.candidate, trainer.generator = candidate, np.random.default_rng(args.seed)
+    if candidate.weighted:
+        trainer.class_weights = torch.from_numpy(counts.sum() / (2 * counts)).float().to(device)
+    if candidate.slower != 1 or candidate.staged:
+        by_layer(candidate, network, trainer)
+    judged: nn.Module = network
+    if candidate.average:
+        judged = averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(candidate.average))
+        trainer.optimizer.register_step_post_hook(lambda *_: averaged.update_parameters(network))
+    best: dict = {"rank": (-math.inf, -math.inf)}
+    seconds = 0.0
+
+    def keep(row: dict, logits: NDArray) -> None:
+        nonlocal seconds
+        seconds += row["seconds"]
+        if candidate.average:
+            logits = infer.network_logits(judged, trainer.validation, reduced=True)
+            row = row | records.scores("val", logits, truth)
+        if records.rank(row) > best["rank"]:
+            best.update(rank=records.rank(row), state={k: v.clone() for k, v in judged.state_dict().items()})
+
+    trainer.fit(keep)
+    judged.load_state_dict(best["state"])
+    if candidate.zooms:
+        judged = Zoomed(judged, candidate.zooms, normalisation)
+    found = {view: infer.network_logits(judged, batches(stress.show(view)), reduced=True) for view in stress.views}
+    measured = rows(candidate, stress, found, truth)
+    return {"stress": measured, "device": records.describe(device), "seconds": seconds}
+
+
+def rows(candidate: Candidate, stress: views.StressValidation, found: dict[str, NDArray], truth: NDArray) -> list[dict]:
+    """Stress validation of a view's logits each, decided as train.py decides, or as the candidate does."""
+    decided = decisions.fit(np.concatenate([*found.values()]), np.tile(truth, len(found)))
+    if not candidate.corrected:
+        return stress.measured(found, decided["temperature"], decided["threshold"])
+    corrected, before = {}, truth.mean()
+    for view, logits in found.items():
+        expected = prevalence.estimated(metrics.positive_probability(logits, decided["temperature"]), before)
+        now, then = metrics.log_odds([expected, before])
+        shift = np.array([0, decided["temperature"] * (now - then)])  # as prevalence.corrected, of logits
+        corrected[view] = logits + shift
+    return stress.measured(corrected, decided["temperature"], 0.5)
