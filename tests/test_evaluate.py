@@ -23,6 +23,7 @@ import evaluate
 import export
 import ledger
 import models
+import scoring
 import train
 
 
@@ -249,6 +250,7 @@ def test_test_labels_choose_nothing(world):
         assert len(results) == 3
         thresholds.append([at["threshold"] for one in results for at in one["points"].values()])
         thresholds[-1] += [one["temperature"] for one in results]
+        thresholds[-1] += [one["corrected"][key] for one in results for key in ("validation", "estimated")]
     assert thresholds[0] == thresholds[1]
 
 
@@ -354,6 +356,25 @@ def test_another_prevalence_is_in_the_report_and_no_miss_is_null_in_json(world, 
     found = world.model()["points"]["0.5"]["at_prevalence"]
     assert found == {"prevalence": 0.0004, "ppv": 1, "npv": 1, "films_per_missed": None}
     assert re.search(r"0\.5 +0\.0004 +1\.000 +1\.000 +none missed", capsys.readouterr().out)
+
+
+def test_the_prevalence_of_the_test_images_is_estimated_in_a_row_of_its_own(world, monkeypatch, capsys):
+    """A reader who is nearly always right finds the prevalence; without validation's answers there is no row."""
+    generator = np.random.default_rng(0)
+    knowing(
+        monkeypatch, lambda dataset, indices: 30 * dataset.labels[indices] - 15 + generator.normal(size=len(indices))
+    )
+    assert world.evaluate() == 0
+    found, dataset = world.model(), world.dataset()
+    split = data.split(dataset)
+    assert found["corrected"]["validation"] == pytest.approx(dataset.labels[split.validation].mean())
+    assert found["corrected"]["counted"] == pytest.approx(dataset.labels[split.test].mean())
+    assert found["corrected"]["estimated"] == pytest.approx(dataset.labels[split.test].mean(), abs=1e-3)
+    assert found["corrected"]["estimates"]["accuracy"]["value"] == 1
+    assert "With the test images' prevalence estimated from themselves" in capsys.readouterr().out
+    sample = scoring.Sample(np.array([0, 1]), ["a", "b"], 10)
+    assert evaluate.corrected(sample, np.array([0.2, 0.7]), None) is None
+    assert evaluate.corrected(sample, np.array([0.2, 0.7]), {"labels": torch.ones(3, dtype=torch.int64)}) is None
 
 
 def test_answers_that_are_not_finite_are_named_and_the_others_go_on(world, monkeypatch, capsys):

@@ -34,6 +34,8 @@ def result(name: str, seed: int, kind: str = "checkpoint", n: int = 90, **more) 
     decisions = (probabilities >= 0.37).astype(int)
     groups = [scoring.subgroup("some", measure, labels >= 0, labels, decisions, patients)
               for measure in ("sensitivity", "specificity")]  # fmt: skip
+    corrected = {"validation": 0.742, "estimated": 0.4321, "counted": 0.3333,
+                 "estimates": scoring.at_threshold(sample, probabilities**2, 0.5)}  # fmt: skip
     training = {"epochs": 5, "epochs_to_90": None, "seconds_to_90": None, "best_epoch": 3, "best_val_loss": 0.25,
                 "val_auroc": 0.9, "parameters": 1_234_567, "multiply_adds": 9.1e7, "images_per_second": 1234.4,
                 "minutes": 2.5, "device": "CPU", "seed": seed}  # fmt: skip
@@ -47,6 +49,7 @@ def result(name: str, seed: int, kind: str = "checkpoint", n: int = 90, **more) 
         "split": {"how": "patient", "seed": 0, "fingerprint": "def"}, "images": n, "patients": len(set(patients)),
         "positives": int(labels.sum()), "estimates": estimates, "points": points, "subgroups": groups,
         "stress": STRESS if kind == "checkpoint" else None,
+        "corrected": corrected if kind == "checkpoint" else None,
         "robustness": audit, "training": training if kind == "checkpoint" else None, "checkpoint_sha256": None,
         "files": [f"{i}.png" for i in range(n)], "labels": labels, "probabilities": probabilities,
         "patient_ids": patients, "history": [], "worst": [], "checkpoint": {"name": name}, "notes": [], **more,
@@ -104,8 +107,9 @@ def test_every_table_is_rectangular_and_named_once(shown):
     assert list(shown.tables) == [
         "Summary (test images, threshold from validation)", "Test results: decisions",
         "Test results: more on decisions", "Test results: ranking and calibration", "Promised and delivered",
-        "Stress validation", "At another prevalence", "Subgroups (threshold from validation)", "Several seeds",
-        "The questions",
+        "Stress validation", "At another prevalence",
+        "With the test images' prevalence estimated from themselves", "Subgroups (threshold from validation)",
+        "Several seeds", "The questions",
         "Convergence (on validation, accuracy at 0.5)", "Shortcuts and corruptions",
         "The notebooks that this project succeeds, beside this run"]  # fmt: skip
     for table in shown.tables.values():
@@ -176,6 +180,12 @@ def test_promises_prevalences_and_subgroups_cell_by_cell(shown):
         ppv = 0.02 * ill / (0.02 * ill + 0.98 * (1 - well))
         assert float(row[3]) == pytest.approx(ppv, abs=5.1e-4)
         assert row[5] == "none missed" if ill == 1 else float(row[5].replace(",", "")) == round(1 / (0.02 * (1 - ill)))
+    checkpoints = [one for one in shown.results if one["kind"] == "checkpoint"]
+    corrected = shown.tables["With the test images' prevalence estimated from themselves"].rows
+    for row, model in zip(corrected, checkpoints, strict=True):
+        assert row[:4] == [model["name"], "0.742", "0.432", "0.333"]
+        for cell, key in zip(row[4:], ("accuracy", "sensitivity", "specificity"), strict=True):
+            assert_cell(cell, model["corrected"]["estimates"][key], 3)
     rows = iter(shown.tables["Subgroups (threshold from validation)"].rows)
     for model in shown.results:
         for group in model["subgroups"]:
@@ -228,7 +238,7 @@ def test_only_synthetic_results_are_marked_and_empty_tables_left_out():
     made = tables.tables([model], [], [])
     assert all(table.title.startswith("SYNTHETIC: ") for table in made)
     words = " ".join(table.title for table in made)
-    for absent in ("Promised", "prevalence", "seeds", "questions", "Shortcuts"):
+    for absent in ("Promised", "another prevalence", "seeds", "questions", "Shortcuts"):
         assert absent not in words
     assert made[-1].rows[-1][0] == "this run, at 0.5, SYNTHETIC"
 
