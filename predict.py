@@ -66,7 +66,8 @@ def printable(text: str) -> str:
 
 
 def say(text: str) -> None:
-    tqdm.write(printable(text), file=sys.stderr)  # above the progress bar where there is one
+    # Above the progress bar where there is one; in one piece, so that Ctrl-C leaves no line without an end.
+    tqdm.write(printable(text) + "\n", file=sys.stderr, end="")
 
 
 @contextlib.contextmanager
