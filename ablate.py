@@ -67,6 +67,8 @@ VARIANTS: dict[str, Callable[[Recipe], Recipe]] = {
     "and rotation to 15 degrees": augmented(rotation=15.0),
     "parts of 0.55 to 1.1": augmented(tightest=0.55, widest=1.1),
     "parts of 0.7 to 1.3": augmented(tightest=0.7, widest=1.3),
+    "wider or narrower by 1.8": augmented(aspect=1.8),
+    "wider or narrower by 2.2": augmented(aspect=2.2),
     "the first recipe": augmented(tightest=0.55, widest=1.1, unmoved=0.0, blur=1.0, sharpen=1.0),
     "half as long": longer(0.5),
     "twice as long": longer(2),

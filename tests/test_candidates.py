@@ -22,7 +22,7 @@ import views
 from batches import Batches
 from candidates import CANDIDATES, Candidate
 
-EPOCHS = 2
+EPOCHS = 1
 NONE = Candidate()
 
 

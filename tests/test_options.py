@@ -10,6 +10,7 @@ import ablate
 import bench
 import data
 import evaluate
+import explain
 import export
 import models
 import predict
@@ -41,6 +42,8 @@ SCRIPTS: dict[str, tuple[Callable, list[str], dict[str, tuple[str, ...]]]] = {
     "ablate.py": (ablate.main, ["--arch", "simple"], {
         "--arch": ("", "simpel"), "--variants": ("", "the recip"), "--seeds": COUNT, "--epochs": COUNT,
         "--weights": FILE, "--out": FOLDER, **SOURCE, **SPLIT, "--device": DEVICE}),
+    "explain.py": (explain.main, ["x.pt"], {
+        **SOURCE, "--out": FILE, "--count": ("13", *COUNT), "--device": DEVICE, "--data": ()}),
     "evaluate.py": (evaluate.main, ["x.pt"], {
         **RESULTS, "--report": FOLDER, "--prevalence": ("0", "1", *SHARE), "--format": ("", "githbu"),
         "--cache": FOLDER, "--device": DEVICE, "--data": (), "--by": ()}),

@@ -14,7 +14,7 @@ import train
 
 README = Path(train.__file__).with_name("README.md").read_text(encoding="utf-8")
 QUALITY = Path(train.__file__).with_name("docs").joinpath("quality.md").read_text(encoding="utf-8")
-STEPS = ("data", "train", "export", "evaluate", "predict")  # what comes before what
+STEPS = ("data", "train", "explain", "export", "evaluate", "predict")  # what comes before what
 
 
 def blocks(language: str) -> list[str]:
@@ -34,7 +34,7 @@ def test_the_deployment_example_runs(tmp_path, cache, phantoms, monkeypatch, cap
     assert 0 <= float(lines[1]) <= 1
 
 
-@pytest.mark.parametrize("script", ["data", "train", "evaluate", "export", "predict", "bench", "ablate"])
+@pytest.mark.parametrize("script", ["data", "train", "evaluate", "export", "predict", "bench", "ablate", "explain"])
 def test_every_command_shown_is_one_that_the_script_accepts(script):
     module = __import__(script)
     shown = re.findall(rf"python {script}\.py ([^#\n`]*)", README + QUALITY)
@@ -83,11 +83,12 @@ def desk(tmp_path, monkeypatch) -> Path:
 
 def test_the_marked_commands_run_as_they_stand(desk, capsys):
     calls = runnable()
-    assert {script for script, _ in calls} == set(STEPS) and len(calls) == 12
+    assert {script for script, _ in calls} == set(STEPS) and len(calls) == 13
     for script, arguments in calls:
         capsys.readouterr()
         assert importlib.import_module(script).main(arguments) == 0, (script, arguments, capsys.readouterr().err)
-    for left in ("contact_sheet.png", "runs/simple/model.pt", "runs/simple/history.csv", "onnx/simple.onnx",
+    for left in ("contact_sheet.png", "runs/simple/model.pt", "runs/simple/history.csv", "runs/simple/errors.png",
+                 "onnx/simple.onnx",
                  "onnx/resnet34.json", "report/report.html", "report/predictions.csv", "films.csv"):  # fmt: skip
         assert (desk / left).stat().st_size > 0, left
     assert len(list((desk / "heat").iterdir())) == 2

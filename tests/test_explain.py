@@ -1,0 +1,114 @@
+"""Errors on stress validation: the numbers are the checkpoint's own, the maps add up to what the network says."""
+
+import io
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import explain
+import graphs
+import metrics
+import models
+import train
+import views
+
+
+@pytest.fixture(scope="module")
+def run(cache, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs")
+    common = ["--data", "phantoms", "--size", "64", "--cache", str(cache), "--epochs", "2", "--out", str(out)]
+    assert train.main(["--arch", "simple", *common]) == 0
+    return out / "simple" / "model.pt"
+
+
+def test_the_table_is_the_checkpoints_and_the_counts_are_of_its_decisions(run, cache, capsys, tmp_path):
+    picture = tmp_path / "x.png"
+    assert explain.main([str(run), "--cache", str(cache), "--out", str(picture), "--count", "2"]) == 0
+    out, (checkpoint, _) = capsys.readouterr().out, models.load_checkpoint(run)
+    assert views.table(checkpoint["stress"]) in out
+    kept = {key: value.numpy() for key, value in checkpoint["validation_answers"].items() if key != "patients"}
+    probabilities = metrics.positive_probability(kept["logits"], checkpoint["temperature"])
+    wrong = (probabilities >= checkpoint["threshold"]) != kept["labels"]
+    rows = re.findall(r"^(\S.*?) {2,}(\d+) {2,}(\d+)$", out, re.MULTILINE)
+    assert [row[0] for row in rows] == [row["view"] for row in checkpoint["stress"][:-1]]
+    for (_, missed, alarms), errors, labels in zip(
+        rows, np.split(wrong, len(rows)), np.split(kept["labels"], len(rows)), strict=True
+    ):
+        assert (int(missed), int(alarms)) == ((errors & (labels == 1)).sum(), (errors & (labels == 0)).sum())
+    assert Image.open(io.BytesIO(picture.read_bytes())).size[0] > 500
+
+
+def test_validated_on_films_as_they_are_it_is_shown_the_other_views_too(cache, capsys, tmp_path):
+    common = ["--data", "phantoms", "--size", "64", "--cache", str(cache), "--epochs", "1", "--out", str(tmp_path)]
+    assert train.main(["--arch", "simple", "--val", "random", *common]) == 0
+    file = tmp_path / "simple" / "model.pt"
+    assert not models.load_checkpoint(file)[0]["stress"]
+    assert explain.main([str(file), "--cache", str(cache)]) == 0
+    assert "reversed" in capsys.readouterr().out and (tmp_path / "simple" / "errors.png").exists()
+
+
+def test_errors_are_sorted_by_how_sure_the_network_was():
+    labels, probabilities = np.array([1, 0, 1, 0, 1]), np.array([0.001, 0.95, 0.3, 0.2, 0.9])
+    found = explain.Errors(torch.zeros(5, 4, 4), labels, probabilities, 0.4)
+    assert found.wrong.tolist() == [0, 1, 2] and found.missed == 2
+    assert explain.Errors(torch.zeros(5, 4, 4), labels, probabilities, 0.97).wrong.tolist() == [0, 2, 4]
+
+
+def checkpoint_of(size: int) -> dict:
+    return {
+        "name": "x",
+        "size": size,
+        "fit": "stretch",
+        "normalisation": [0.45, 0.2],
+        "temperature": 1.7,
+        "threshold": 0.4,
+    }
+
+
+def test_a_heat_map_adds_up_to_the_log_odds():
+    torch.manual_seed(0)
+    network, checkpoint = models.build("resnet34", 64).eval(), checkpoint_of(64)
+    films = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
+    maps = explain.heat_maps(checkpoint, network, films)
+    with torch.inference_mode():
+        logits = network((films[:, None] / 255 - 0.45) / 0.2)
+    bias = (network.fc.bias[1] - network.fc.bias[0]).item() / 1.7
+    # Bilinear from 2 x 2 places to 64 x 64 keeps the mean.
+    assert maps.mean((1, 2)) + bias == pytest.approx(((logits[:, 1] - logits[:, 0]) / 1.7).numpy(), abs=1e-4)
+    assert explain.heat_maps(checkpoint, models.build("simple", 64), films) is None
+
+
+def test_red_is_for_pneumonia_and_views_without_errors_are_left_out():
+    network, checkpoint = models.build("resnet34", 64).eval(), checkpoint_of(64)
+    films, labels = torch.full((2, 64, 64), 128, dtype=torch.uint8), np.array([0, 1])
+    errors = {"wrong": explain.Errors(films, labels, np.array([0.9, 0.9]), 0.4),
+              "right": explain.Errors(films, labels, np.array([0.1, 0.9]), 0.4)}  # fmt: skip
+    sizes = []
+    for sign, stronger in ((1, 0), (-1, 2)):
+        with torch.no_grad():
+            network.fc.weight[1], network.fc.weight[0] = sign * 5.0, -sign * 5.0  # features are never negative
+        picture = Image.open(io.BytesIO(explain.draw(checkpoint, network, errors, ["a", "b"], 1, "title"))).convert(
+            "RGB"
+        )
+        totals = np.asarray(picture, float).sum((0, 1))
+        assert totals[stronger] > totals[2 - stronger] and graphs.has_heatmap(network)
+        sizes.append(picture.size)
+    more = explain.draw(checkpoint, network, errors | {"right": errors["wrong"]}, ["a", "b"], 1, "title")
+    assert Image.open(io.BytesIO(more)).size[1] > sizes[0][1] * 1.5
+
+
+def test_wrong_calls_are_one_line(run, cache, capsys, tmp_path):
+    graph = tmp_path / "x.onnx"
+    graph.write_bytes(b"")
+    other = ["--data", str(tmp_path / "nowhere")]
+    for call, reason in (
+        ([str(tmp_path / "no.pt")], "no.pt"),
+        ([str(graph)], "name the run's model.pt"),
+        ([str(run), *other], "nowhere"),
+    ):
+        assert explain.main([*call, "--cache", str(cache)]) > 0
+        error = capsys.readouterr().err
+        assert reason in error and error.count("\n") == 1, error
