@@ -89,9 +89,7 @@ def lung_box(images: torch.Tensor, reach: float = 2.2) -> torch.Tensor:
     deviations, either way.
     """
     side = images.shape[-1]
-    near, far = (
-        F.avg_pool2d(images, k, 1, k // 2, count_include_pad=False)[:, 0] for k in (side // 12 | 1, side // 2 | 1)
-    )
+    near, far = boxed(images, side // 12 | 1), boxed(images, side // 2 | 1)
     mean = images.mean((1, 2, 3))[:, None, None]
     inside = (near.cummax(2).values > mean) & (near.flip(2).cummax(2).values.flip(2) > mean)
     at = (torch.arange(side, device=images.device) * 2 + 1) / side - 1
@@ -104,6 +102,13 @@ def lung_box(images: torch.Tensor, reach: float = 2.2) -> torch.Tensor:
         deviation = (along * (at - middle[:, None]) ** 2).sum(1).sqrt().clamp(min=0.3)
         bounds += [middle - reach * deviation, middle + reach * deviation]
     return torch.stack(bounds, 1)
+
+
+def boxed(images: torch.Tensor, width: int) -> torch.Tensor:
+    """(B, S, S): the mean over the box of so many pixels, an odd number, about each one; along one side at a time."""
+    reach = width // 2
+    across = F.avg_pool2d(images, (1, width), 1, (0, reach), count_include_pad=False)
+    return F.avg_pool2d(across, (width, 1), 1, (reach, 0), count_include_pad=False)[:, 0]
 
 
 def lungs(images: torch.Tensor) -> torch.Tensor:
