@@ -52,7 +52,7 @@ FRAMING, TONE, DETAIL = (
 )
 VARIANTS: dict[str, Callable[[Recipe], Recipe]] = {
     "the recipe": lambda recipe: recipe,
-    "mild framing, tone, no sharpness": as_mild(*FRAMING, *TONE, *DETAIL),
+    "mild framing and tone": as_mild(*FRAMING, *TONE, *DETAIL),
     "framing alone": as_mild(*TONE, *DETAIL),
     "tone alone": as_mild(*FRAMING, *DETAIL),
     "sharpness alone": as_mild(*FRAMING, *TONE),
@@ -71,6 +71,7 @@ VARIANTS: dict[str, Callable[[Recipe], Recipe]] = {
     "wider or narrower by 2.2": augmented(aspect=2.2),
     "the first recipe": augmented(tightest=0.55, widest=1.1, unmoved=0.0, blur=1.0, sharpen=1.0),
     "half as long": longer(0.5),
+    "half as long again": longer(1.5),
     "twice as long": longer(2),
     "half the learning rate": times(learning_rate=0.5),
     "twice the learning rate": times(learning_rate=2),

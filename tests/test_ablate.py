@@ -42,7 +42,7 @@ def test_lengths_rates_and_the_mild_variant():
     assert ablate.VARIANTS["half as long"](RECIPE).epochs == RECIPE.epochs / 2
     assert ablate.VARIANTS["twice the learning rate"](RECIPE) == replace(RECIPE, learning_rate=2e-3)
     assert ablate.VARIANTS["no weight decay"](RECIPE) == replace(RECIPE, weight_decay=0)
-    assert ablate.VARIANTS["mild framing, tone, no sharpness"](RECIPE).augment == Augment()
+    assert ablate.VARIANTS["mild framing and tone"](RECIPE).augment == Augment()
 
 
 def test_the_table_is_of_the_runs_and_a_second_call_trains_nothing(tmp_path, cache, capsys, monkeypatch):
