@@ -241,9 +241,15 @@ def _side(dataset: Dataset, side: str, indices: np.ndarray) -> dict:
 
 
 def _sizes(dataset: Dataset) -> list[dict]:
-    rows = {"width": dataset.widths, "height": dataset.heights, "width / height": dataset.widths / dataset.heights}
+    shape = dataset.widths / dataset.heights
+    rows = {"width": dataset.widths, "height": dataset.heights, "width / height": shape}
+    # Classes of other shapes are told apart by what making them square leaves: drawn out, bordered, or cut.
+    rows |= {
+        f"width / height, {name.lower()}": shape[dataset.labels == label] for label, name in enumerate(sources.CLASSES)
+    }
     names = ("minimum", "median", "maximum")
-    found = {what: np.quantile(values, (0, 0.5, 1), method="nearest").round(2) for what, values in rows.items()}
+    found = {what: np.quantile(values, (0, 0.5, 1), method="nearest").round(2) for what, values in rows.items()
+             if len(values)}  # fmt: skip
     return [{"": what, **dict(zip(names, values.tolist(), strict=True))} for what, values in found.items()]
 
 

@@ -420,6 +420,11 @@ def test_sizes_and_modes(table, sides):
     middle = pytest.approx(1044.5, abs=0.5)
     assert report["sizes"][0] == {"": "width", "minimum": 1000, "median": middle, "maximum": 1089}
     assert [report["sizes"][2][name] for name in ("minimum", "maximum")] == [2.0, 2.18]
+    shape = table.widths / table.heights
+    for row, label, name in zip(report["sizes"][3:], (0, 1), ("normal", "pneumonia"), strict=True):
+        mine = shape[table.labels == label]
+        assert row[""] == f"width / height, {name}" and [row["minimum"], row["maximum"]] == pytest.approx(
+            [mine.min(), mine.max()], abs=0.0051)  # fmt: skip
     assert report["modes"] == [{"mode": m, "images": n} for m, n in (("L", 59), ("RGB", 30), ("I;16", 1))]
 
 
