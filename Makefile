@@ -9,7 +9,7 @@ DEMO := --runs demo/runs --onnx demo/onnx
 
 demo: $(VENV)/ready
 	rm -rf demo
-	$(PY) train.py --arch simple --data phantoms --out demo/runs
+	$(PY) train.py --arch simple --data phantoms --epochs 40 --out demo/runs
 	$(PY) train.py --arch resnet34 --data phantoms --epochs 6 --out demo/runs
 	$(PY) export.py --all $(DEMO)
 	$(PY) evaluate.py --all $(DEMO) --report demo/report
