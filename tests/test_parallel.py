@@ -76,17 +76,21 @@ def test_two_processes_train_the_network_that_one_trains(architecture, kind, mor
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    rows, weights = [], []
-    for processes in (1, 2):
+    running, rows, weights = {}, [], []
+    for processes in (1, 2):  # both at once: one of them alone leaves a core idle
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"] if processes > 1 else []
         out = tmp_path / f"runs{processes}"
         command = [sys.executable, *launcher, str(script), kind, "--arch", architecture, "--data", "phantoms",
                    "--size", "32", "--quick", "--epochs", "2", "--batch-size", "48", "--device", "cpu",
                    "--val", "random", "--out", str(out), "--cache", str(cache), *more]  # fmt: skip
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
-        assert "Warning" not in done.stderr
-        assert done.stdout.count("epoch  1/2") == 1  # one of them speaks
+        running[processes, out] = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+    for (processes, out), process in running.items():
+        said, error = process.communicate(timeout=300)
+        assert process.returncode == 0, error
+        assert "Warning" not in error
+        assert said.count("epoch  1/2") == 1  # one of them speaks
         with open(out / architecture / "history.csv", newline="") as stream:
             rows.append(list(csv.DictReader(stream)))
         checkpoint = torch.load(out / architecture / "last.pt", weights_only=True)
