@@ -18,7 +18,7 @@ test: $(VENV)/ready-test
 	$(PY) -m ruff check --quiet .
 	$(PY) -m ruff format --check --quiet .
 	$(PY) -m ty check --quiet
-	$(PY) -m pytest tests
+	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile tests
 
 # Every kind of file, damaged thousands of times: a quarter of an hour.
 fuzz: $(VENV)/ready-test

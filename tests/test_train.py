@@ -256,6 +256,16 @@ def test_a_run_leaves_what_it_promises(tmp_path, cache, phantoms, capsys):
     assert torch.equal(checkpoint["seen_patients"], data.hashed([phantoms.patients[i] for i in seen]))
 
 
+@pytest.fixture
+def two_threads():
+    """What a user's CPU has at least; the suite as a whole runs with one thread a worker."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
 def test_the_same_seed_gives_the_same_history_and_another_seed_another(tmp_path, cache):
     for name, seed in (("a", "5"), ("b", "5"), ("c", "6")):
         assert run(tmp_path, cache, "--arch", "simple", "--quick", "--seed", seed, "--name", name) == 0
