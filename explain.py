@@ -1,7 +1,8 @@
 """What a trained network gets wrong on stress validation: `python explain.py runs/resnet34/model.pt`.
 
-Prints how its validation films fare in every view, whatever they were shown as when it was trained, and draws the worst
-errors of each view, with what a ResNet bases its answer on. Test images are never read.
+Prints how its validation films fare in every view, whatever they were shown as when it was trained, and under other
+temperatures and thresholds; draws the worst errors of each view, with what a ResNet bases its answer on. Test images
+are never read.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from tabulate import tabulate
 
 import common
 import data
+import decisions
 import graphs
 import infer
 import metrics
@@ -70,8 +72,8 @@ class Errors:
 
 def found_errors(
     checkpoint: dict, network: torch.nn.Module, stress: views.StressValidation, labels: NDArray, device: torch.device
-) -> tuple[dict[str, Errors], list[dict]]:
-    """The errors of each view, and the rows of stress validation, as train.py measures them."""
+) -> tuple[dict[str, Errors], dict[str, NDArray]]:
+    """The errors of each view, and its (N, 2) logits."""
     errors, logits, every = {}, {}, np.arange(len(labels))
     network = network.to(device).to(memory_format=torch.channels_last)
     for view in stress.views:
@@ -80,7 +82,39 @@ def found_errors(
         logits[view] = infer.network_logits(network, batches, reduced=True)
         probabilities = metrics.positive_probability(logits[view], checkpoint["temperature"])
         errors[view] = Errors(shown, labels, probabilities, checkpoint["threshold"])
-    return errors, stress.measured(logits, checkpoint["temperature"], checkpoint["threshold"])
+    return errors, logits
+
+
+def decided_otherwise(logits: dict[str, NDArray], labels: NDArray) -> str:
+    """A table: what other temperatures and thresholds, fitted to these films, would make of the (N, 2) logits."""
+    all_logits, all_labels = np.concatenate([*logits.values()]), np.tile(labels, len(logits))
+    everywhere, here = decisions.fit(all_logits, all_labels), decisions.fit(logits["as it is"], labels)
+    temperature = everywhere["temperature"]
+    probabilities = metrics.positive_probability(all_logits, temperature)
+    choices = [
+        ("films as they are", "Youden's J", here["temperature"], here["threshold"]),
+        ("all views", "Youden's J", temperature, everywhere["threshold"]),
+        ("all views", "0.5", temperature, 0.5),
+    ]
+    for target in (0.95, 0.99):
+        threshold = metrics.threshold_at_sensitivity(all_labels, probabilities, target)
+        choices.append(("all views", f"{target:.0%} sensitivity", temperature, threshold))
+    lines = []
+    for films, how, temperature, threshold in choices:
+        losses = [metrics.log_loss(found, labels, temperature) for found in logits.values()]
+        rows = [
+            metrics.classification(labels, metrics.positive_probability(found, temperature), threshold)
+            for found in logits.values()
+        ]
+        accuracies = [row["accuracy"] for row in rows]
+        lowest = [min(row[measure] for row in rows) for measure in ("sensitivity", "specificity")]
+        spread = [
+            [values[0], np.mean(values), extreme(values)] for values, extreme in ((losses, max), (accuracies, min))
+        ]
+        lines.append([films, how, temperature, threshold, *spread[0], *spread[1], *lowest])
+    headers = ["fitted to", "threshold by", "T", "threshold", "log loss\nas they are", "\nmean", "\nworst",
+               "accuracy\nas they are", "\nmean", "\nworst", "sensitivity\nworst", "specificity\nworst"]  # fmt: skip
+    return tabulate(lines, headers, floatfmt=("", "", ".2f", ".4f", *[".3f"] * 8))
 
 
 @torch.inference_mode()
@@ -135,10 +169,12 @@ def work(args: argparse.Namespace) -> int:
     checkpoint, network, dataset, split = opened(args)
     labels = dataset.labels[split.validation]
     stress = views.StressValidation(table_on(dataset.images, device), dataset.labels, split.train, split.validation)
-    errors, rows = found_errors(checkpoint, network, stress, labels, device)
+    errors, logits = found_errors(checkpoint, network, stress, labels, device)
     print(f"{dataset.name}\n{checkpoint['name']}: {len(labels):,} validation images, threshold "
           f"{checkpoint['threshold']:.4f}\n")  # fmt: skip
-    print(views.table(rows))
+    print(views.table(stress.measured(logits, checkpoint["temperature"], checkpoint["threshold"])))
+    print(f"\nIf it were decided otherwise ({len(logits)} views, without the matched films):\n")
+    print(decided_otherwise(logits, labels))
     counts = [[view, found.missed, len(found.wrong) - found.missed] for view, found in errors.items()]
     headers = ["errors", f"missed, of {labels.sum():,}", f"false alarms, of {(1 - labels).sum():,}"]
     print(f"\n{tabulate(counts, headers)}")

@@ -217,6 +217,33 @@ def test_no_candidate_is_what_train_py_does(world):
     assert world(NONE) == world(None)
 
 
+@pytest.mark.parametrize("name", ["shapes of classes exchanged", "looks of classes exchanged"])
+def test_half_of_the_films_are_given_the_looks_of_the_other_class(name):
+    """Against the recipe's own changes of the same epoch, and what the looks make of one film alone."""
+    labels, looks = np.arange(400) % 2, CANDIDATES[name].exchanged
+    table = torch.zeros(400, 8, 8, dtype=torch.uint8)
+    given = (table, labels, np.arange(400), 16, torch.device("cpu"), (0.5, 0.25), recipes.ELSEWHERE, 7)
+    exchanging = candidates.Exchanging(*given)
+    order, plain = Batches(*given)._drawn(3)
+    assert exchanging._drawn(3)[1].affine.equal(plain.affine), "without looks it is plain"
+    exchanging.looks = looks
+    again, changes = exchanging._drawn(3)
+    assert again.equal(order) and changes.affine.equal(exchanging._drawn(3)[1].affine)
+    assert not changes.affine.equal(exchanging._drawn(4)[1].affine)
+    moved = 0
+    for k in range(400):
+        look, own = looks[labels[order[k]]], plain.affine[k].clone()
+        own[:, :2] = torch.diag(torch.tensor([look.width, look.height])) @ own[:, :2]
+        tone = plain.tone[k] * torch.tensor([look.contrast, 1, 1]) + torch.tensor([0, look.brightness, look.curve])
+        if not torch.allclose(changes.affine[k], plain.affine[k]):
+            moved += 1
+            assert torch.allclose(changes.affine[k], own) and torch.allclose(changes.tone[k], tone)
+            assert changes.detail[k].item() == pytest.approx(max(plain.detail[k].item() + look.detail, -1), abs=1e-6)
+        else:
+            assert changes.tone[k].equal(plain.tone[k]) and changes.detail[k] == plain.detail[k]
+    assert 160 < moved < 240
+
+
 def test_every_candidate_trains_and_changes_something(world):
     plain = world(NONE)
     for name, candidate in CANDIDATES.items():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.metrics import accuracy_score, log_loss, recall_score
 
 import explain
 import graphs
@@ -29,6 +30,8 @@ def test_the_table_is_the_checkpoints_and_the_counts_are_of_its_decisions(run, c
     assert explain.main([str(run), "--cache", str(cache), "--out", str(picture), "--count", "2"]) == 0
     out, (checkpoint, _) = capsys.readouterr().out, models.load_checkpoint(run)
     assert views.table(checkpoint["stress"]) in out
+    own = re.search(r"^all views +Youden's J +(\S+) +(\S+)", out, re.MULTILINE).groups()
+    assert [float(x) for x in own] == pytest.approx([checkpoint["temperature"], checkpoint["threshold"]], abs=0.005)
     kept = {key: value.numpy() for key, value in checkpoint["validation_answers"].items() if key != "patients"}
     probabilities = metrics.positive_probability(kept["logits"], checkpoint["temperature"])
     wrong = (probabilities >= checkpoint["threshold"]) != kept["labels"]
@@ -55,6 +58,36 @@ def test_errors_are_sorted_by_how_sure_the_network_was():
     found = explain.Errors(torch.zeros(5, 4, 4), labels, probabilities, 0.4)
     assert found.wrong.tolist() == [0, 1, 2] and found.missed == 2
     assert explain.Errors(torch.zeros(5, 4, 4), labels, probabilities, 0.97).wrong.tolist() == [0, 2, 4]
+
+
+def test_what_other_choices_would_make_of_the_same_answers():
+    generator = np.random.default_rng(3)
+    labels = generator.permutation(np.repeat([0, 1], (30, 70)))
+    logits = {
+        view: np.column_stack([np.zeros(100), generator.normal(shift + 3.0 * labels, 1.5)])
+        for view, shift in (("as it is", -1.5), ("tight", 1.5), ("wide", -3.0))
+    }
+    lines = explain.decided_otherwise(logits, labels).splitlines()
+    rows = {
+        tuple(cells[:2]): [float(cell) for cell in cells[2:]] for cells in (re.split(" {2,}", x) for x in lines[3:])
+    }
+    assert len(rows) == len(lines) - 3 == 5
+    assert rows["all views", "0.5"][1] == 0.5
+    assert rows["films as they are", "Youden's J"][0] != rows["all views", "Youden's J"][0]
+    for temperature, threshold, *found in rows.values():
+        probabilities = [1 / (1 + np.exp(-view[:, 1] / temperature)) for view in logits.values()]
+        losses = [log_loss(labels, p) for p in probabilities]
+        right = [accuracy_score(labels, p >= threshold) for p in probabilities]
+        lowest = [min(recall_score(labels, p >= threshold, pos_label=k) for p in probabilities) for k in (1, 0)]
+        expected = [losses[0], np.mean(losses), max(losses), right[0], np.mean(right), min(right), *lowest]
+        assert found == pytest.approx(expected, abs=0.006)  # the temperature is printed to two places
+    for target in (0.95, 0.99):
+        temperature, threshold = rows["all views", f"{target:.0%} sensitivity"][:2]
+        scores = np.concatenate([1 / (1 + np.exp(-view[:, 1] / temperature)) for view in logits.values()])
+        assert recall_score(np.tile(labels, 3), scores >= threshold) == pytest.approx(target, abs=0.006)
+    # What is fitted to all views does better in their mean, what is fitted to films as they are does better there.
+    assert rows["all views", "Youden's J"][3] <= rows["films as they are", "Youden's J"][3]
+    assert rows["films as they are", "Youden's J"][2] <= rows["all views", "Youden's J"][2]
 
 
 def checkpoint_of(size: int) -> dict:
