@@ -70,13 +70,13 @@ class Errors:
         self.missed = int((decided < labels).sum())
 
 
-def found_errors(
+def answered(
     checkpoint: dict, network: torch.nn.Module, stress: views.StressValidation, labels: NDArray, device: torch.device
 ) -> tuple[dict[str, Errors], dict[str, NDArray]]:
-    """The errors of each view, and its (N, 2) logits."""
+    """The errors of each view, and the (N, 2) logits of each, held-out ones too."""
     errors, logits, every = {}, {}, np.arange(len(labels))
     network = network.to(device).to(memory_format=torch.channels_last)
-    for view in stress.views:
+    for view in stress.views | views.HELD_OUT:
         shown = stress.show(view)
         batches = Batches(shown, labels, every, 128, device, tuple(checkpoint["normalisation"]))
         logits[view] = infer.network_logits(network, batches, reduced=True)
@@ -169,10 +169,15 @@ def work(args: argparse.Namespace) -> int:
     checkpoint, network, dataset, split = opened(args)
     labels = dataset.labels[split.validation]
     stress = views.StressValidation(table_on(dataset.images, device), dataset.labels, split.train, split.validation)
-    errors, logits = found_errors(checkpoint, network, stress, labels, device)
+    errors, logits = answered(checkpoint, network, stress, labels, device)
+    held_out, logits = ({view: found for view, found in logits.items() if (view in views.HELD_OUT) == out}
+                        for out in (True, False))  # fmt: skip
+    decided = checkpoint["temperature"], checkpoint["threshold"]
     print(f"{dataset.name}\n{checkpoint['name']}: {len(labels):,} validation images, threshold "
           f"{checkpoint['threshold']:.4f}\n")  # fmt: skip
-    print(views.table(stress.measured(logits, checkpoint["temperature"], checkpoint["threshold"])))
+    print(views.table(stress.measured(logits, *decided)))
+    rows = [stress.row(view, found, *decided) for view, found in held_out.items()]
+    print(f"\n{views.table(rows, 'chosen by nothing here', summary=False)}")
     print(f"\nIf it were decided otherwise ({len(logits)} views, without the matched films):\n")
     print(decided_otherwise(logits, labels))
     counts = [[view, found.missed, len(found.wrong) - found.missed] for view, found in errors.items()]
