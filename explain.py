@@ -177,7 +177,7 @@ def work(args: argparse.Namespace) -> int:
           f"{checkpoint['threshold']:.4f}\n")  # fmt: skip
     print(views.table(stress.measured(logits, *decided)))
     rows = [stress.row(view, found, *decided) for view, found in held_out.items()]
-    print(f"\n{views.table(rows, 'chosen by nothing here', summary=False)}")
+    print(f"\n{views.table(rows, 'held-out views', summary=False)}")
     print(f"\nIf it were decided otherwise ({len(logits)} views, without the matched films):\n")
     print(decided_otherwise(logits, labels))
     counts = [[view, found.missed, len(found.wrong) - found.missed] for view, found in errors.items()]

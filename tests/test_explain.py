@@ -59,7 +59,7 @@ def test_shapes_are_exchanged_and_nothing_is_chosen_by_that(run, cache, phantoms
     """The normal film loses height, so that what is left is drawn higher; the other one loses width."""
     assert not set(views.HELD_OUT) & {row["view"] for row in models.load_checkpoint(run)[0]["stress"]}
     assert explain.main([str(run), "--cache", str(cache), "--out", str(tmp_path / "x.png")]) == 0
-    table = capsys.readouterr().out.split("chosen by nothing here")[1].split("otherwise")[0]
+    table = capsys.readouterr().out.split("held-out views")[1].split("otherwise")[0]
     assert re.findall(r"^(shapes \S+(?: \S+)*)", table, re.MULTILINE) == list(views.HELD_OUT)
     at = torch.arange(96) - 47.5
     film = (255 * (at[:, None] ** 2 + at**2 < 20**2)).to(torch.uint8)  # a disc
