@@ -40,9 +40,7 @@ class Candidate:
     balanced: bool = False  # films of the rarer class are seen as often as the others, over and over
     slower: float = 1.0  # learning rate of each layer as a share of that of the next one
     staged: float = 0.0  # share of the training in which the last layer alone learns
-    exchanged: views.View | None = (
-        None  # half of the films of each class are drawn towards these looks, chosen by class
-    )
+    exchanged: views.View | None = None  # what half of the films of each class are also made to look like
     zooms: tuple[float, ...] = ()  # answers are means over the film shown in these parts
     corrected: bool = False  # decided at 0.5 of probabilities corrected for the prevalence that EM finds in each view
 
