@@ -187,9 +187,11 @@ class Exchanging(Batches):
 
     def _drawn(self, number: int) -> tuple[torch.Tensor, Changes | None]:
         order, changes = super()._drawn(number)
-        if self.looks is None or changes is None:
-            return order, changes
         looks = self.looks
+        if looks is None:
+            return order, changes
+        if changes is None:  # rather than leave the candidate out and call the result its own
+            raise ValueError("a recipe that changes no film has no changes to add looks to")
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number + 500_000)
         chosen = (torch.rand(len(order), generator=generator) < 0.5).to(self.device)
         own = self.labels[order.to(self.device)]

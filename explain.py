@@ -170,8 +170,7 @@ def work(args: argparse.Namespace) -> int:
     labels = dataset.labels[split.validation]
     stress = views.StressValidation(table_on(dataset.images, device), dataset.labels, split.train, split.validation)
     errors, logits = answered(checkpoint, network, stress, labels, device)
-    held_out, logits = ({view: found for view, found in logits.items() if (view in views.HELD_OUT) == out}
-                        for out in (True, False))  # fmt: skip
+    held_out = {view: logits.pop(view) for view in views.HELD_OUT}
     decided = checkpoint["temperature"], checkpoint["threshold"]
     print(f"{dataset.name}\n{checkpoint['name']}: {len(labels):,} validation images, threshold "
           f"{checkpoint['threshold']:.4f}\n")  # fmt: skip

@@ -19,7 +19,7 @@ import prevalence
 import recipes
 import train
 import views
-from batches import Batches
+from batches import NO_AUGMENT, Batches
 from candidates import CANDIDATES, Candidate
 
 EPOCHS = 1
@@ -242,6 +242,9 @@ def test_half_of_the_films_are_given_the_looks_of_the_other_class(name):
         else:
             assert changes.tone[k].equal(plain.tone[k]) and changes.detail[k] == plain.detail[k]
     assert 160 < moved < 240
+    exchanging.augment = NO_AUGMENT
+    with pytest.raises(ValueError, match="no changes to add"):
+        exchanging._drawn(3)
 
 
 def test_every_candidate_trains_and_changes_something(world):
