@@ -45,20 +45,25 @@ def times(**factors: float) -> Callable[[Recipe], Recipe]:
     return lambda recipe: replace(recipe, **{name: getattr(recipe, name) * by for name, by in factors.items()})
 
 
-FRAMING, TONE, DETAIL = (
+FRAMING, TONE, DETAIL, SHAPE = (
     ("shift", "tightest", "widest", "aspect", "unmoved"),
     ("brightness", "contrast", "curve"),
     ("blur", "sharpen"),
+    ("reshaped",),
 )
 VARIANTS: dict[str, Callable[[Recipe], Recipe]] = {
     "the recipe": lambda recipe: recipe,
-    "mild framing and tone": as_mild(*FRAMING, *TONE, *DETAIL),
-    "framing alone": as_mild(*TONE, *DETAIL),
-    "tone alone": as_mild(*FRAMING, *DETAIL),
-    "sharpness alone": as_mild(*FRAMING, *TONE),
+    "mild framing and tone": as_mild(*FRAMING, *TONE, *DETAIL, *SHAPE),
+    "framing alone": as_mild(*TONE, *DETAIL, *SHAPE),
+    "tone alone": as_mild(*FRAMING, *DETAIL, *SHAPE),
+    "sharpness alone": as_mild(*FRAMING, *TONE, *SHAPE),
+    "shape alone": as_mild(*FRAMING, *TONE, *DETAIL),
     "without framing": as_mild(*FRAMING),
     "without tone": as_mild(*TONE),
     "without sharpness": as_mild(*DETAIL),
+    "without shape": as_mild(*SHAPE),
+    "three films in ten reshaped": augmented(reshaped=0.3),
+    "seven films in ten reshaped": augmented(reshaped=0.7),
     "no film unmoved": augmented(unmoved=0.0),
     "half of the films unmoved": augmented(unmoved=0.5),
     "as much blurring as sharpening": augmented(blur=1.0, sharpen=1.0),
@@ -68,8 +73,6 @@ VARIANTS: dict[str, Callable[[Recipe], Recipe]] = {
     "parts of 0.55 to 1.1": augmented(tightest=0.55, widest=1.1),
     "parts of 0.7 to 1.3": augmented(tightest=0.7, widest=1.3),
     "wider or narrower by 1.8": augmented(aspect=1.8),
-    "wider or narrower by 2.2": augmented(aspect=2.2),
-    "the first recipe": augmented(tightest=0.55, widest=1.1, unmoved=0.0, blur=1.0, sharpen=1.0),
     "half as long": longer(0.5),
     "half as long again": longer(1.5),
     "twice as long": longer(2),

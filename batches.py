@@ -27,11 +27,12 @@ class Augment:
     blur: float = 0.0  # up to this share of the fine detail is taken away ...
     sharpen: float = 0.0  # ... or added
     border: float = 0.0  # each side may be covered up to this fraction of the film
+    reshaped: float = 0.0  # share of the films of each class that are cut toward the shape of the other one
     flip: bool = False  # left-right with probability 1/2: it mirrors the heart, so it is off
 
 
-# Framing, sharpness and tone tell the classes apart in the public training films and need not elsewhere, so the recipes
-# vary them more than films do: docs/quality.md has what each is worth.
+# Framing, sharpness, tone and shape tell the classes apart in the public training films and need not elsewhere, so the
+# recipes vary them more than films do: docs/quality.md has what each is worth.
 ELSEWHERE = Augment(
     shift=0.03,
     tightest=0.6,
@@ -43,6 +44,7 @@ ELSEWHERE = Augment(
     curve=0.7,
     blur=0.5,  # less than is added: resampling has softened the image already
     sharpen=2.0,
+    reshaped=0.5,
 )
 NO_AUGMENT = Augment(shift=0, tightest=1, widest=1, rotation=0, brightness=0, contrast=0)
 
@@ -120,8 +122,10 @@ class Batches:
         seed: int = 0,
         stream: bool | None = None,
         shard: tuple[int, int] = (0, 1),
+        shapes: float = 1.0,
     ) -> None:
         self.table, self.device, self.augment, self.seed, self.shard = table, device, augment, seed, shard
+        self.shapes = shapes  # see data.shape_ratio
         self.indices = torch.from_numpy(indices)
         self.all_labels = labels[indices]  # (N,), in the set's order
         self.labels = torch.from_numpy(self.all_labels).to(device)
@@ -167,7 +171,8 @@ class Batches:
         order = torch.randperm(count, generator=generator)
         if self.augment == NO_AUGMENT:
             return order, None
-        return order, draw_changes(self.augment, count, generator).to(self.device)
+        own = torch.from_numpy(self.all_labels)[order]
+        return order, draw_changes(self.augment, own, generator, self.shapes).to(self.device)
 
     def places(self) -> list[slice]:
         """Where in an epoch's order the batches of this process are."""
@@ -219,8 +224,9 @@ def in_background(gathered: Iterable[torch.Tensor], pin: bool, ahead: int = 3) -
         thread.join()
 
 
-def draw_changes(augment: Augment, count: int, generator: torch.Generator) -> Changes:
-    """Random changes for `count` images."""
+def draw_changes(augment: Augment, labels: torch.Tensor, generator: torch.Generator, shapes: float = 1.0) -> Changes:
+    """Random changes for images of these (N,) labels; `shapes` is data.shape_ratio's."""
+    count = len(labels)
     uniform = torch.rand(count, 15, generator=generator) * 2 - 1
     part = (augment.tightest + augment.widest) / 2 + uniform[:, 0] * (augment.widest - augment.tightest) / 2
     stretch = torch.exp(uniform[:, 1] * math.log(augment.aspect) / 2)
@@ -237,12 +243,28 @@ def draw_changes(augment: Augment, count: int, generator: torch.Generator) -> Ch
     unmoved = uniform[:, 14] < 2 * augment.unmoved - 1
     affine = torch.where(unmoved[:, None, None], torch.eye(2, 3), affine)
     affine[:, :, 0] *= mirror[:, None]
+    if augment.reshaped and shapes != 1:
+        chosen, amounts = torch.rand(2, count, generator=generator)
+        affine = reshaped(affine, labels, shapes, amounts * (chosen < augment.reshaped))
     return Changes(
         affine,
         tone,
         detail if augment.blur or augment.sharpen else None,
         uniform[:, 10:14].clamp(min=0) * augment.border if augment.border else None,  # half of the sides are free
     )
+
+
+def reshaped(affine: torch.Tensor, labels: torch.Tensor, shapes: float, amounts: torch.Tensor) -> torch.Tensor:
+    """The (N, 2, 3) maps of films of these (N,) labels, cut toward the shape of the other class.
+
+    The films of the class that was wider lose width, and those of the other one height, each about the middle of what
+    is seen of them, by amounts (N,) from 0, nothing, to 1, all that the shapes differ by. Drawn into a square again,
+    what is left is broader, or narrower, than it was.
+    """
+    left = max(shapes, 1 / shapes) ** -amounts
+    wider = labels == int(shapes > 1)
+    seen = torch.stack([torch.where(wider, left, 1.0), torch.where(wider, 1.0, left)], 1)
+    return torch.cat([affine[:, :, :2] * seen[:, :, None], affine[:, :, 2:]], 2)
 
 
 def affine_maps(seen: torch.Tensor, angle: torch.Tensor, place: torch.Tensor) -> torch.Tensor:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+import data
 import decisions
 import infer
 import metrics
@@ -129,8 +130,6 @@ def moved(images: torch.Tensor, affine: torch.Tensor, mean: float = 0.0, deviati
     return change(images, Changes(affine, tone.repeat(len(images), 1)), mean, deviation)
 
 
-HALFWAY = views.SHAPES**-0.5  # where the shapes of the classes meet, if both are cut
-TOGETHER = (views.Look(1, HALFWAY), views.Look(HALFWAY, 1))
 OTHER_LOOKS = (views.NORMAL_AS_PNEUMONIA, views.PNEUMONIA_AS_NORMAL)
 CANDIDATES: dict[str, Candidate] = {
     "histogram equalisation": Candidate(picture=equalised),
@@ -145,8 +144,6 @@ CANDIDATES: dict[str, Candidate] = {
     "balanced sampling": Candidate(balanced=True),
     "slower lower layers": Candidate(slower=0.7),
     "the last layer first": Candidate(staged=0.2),
-    "shapes of classes exchanged": Candidate(exchanged=views.OTHER_SHAPE),
-    "shapes of classes brought together": Candidate(exchanged=TOGETHER),
     "looks of classes exchanged": Candidate(exchanged=OTHER_LOOKS),
     "answers over three zooms": Candidate(zooms=(0.9, 1.0, 1.1)),
     "prevalence by EM": Candidate(corrected=True),
@@ -278,7 +275,8 @@ def train_candidate(
     if candidate.balanced:
         rarer, commoner = (training[labels[training] == k] for k in np.argsort(counts))
         training = np.concatenate([np.resize(rarer, len(commoner)), commoner])
-    stress = views.StressValidation(table, labels, split.train, validation)
+    shapes = data.shape_ratio(dataset, split.train)
+    stress = views.StressValidation(table, labels, split.train, validation, shapes)
 
     def batches(images: torch.Tensor) -> Batches:
         every = np.arange(len(truth))
@@ -287,7 +285,8 @@ def train_candidate(
     torch.manual_seed(args.seed)
     network = network.to(device).to(memory_format=torch.channels_last)
     fitted_with(candidate, network, normalisation)
-    seen = Exchanging(table, labels, training, recipe.batch_size, device, normalisation, recipe.augment, args.seed)
+    seen = Exchanging(table, labels, training, recipe.batch_size, device, normalisation, recipe.augment, args.seed,
+                      shapes=shapes)  # fmt: skip
     seen.looks = candidate.exchanged
     trainer = Trainer(network, recipe, seen, batches(stress.mixed()))
     trainer.candidate, trainer.generator = candidate, np.random.default_rng(args.seed)

@@ -7,8 +7,7 @@ import sources
 from common import printable
 from markup import DASH, github, github_table, number, with_interval
 
-KERMANY = "Kermany v2"  # how sources.py begins the name of that data, which it knows by its files' names
-SAME_FILMS = (KERMANY, "PneumoniaMNIST")
+SAME_FILMS = (sources.KERMANY, "PneumoniaMNIST")
 CITATION = "Kermany et al., Cell 172 (2018), 1122-1131, Mendeley Data rscbjbr9sj, version 2"
 SYNTHETIC = "SYNTHETIC: these numbers are of drawings made by a program; they say nothing about X-rays of people."
 TRAINED_ON_DRAWINGS = "SYNTHETIC: this model was trained on drawings made by a program, not on X-rays of people."
@@ -137,7 +136,7 @@ def training_data(result: dict) -> list[str]:
     seen, split = known.get("data", {}), known.get("split", {})
     images = split.get("images", {})
     skipped = len(seen.get("skipped", []))
-    mine = any(is_kermany(name, KERMANY) for name in (seen.get("name", ""), tested["name"]))
+    mine = any(is_kermany(name, sources.KERMANY) for name in (seen.get("name", ""), tested["name"]))
     return [
         "## Data\n",
         facts([

@@ -191,6 +191,22 @@ def report_bad(bad: list[tuple[str, str]], total: int, source: str, skip: bool) 
     print("note: " + text.format(" and are left out"), file=sys.stderr)
 
 
+def shape_ratio(dataset: Dataset, training: np.ndarray) -> float:
+    """How much wider its pneumonias were than its normal films, beside their height, before they were made square.
+
+    A ratio of medians over these films. 1 where squares give nothing of that away: with `fit` other than "stretch",
+    without films of one class, and where all films were square already, unless their names say that they are Kermany's,
+    of which the shapes before that are known.
+    """
+    shapes, labels = (dataset.widths / dataset.heights)[training], dataset.labels[training]
+    if dataset.fit != "stretch" or len(set(labels)) < 2:
+        return 1.0
+    normal, pneumonia = (float(np.median(shapes[labels == label])) for label in range(len(CLASSES)))
+    if (shapes == 1).all() and dataset.name.startswith(sources.KERMANY):
+        normal, pneumonia = sources.KERMANY_SHAPES
+    return pneumonia / normal
+
+
 # ---------------------------------------------------------------------------------------------- splitting
 
 
@@ -361,7 +377,12 @@ def show_command(args: argparse.Namespace) -> int:
     chosen = [order.permutation(np.flatnonzero(dataset.labels == label))[: args.count] for label in range(len(CLASSES))]
     some = np.concatenate(chosen)
     originals = np.array(dataset.images[some])
-    changes = batches.draw_changes(batches.ELSEWHERE, len(some), torch.Generator().manual_seed(args.seed))
+    changes = batches.draw_changes(
+        batches.ELSEWHERE,
+        torch.from_numpy(dataset.labels[some]),
+        torch.Generator().manual_seed(args.seed),
+        shape_ratio(dataset, np.arange(len(dataset.labels))),
+    )
     changed = batches.change(torch.from_numpy(originals)[:, None].float() / 255, changes)[:, 0].numpy()
     sheet = audit.contact_sheet(
         originals, changed, [dataset.files[i] for i in some], dataset.labels[some], dataset.name

@@ -73,10 +73,10 @@ class Errors:
 def answered(
     checkpoint: dict, network: torch.nn.Module, stress: views.StressValidation, labels: NDArray, device: torch.device
 ) -> tuple[dict[str, Errors], dict[str, NDArray]]:
-    """The errors of each view, and the (N, 2) logits of each, held-out ones too."""
+    """The errors of each view, and the (N, 2) logits of each."""
     errors, logits, every = {}, {}, np.arange(len(labels))
     network = network.to(device).to(memory_format=torch.channels_last)
-    for view in stress.views | views.HELD_OUT:
+    for view in stress.views:
         shown = stress.show(view)
         batches = Batches(shown, labels, every, 128, device, tuple(checkpoint["normalisation"]))
         logits[view] = infer.network_logits(network, batches, reduced=True)
@@ -168,15 +168,13 @@ def work(args: argparse.Namespace) -> int:
     device = infer.pick_device(args.device)
     checkpoint, network, dataset, split = opened(args)
     labels = dataset.labels[split.validation]
-    stress = views.StressValidation(table_on(dataset.images, device), dataset.labels, split.train, split.validation)
+    table, shapes = table_on(dataset.images, device), data.shape_ratio(dataset, split.train)
+    stress = views.StressValidation(table, dataset.labels, split.train, split.validation, shapes)
     errors, logits = answered(checkpoint, network, stress, labels, device)
-    held_out = {view: logits.pop(view) for view in views.HELD_OUT}
     decided = checkpoint["temperature"], checkpoint["threshold"]
     print(f"{dataset.name}\n{checkpoint['name']}: {len(labels):,} validation images, threshold "
           f"{checkpoint['threshold']:.4f}\n")  # fmt: skip
     print(views.table(stress.measured(logits, *decided)))
-    rows = [stress.row(view, found, *decided) for view, found in held_out.items()]
-    print(f"\n{views.table(rows, 'held-out views', summary=False)}")
     print(f"\nIf it were decided otherwise ({len(logits)} views, without the matched films):\n")
     print(decided_otherwise(logits, labels))
     counts = [[view, found.missed, len(found.wrong) - found.missed] for view, found in errors.items()]

@@ -143,6 +143,7 @@ def new_checkpoint(
             "source": dataset.source,
             "synthetic": dataset.synthetic,
             "skipped": [list(pair) for pair in dataset.bad],  # files that could not be read, with --skip-bad
+            "shapes": data.shape_ratio(dataset, split.train),
         },
         "split": {
             "how": split.how,

@@ -233,9 +233,9 @@ def train_run(
     network = parallel.share_batch_norm(network).to(device).to(memory_format=torch.channels_last)
     table = table_on(dataset.images, device)
     normalisation = pixel_statistics(table, training)
-    labels, shard = dataset.labels, (parallel.rank(), parallel.world())
+    labels, shard, shapes = dataset.labels, (parallel.rank(), parallel.world()), data.shape_ratio(dataset, split.train)
     batches = Batches(table, labels, training, recipe.batch_size, device, normalisation, recipe.augment, args.seed,
-                      shard=shard)  # fmt: skip
+                      shard=shard, shapes=shapes)  # fmt: skip
     if min(batches.batch_sizes()) < parallel.world():
         raise UsageProblem(f"--batch-size: {parallel.world()} processes need batches of {parallel.world()} or more")
     checkpoint = records.new_checkpoint(name, origin, dataset, split, args, recipe, normalisation, device)
@@ -244,7 +244,7 @@ def train_run(
     if old and records.finished(folder):
         print(f"{name}: finished already\n")
         return models.load_checkpoint(folder / "model.pt")[0]
-    stress = views.StressValidation(table, labels, training, validation) if args.val == "stress" else None
+    stress = views.StressValidation(table, labels, training, validation, shapes) if args.val == "stress" else None
     shown = stress.mixed() if stress else table[torch.from_numpy(validation).to(table.device)]  # (N, S, S) uint8
     exact = Batches(shown, labels[validation], np.arange(len(validation)), EVALUATION_BATCH[device.type], device,
                     normalisation, shard=shard)  # fmt: skip

@@ -1,8 +1,8 @@
-"""Stress validation: the validation films as they might look elsewhere, in framing, sharpness and tone.
+"""Stress validation: the validation films as they might look elsewhere, in framing, sharpness, tone and shape.
 
-In the public training films framing, sharpness and tone tell the classes apart (`Shortcuts` measures how well), and
-random validation rewards a network for using them. Here the same validation films are shown in other ways, some of
-which take that advantage away or turn it round.
+In the public training films these tell the classes apart (`Shortcuts` measures how well the first three do), and random
+validation rewards a network for using them. Here the same validation films are shown in other ways, some of which take
+that advantage away or turn it round.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from stress import fit_logistic
 
 CHUNK = 256  # images that are worked on at once
 MEASURES = ("auroc", "accuracy", "sensitivity", "specificity")
-SEARCHED = 300  # training images on which the strength of the last two views is found
+SEARCHED = 300  # training images on which the strength of "equalised" and "reversed" is found
 
 
 @dataclass(frozen=True)
@@ -56,15 +56,20 @@ PNEUMONIA_AS_NORMAL = Look(1.15, 1.15, contrast=1.1, brightness=-0.05, detail=0.
 
 View = tuple[Look, Look]  # for normal and for pneumonia
 
-# Making a film square narrows a pneumonia's chest to 1 / 1.51 of what it was and a normal one's to 1 / 1.17 (medians of
-# 82 films at their original sizes: `data.py check`). Here each class is as narrow as the other one. No epoch,
-# temperature or threshold is chosen on these: they ask what a shortcut that was found later is worth to a network.
-SHAPES = 1.51 / 1.17
-OTHER_SHAPE = (Look(SHAPES**0.5, SHAPES**-0.5), Look(SHAPES**-0.5, SHAPES**0.5))
-HELD_OUT: dict[str, View] = {
-    "shapes exchanged": OTHER_SHAPE,
-    "shapes exchanged by cutting": (Look(1, 1 / SHAPES), Look(1 / SHAPES, 1)),
-}
+
+def shapes_exchanged(ratio: float) -> dict[str, View]:
+    """Each class as narrow as the other one is, in two ways; the ratio is data.shape_ratio's, 1 for no such views.
+
+    One squeezes and stretches, so that there is black where a film ends; the other one cuts height from the films of
+    the class that was narrower, and width from those of the other.
+    """
+    if ratio == 1:
+        return {}
+    by_cutting = [Look(1, 1 / ratio), Look(1 / ratio, 1)] if ratio > 1 else [Look(ratio, 1), Look(1, ratio)]
+    return {
+        "shapes exchanged": (Look(ratio**0.5, ratio**-0.5), Look(ratio**-0.5, ratio**0.5)),
+        "shapes exchanged by cutting": (by_cutting[0], by_cutting[1]),
+    }
 
 
 def exchanged(strength: float) -> View:
@@ -153,12 +158,16 @@ def in_chunks(measure: Callable[[torch.Tensor], NDArray], table: torch.Tensor, i
 class StressValidation:
     """All views of some validation images, and what each gives away.
 
-    The last two views exchange the looks of the classes: "equalised" so far that the baseline, on training images, is
-    no better than chance, "reversed" so far that it is as wrong as it was right. Nothing is kept but their strength:
-    a view is made when it is asked for.
+    Two views exchange the looks of the classes: "equalised" so far that the baseline, on training images, is no better
+    than chance, "reversed" so far that it is as wrong as it was right. The last two exchange their shapes. Nothing is
+    kept but how that is done: a view is made when it is asked for.
+
+    shapes: how much wider pneumonias were than normal films before they were made square, see data.shape_ratio.
     """
 
-    def __init__(self, table: torch.Tensor, labels: NDArray, training: NDArray, validation: NDArray) -> None:
+    def __init__(
+        self, table: torch.Tensor, labels: NDArray, training: NDArray, validation: NDArray, shapes: float = 1.0
+    ) -> None:
         self.table, self.labels, self.validation = table, labels, validation
         self.baseline = Shortcuts(table, training, labels)
         sample = training[:: max(len(training) // SEARCHED, 1)]
@@ -176,10 +185,11 @@ class StressValidation:
         self.views: dict[str, View] = {name: (look, look) for name, look in LOOKS.items()}
         self.views["equalised"] = meeting(0.5)
         self.views["reversed"] = meeting(1 - found[0])
+        self.views |= shapes_exchanged(shapes)
 
     def show(self, name: str) -> torch.Tensor:
         """(N, S, S) uint8, N validation images."""
-        return viewed(self.table, self.validation, self.labels, (self.views | HELD_OUT)[name])
+        return viewed(self.table, self.validation, self.labels, self.views[name])
 
     def mixed(self) -> torch.Tensor:
         """(N, S, S) uint8: every validation image once, the views taking turns in each class."""
@@ -242,15 +252,11 @@ def weighted_auroc(labels: NDArray, scores: NDArray, weights: NDArray) -> float:
     return float(positive @ below / (positive.sum() * negative.sum()))
 
 
-def table(rows: list[dict], title: str = "stress validation", summary: bool = True) -> str:
-    """The rows of `measured` or `row` for people; with a summary, their mean and worst."""
+def table(rows: list[dict]) -> str:
+    """The rows of `measured` for people, with their mean and worst."""
     numbers = np.array([[row[key] for key in MEASURES] for row in rows])
     lines = [[row["view"], row["shortcuts"], *values] for row, values in zip(rows, numbers, strict=True)]
-    if summary:
-        lines += [["mean", "", *numbers.mean(0)], ["worst", "", *numbers.min(0)]]
-    headers = [
-        title,
-        "AUROC of shortcuts alone",
-        *("AUROC" if key == "auroc" else key for key in MEASURES),
-    ]
+    lines += [["mean", "", *numbers.mean(0)], ["worst", "", *numbers.min(0)]]
+    headers = ["stress validation", "AUROC of shortcuts alone"]
+    headers += ["AUROC" if key == "auroc" else key for key in MEASURES]
     return tabulate(lines, headers, floatfmt=("", ".3f", ".4f", ".3f", ".3f", ".3f"))

@@ -65,14 +65,14 @@ def test_the_same_seed_gives_the_same_augmented_pixels(phantoms):
 def test_no_change_changes_nothing():
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(5, 1, 20, 20)
-    changes = draw_changes(NO_AUGMENT, 5, generator)
+    changes = draw_changes(NO_AUGMENT, torch.zeros(5), generator)
     assert changes.detail is None and changes.cover is None
     torch.testing.assert_close(change(images, changes), images, atol=1e-5, rtol=0)
 
 
 def test_changes_stay_within_their_bounds_and_reach_them():
     augment = Augment(0.06, 0.5, 1.2, 1.5, 7.0, 0.0, 0.1, 0.15, 0.4, 0.8, 0.6, 0.2)
-    changes = draw_changes(augment, 20_000, torch.Generator().manual_seed(0))
+    changes = draw_changes(augment, torch.zeros(20_000), torch.Generator().manual_seed(0))
     affine = changes.affine
     seen = torch.linalg.vector_norm(affine[:, :, :2], dim=2)  # the lengths of its rows: width and height
     area, shape = seen.prod(1).sqrt(), seen[:, 0] / seen[:, 1]
@@ -101,24 +101,67 @@ def test_a_part_of_the_film_lies_inside_it_and_a_film_inside_its_frame():
     images = torch.ones(200, 1, 30, 30)
     for side, expected in ((0.6, torch.ones(200)), (1.5, torch.full((200,), (1 / 1.5) ** 2))):
         augment = Augment(shift=0, tightest=side, widest=side, rotation=0, brightness=0, contrast=0)
-        found = change(images, draw_changes(augment, 200, torch.Generator().manual_seed(0)))
+        found = change(images, draw_changes(augment, torch.zeros(200), torch.Generator().manual_seed(0)))
         torch.testing.assert_close(found.mean((1, 2, 3)), expected, atol=0.02, rtol=0)
 
 
 def test_images_that_are_unmoved_are_not_resampled():
     images = torch.rand(1000, 1, 8, 8)
     augment = replace(Augment(unmoved=0.3), brightness=0, contrast=0)
-    found = change(images, draw_changes(augment, 1000, torch.Generator().manual_seed(0)))
+    found = change(images, draw_changes(augment, torch.zeros(1000), torch.Generator().manual_seed(0)))
     same = [torch.allclose(a, b, atol=1e-5) for a, b in zip(found, images, strict=True)]
     assert 250 < sum(same) < 350
-    mirrored = change(images, draw_changes(replace(augment, unmoved=1, flip=True), 1000, torch.Generator()))
+    mirrored = change(
+        images, draw_changes(replace(augment, unmoved=1, flip=True), torch.zeros(1000), torch.Generator())
+    )
     assert torch.allclose(mirrored.sort().values, images.sort().values, atol=1e-5) and not torch.equal(mirrored, images)
+
+
+@pytest.mark.parametrize("shapes", [1.4, 1 / 1.4])
+def test_films_are_cut_toward_the_shape_of_the_other_class(shapes):
+    """Of a disc in a film that is drawn into a square again: it grows in one direction, by up to what shapes say."""
+    labels = torch.arange(400) % 2
+    at = torch.arange(64) - 31.5
+    disc = (at[:, None] ** 2 + at**2 < 15**2).float().repeat(400, 1, 1, 1)
+    changes = draw_changes(replace(NO_AUGMENT, reshaped=0.5), labels, torch.Generator().manual_seed(0), shapes)
+    shown = change(disc, changes)[:, 0] > 0.5
+    width, height = (shown.any(k).sum(1) / 30 for k in (1, 2))
+    for label in (0, 1):
+        # where pneumonias were wider (more than 1), it is they that making them square narrowed: they lose width
+        grown, kept = (width, height) if label == int(shapes > 1) else (height, width)
+        grown, kept = grown[labels == label], kept[labels == label]
+        assert (kept == 1).all() and (grown >= 1).all() and 1.33 < grown.max() <= 1.41
+        exact = 1 / changes.affine[labels == label].diagonal(dim1=1, dim2=2).amin(1)  # without a disc's pixels
+        torch.testing.assert_close(grown, exact, atol=0.04, rtol=0)
+        assert 0.4 < (exact == 1).float().mean() < 0.6
+        assert exact[exact > 1].mean() == pytest.approx((1.4 - 1) / np.log(1.4), abs=0.02)  # the mean of 1.4^u
+
+
+def test_without_shapes_or_without_a_share_none_is_cut():
+    labels = torch.arange(40) % 2
+    plain, *others = (
+        draw_changes(replace(Augment(), reshaped=share), labels, torch.Generator().manual_seed(0), shapes).affine
+        for share, shapes in ((0.0, 1.3), (0.5, 1.0), (0.5, 1.3))
+    )
+    assert others[0].equal(plain) and not others[1].equal(plain)
+    assert others[1][:, :, 2].equal(plain[:, :, 2]), "the middle of what is seen stays"
+
+
+def test_batches_cut_by_their_own_labels(phantoms):
+    ill, well = (np.flatnonzero(phantoms.labels == label) for label in (1, 0))
+    indices = np.concatenate([ill[:9], well[3:20], ill[30:35]])
+    augment = replace(NO_AUGMENT, reshaped=1.0)
+    loader = batches(phantoms, indices, augment=augment, seed=5, shapes=1.3)
+    order, changes = loader._drawn(2)
+    width, height = changes.affine[:, 0, 0], changes.affine[:, 1, 1]
+    pneumonia = torch.from_numpy(phantoms.labels[indices][order.numpy()] == 1)
+    assert torch.equal(width < 1, pneumonia) and torch.equal(height < 1, ~pneumonia) and pneumonia.sum() == 14
 
 
 def test_flips_mirror_half_of_the_images_exactly():
     augment = replace(NO_AUGMENT, flip=True)
     images = torch.rand(200, 1, 16, 16)
-    found = change(images, draw_changes(augment, 200, torch.Generator().manual_seed(0)))
+    found = change(images, draw_changes(augment, torch.zeros(200), torch.Generator().manual_seed(0)))
     mirrored = [bool(torch.allclose(a, b.flip(-1), atol=1e-5)) for a, b in zip(found, images, strict=True)]
     same = [bool(torch.allclose(a, b, atol=1e-5)) for a, b in zip(found, images, strict=True)]
     assert all(a != b for a, b in zip(mirrored, same, strict=True))
@@ -175,7 +218,7 @@ def test_covered_sides_are_black():
 
 
 def test_the_grid_is_torchs():
-    affine = draw_changes(Augment(flip=True, aspect=1.3), 6, torch.Generator().manual_seed(1)).affine
+    affine = draw_changes(Augment(flip=True, aspect=1.3), torch.zeros(6), torch.Generator().manual_seed(1)).affine
     for side in (1, 7, 64):
         expected = torch.nn.functional.affine_grid(affine, [6, 1, side, side], align_corners=False)
         torch.testing.assert_close(sampling_grid(affine, side), expected, atol=1e-6, rtol=0)

@@ -3,6 +3,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -330,6 +331,27 @@ def test_check_audits_what_cannot_be_split_by_patient(tmp_path, cache, capsys):
     (tmp_path / "films.csv").write_text("path,label\n" + "".join(f"{i}.png,{i % 2}\n" for i in range(40)))
     assert data.main(["check", "--data", str(tmp_path / "films.csv"), "--size", "64", "--cache", str(cache)]) == 0
     assert capsys.readouterr().out.rstrip().endswith("ok")
+
+
+def test_the_shapes_of_the_classes_are_medians_where_films_were_stretched(phantoms):
+    """The median of three shapes is one of them, so that the ratio is known; films that are left out do not count."""
+    labels, every = np.array([0, 1] * 3 + [1]), np.arange(6)
+    sizes = {"widths": np.array([200, 220, 120, 300, 100, 90, 999]), "heights": np.array([100] * 7)}
+    dataset = replace(phantoms, labels=labels, name="7 images", **sizes)
+    assert data.shape_ratio(dataset, every) == pytest.approx(2.2 / 1.2)
+    assert data.shape_ratio(replace(dataset, labels=1 - labels), every) == pytest.approx(1.2 / 2.2)
+    for fit in ("pad", "crop"):
+        assert data.shape_ratio(replace(dataset, fit=fit), every) == 1
+    assert data.shape_ratio(dataset, every[::2]) == 1, "of one class"
+
+
+def test_of_squares_only_kermanys_have_known_shapes(phantoms):
+    every = np.arange(len(phantoms.labels))
+    assert (phantoms.widths == phantoms.heights).all() and data.shape_ratio(phantoms, every) == 1
+    kermany = replace(phantoms, name="Kermany v2: 5,232 of 5,856 images, train only")
+    assert data.shape_ratio(kermany, every) == pytest.approx(1.51 / 1.17)
+    wide = replace(kermany, widths=kermany.widths + 1 + (kermany.labels == 0))
+    assert data.shape_ratio(wide, every) < 1, "where the files have shapes, it is theirs that count"
 
 
 def test_show_writes_a_picture(tmp_path, cache, capsys):

@@ -9,12 +9,14 @@ import pytest
 import scipy.special
 import torch
 import torchvision
-from folders import make_folder
+from folders import draw, make_folder
 from sklearn.metrics import roc_auc_score
 
+import batches
 import data
 import decisions
 import evaluate
+import explain
 import infer
 import metrics
 import models
@@ -254,6 +256,26 @@ def test_a_run_leaves_what_it_promises(tmp_path, cache, phantoms, capsys):
         assert row["auroc"] == pytest.approx(roc_auc_score(labels, margins), abs=0.01)
     seen = np.concatenate([split.train, split.validation])
     assert torch.equal(checkpoint["seen_patients"], data.hashed([phantoms.patients[i] for i in seen]))
+
+
+def test_the_shapes_of_the_classes_reach_training_validation_and_explain(tmp_path, cache, capsys, monkeypatch):
+    """Normal films of 50 x 40 and pneumonias of 60 x 40: these were 1.2 times as wide."""
+    folder = make_folder(tmp_path / "films", count=30)
+    for k, file in enumerate(sorted((folder / "PNEUMONIA").iterdir())):
+        draw(file, k, (60, 40))
+    met, plain = [], batches.reshaped
+    monkeypatch.setattr(batches, "reshaped", lambda *given: met.append(given[2]) or plain(*given))
+    call = ["--data", str(folder), "--cache", str(cache), "--arch", "simple", "--size", "32", "--epochs", "2"]
+    assert train.main([*call, "--out", str(tmp_path / "runs")]) == 0
+    checkpoint, _ = models.load_checkpoint(tmp_path / "runs" / "simple" / "model.pt")
+    assert met == [checkpoint["data"]["shapes"]] * 2 == pytest.approx([1.2] * 2)
+    assert [row["view"] for row in checkpoint["stress"]][-3:] == [*views.shapes_exchanged(1.2), "matched"]
+    capsys.readouterr()
+    assert explain.main([str(tmp_path / "runs" / "simple" / "model.pt"), "--cache", str(cache)]) == 0
+    assert views.table(checkpoint["stress"]) in capsys.readouterr().out
+    assert train.main([*call, "--fit", "pad", "--out", str(tmp_path / "padded")]) == 0
+    checkpoint, _ = models.load_checkpoint(tmp_path / "padded" / "simple" / "model.pt")
+    assert checkpoint["data"]["shapes"] == 1 and len(met) == 2, "where proportions were kept none is cut"
 
 
 @pytest.fixture

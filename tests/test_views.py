@@ -90,6 +90,27 @@ def test_where_the_looks_tell_nothing_the_classes_are_not_exchanged(films):
     assert stress.views["equalised"] == (views.AS_IS, views.AS_IS)
 
 
+@pytest.mark.parametrize("ratio", [1.51 / 1.17, 1.17 / 1.51])
+def test_shapes_are_exchanged(ratio):
+    """Of a disc in each film: each class is drawn as the other one's shape would be, from 1 to the ratio or back."""
+    at = torch.arange(96) - 47.5
+    discs = (255 * (at[:, None] ** 2 + at**2 < 20**2)).to(torch.uint8).repeat(2, 1, 1)
+    for view in views.shapes_exchanged(ratio).values():
+        shown = views.viewed(discs, np.arange(2), np.arange(2), view) > 127
+        drawn = [(disc.any(0).sum() / disc.any(1).sum()).item() for disc in shown]  # width / height
+        assert drawn == pytest.approx([1 / ratio, ratio], rel=0.06)
+    by_margins, by_cutting = views.shapes_exchanged(ratio).values()
+    assert by_margins[0].width * by_margins[0].height == pytest.approx(1), "as much is seen as before"
+    assert max(max(look.width, look.height) for look in by_cutting) == 1, "nothing is shown but film"
+
+
+def test_shapes_are_views_where_they_differ(films):
+    given = (films, LABELS, EVERY[:200], EVERY[200:])
+    plain, shaped = views.StressValidation(*given), views.StressValidation(*given, shapes=1.3)
+    assert [*shaped.views] == [*plain.views, "shapes exchanged", "shapes exchanged by cutting"]
+    assert all(torch.equal(plain.show(name), shaped.show(name)) for name in plain.views)
+
+
 def test_mixed_shows_every_image_once_and_each_view_to_both_classes(films):
     validation = EVERY[200:]
     stress = views.StressValidation(films, LABELS, EVERY[:200], validation)
