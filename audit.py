@@ -12,9 +12,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 from tabulate import tabulate
 
 import common
@@ -371,6 +369,9 @@ def contact_sheet(
     originals: (M, S, S) uint8; augmented: (M, S, S) uint8, or float in [0, 1]. A title that begins with SYNTHETIC
     is red. Raises ValueError where there is no image.
     """
+    import matplotlib  # for drawing alone: checking, and training, which checks, should not wait for it
+    from matplotlib.figure import Figure
+
     blocks = [np.flatnonzero(np.asarray(labels) == label) for label in np.unique(labels)]
     if not blocks:
         raise ValueError("a contact sheet needs at least one image")

@@ -4,11 +4,13 @@ import math
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+
+from capture import Captured, recorder
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,14 @@ class Changes:
     tone: (N, 3), contrast, brightness and curve, as in `Augment`
     detail: (N,), share of the fine detail that is added; or None where no image has any
     cover: (N, 4), fractions of the film covered at its left, right, top and bottom; or None
+    curved: False where no image has a curve: looking at the tensor would wait for the device
     """
 
     affine: torch.Tensor
     tone: torch.Tensor
     detail: torch.Tensor | None = None
     cover: torch.Tensor | None = None
+    curved: bool = True
 
     def __getitem__(self, here: slice) -> "Changes":
         return self.each(lambda part: part[here])
@@ -72,7 +76,17 @@ class Changes:
 
     def each(self, what: Callable[[torch.Tensor], torch.Tensor]) -> "Changes":
         detail, cover = (None if part is None else what(part) for part in (self.detail, self.cover))
-        return Changes(what(self.affine), what(self.tone), detail, cover)
+        return replace(self, affine=what(self.affine), tone=what(self.tone), detail=detail, cover=cover)
+
+    def tensors(self) -> list[torch.Tensor]:
+        parts: list[torch.Tensor] = []
+        self.each(lambda part: parts.append(part) or part)
+        return parts
+
+    def holding(self, tensors: Iterable[torch.Tensor]) -> "Changes":
+        """The same kind of changes with other tensors, in the order of `tensors()`."""
+        parts = iter(tensors)
+        return self.each(lambda _: next(parts))
 
 
 def table_on(images: np.ndarray, device: torch.device) -> torch.Tensor:
@@ -132,6 +146,9 @@ class Batches:
         self.mean, self.std = normalisation
         self.batch_size = batch_size
         self.stream = table.device.type != device.type if stream is None else stream
+        self._changed = Captured(self._change, recorder(device))
+        self._kind: Changes  # which changes there are: the same ones in every epoch
+        self._next: tuple[int, tuple] = (-1, ())  # the number of an epoch, and what was drawn for it ahead of time
 
     def __len__(self) -> int:
         return math.ceil(len(self.indices) / self.batch_size)
@@ -151,19 +168,33 @@ class Batches:
         gathered = (self.table.index_select(0, rows[here]) for here in places)  # (B, S, S) uint8
         if self.stream:
             gathered = in_background(gathered, pin=self.device.type == "cuda")
-        offset = torch.tensor(-self.mean / self.std)
+        side = side or self.table.shape[-1]
         for here, pixels in zip(places, gathered, strict=True):
-            images = pixels.to(self.device, non_blocking=True).unsqueeze(1)  # (B, 1, S, S) uint8
-            if side not in (None, images.shape[-1]):
-                images = F.interpolate(images.float(), (side, side), mode="bilinear", antialias=True)
+            pixels = pixels.to(self.device, non_blocking=True)
             if changes is None:
-                images = torch.add(offset, images, alpha=1 / (255 * self.std))  # one pass over memory, not four
+                yield self._plain(pixels, side), labels[here]
             else:
-                images = change(images * (1 / 255), changes[here], self.mean, self.std)
-            yield images.contiguous(memory_format=torch.channels_last), labels[here]
+                self._kind = changes
+                yield self._changed(pixels, *changes[here].tensors(), side=side)[0], labels[here]
+        if self.device.type == "cuda" and self.augment is not None:  # while the device works on what it was given
+            self._next = number + 1, self._draw(number + 1)
+
+    def _plain(self, pixels: torch.Tensor, side: int) -> torch.Tensor:
+        images = sized(pixels, side)
+        images = torch.add(torch.tensor(-self.mean / self.std), images, alpha=1 / (255 * self.std))  # one pass, not 4
+        return images.contiguous(memory_format=torch.channels_last)
+
+    def _change(self, pixels: torch.Tensor, *changes: torch.Tensor, side: int) -> tuple[torch.Tensor]:
+        images = change(sized(pixels, side) * (1 / 255), self._kind.holding(changes), self.mean, self.std)
+        return (images.contiguous(memory_format=torch.channels_last),)
 
     def _drawn(self, number: int) -> tuple[torch.Tensor, Changes | None]:
-        """The order of an epoch, and the changes of its images in that order."""
+        """The order of an epoch, and the changes of its images in that order, on the device."""
+        drawn_before, drawn = self._next
+        order, changes = drawn if drawn_before == number else self._draw(number)
+        return order, None if changes is None else changes.to(self.device)
+
+    def _draw(self, number: int) -> tuple[torch.Tensor, Changes | None]:
         count = len(self.indices)
         if self.augment is None:
             return torch.arange(count), None
@@ -172,7 +203,7 @@ class Batches:
         if self.augment == NO_AUGMENT:
             return order, None
         own = torch.from_numpy(self.all_labels)[order]
-        return order, draw_changes(self.augment, own, generator, self.shapes).to(self.device)
+        return order, draw_changes(self.augment, own, generator, self.shapes)
 
     def places(self) -> list[slice]:
         """Where in an epoch's order the batches of this process are."""
@@ -184,6 +215,14 @@ class Batches:
         else:
             parts = [part.tensor_split(processes)[process] for part in everything.tensor_split(len(self))]
         return [slice(int(part[0]), int(part[-1]) + 1) for part in parts if len(part)]
+
+
+def sized(pixels: torch.Tensor, side: int) -> torch.Tensor:
+    """(B, S, S) uint8 as (B, 1, side, side): the same, or floats of the same range where it has to be made smaller."""
+    images = pixels.unsqueeze(1)
+    if side == images.shape[-1]:
+        return images
+    return F.interpolate(images.float(), (side, side), mode="bilinear", antialias=True)
 
 
 def in_background(gathered: Iterable[torch.Tensor], pin: bool, ahead: int = 3) -> Iterator[torch.Tensor]:
@@ -251,6 +290,7 @@ def draw_changes(augment: Augment, labels: torch.Tensor, generator: torch.Genera
         tone,
         detail if augment.blur or augment.sharpen else None,
         uniform[:, 10:14].clamp(min=0) * augment.border if augment.border else None,  # half of the sides are free
+        curved=augment.curve != 0,
     )
 
 
@@ -289,7 +329,7 @@ def change(images: torch.Tensor, changes: Changes, mean: float = 0.0, std: float
     )  # fmt: skip
     if changes.detail is not None:
         moved = moved.lerp(smoothed(moved), -changes.detail[:, None, None, None]).clamp_(0, 1)
-    if curve.any():
+    if changes.curved:
         moved = torch.addcmul(moved, curve * moved, 1 - moved)
     # (((x - centre) contrast + centre + brightness) clamped to [0, 1] - mean) / std, in three passes over memory
     offset = (centre * (1 - contrast) + brightness - mean) / std

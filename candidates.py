@@ -6,7 +6,7 @@
 import argparse
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -204,7 +204,8 @@ class Exchanging(Batches):
         tone[:, 1] += look("brightness", 0)
         tone[:, 2] += look("curve", 0)
         detail = torch.zeros_like(tone[:, 0]) if changes.detail is None else changes.detail
-        return order, Changes(affine, tone, (detail + look("detail", 0)).clamp(min=-1), changes.cover)
+        detail = (detail + look("detail", 0)).clamp(min=-1)
+        return order, replace(changes, affine=affine, tone=tone, detail=detail, curved=True)
 
 
 def fitted_with(candidate: Candidate, network: nn.Module, normalisation: tuple[float, float]) -> None:
@@ -288,7 +289,8 @@ def train_candidate(
     seen = Exchanging(table, labels, training, recipe.batch_size, device, normalisation, recipe.augment, args.seed,
                       shapes=shapes)  # fmt: skip
     seen.looks = candidate.exchanged
-    trainer = Trainer(network, recipe, seen, batches(stress.mixed()))
+    # Some candidates draw a number in each step, or give layers rates of their own: no two steps are alike.
+    trainer = Trainer(network, recipe, seen, batches(stress.mixed()), graphs=False)
     trainer.candidate, trainer.generator = candidate, np.random.default_rng(args.seed)
     if candidate.weighted:
         trainer.class_weights = torch.from_numpy(counts.sum() / (2 * counts)).float().to(device)

@@ -11,13 +11,12 @@ import io
 import json
 import tempfile
 from pathlib import Path
-from typing import Any, TypeGuard, cast
+from typing import Any, TypeGuard
 
 import numpy as np
 import onnx
 import torch
 import torch.nn.functional as F
-import torchvision
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
@@ -68,21 +67,12 @@ class Deployed(nn.Module):
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
         # (x / 255 - mean) / std in two passes over memory, not three
         normalised = self.resize(image) * (1 / (255 * self.std)) - self.mean / self.std
-        features = self.features(normalised) if self.mapped else normalised  # (N, 512, S / 32, S / 32)
-        logits = self.head(features) if self.mapped else self.network(features)  # (N, 2)
+        net = self.network
+        features = net.features(normalised) if has_heatmap(net) else normalised  # (N, 512, S / 32, S / 32)
+        logits = net.head(features) if has_heatmap(net) else net(features)  # (N, 2)
         probability = (logits / self.temperature).softmax(1)[:, 1]  # (N,)
         answers = probability, (probability >= self.threshold).long(), logits
         return (*answers, (features * self.evidence).sum(1)) if self.mapped else answers
-
-    def features(self, normalised: torch.Tensor) -> torch.Tensor:
-        """What a ResNet averages and classifies."""
-        net = cast(torchvision.models.ResNet, self.network)
-        x = net.maxpool(net.relu(net.bn1(net.conv1(normalised))))
-        return net.layer4(net.layer3(net.layer2(net.layer1(x))))
-
-    def head(self, features: torch.Tensor) -> torch.Tensor:
-        net = cast(torchvision.models.ResNet, self.network)
-        return net.fc(net.avgpool(features).flatten(1))
 
 
 class Shortened(nn.Module):
@@ -112,13 +102,13 @@ class Shortened(nn.Module):
         return self.rest.after_first(x.unflatten(1, (4, 6)).amax(1).relu())
 
 
-def has_heatmap(network: nn.Module) -> TypeGuard[torchvision.models.ResNet]:
+def has_heatmap(network: nn.Module) -> TypeGuard[models.ResNet34]:
     """Averaging and one linear layer at the end: there the class activation map is exact, and not an explanation.
 
     The log-odds are a mean over places of (a weighted sum of the features there), so that each place has its own share
     in them. Source: Zhou et al. 2016, Learning Deep Features for Discriminative Localization, CVPR.
     """
-    return isinstance(network, torchvision.models.ResNet)
+    return isinstance(network, models.ResNet34)
 
 
 def squared(image: torch.Tensor, fit: str) -> torch.Tensor:

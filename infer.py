@@ -15,16 +15,19 @@ import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
-import onnxruntime
 import torch
 
 import common
 import parallel
 from batches import Batches
+from capture import Captured, Work, recorder
 from common import Problem, UsageProblem
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -107,36 +110,51 @@ def set_precision(deterministic: bool = False) -> None:
     """
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cudnn.benchmark = not deterministic
+    torch.backends.cudnn.benchmark = False  # it searches anew for each side and batch size, for seconds
     torch.use_deterministic_algorithms(deterministic)
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it, before its first call
 
 
+def answering(network: torch.nn.Module, device: torch.device, reduced: bool = False) -> Captured:
+    """From (B, 1, S, S) images to (logits (B, 2) float32,); in bf16 or fp16 inside if `reduced`."""
+
+    def answer(images: torch.Tensor) -> tuple[torch.Tensor]:
+        with autocast(device, enabled=reduced):
+            return (network(images).float(),)
+
+    return Captured(answer, recorder(device))
+
+
 @torch.inference_mode()
-def network_logits(network: torch.nn.Module, batches: Batches, reduced: bool = False) -> np.ndarray:
+def network_logits(
+    network: torch.nn.Module, batches: Batches, reduced: bool = False, answer: Work | None = None
+) -> np.ndarray:
     """Logits of a whole set, (N, 2) float32, in the set's order; leaves the network in the mode it was in.
 
     In float32, unless `reduced` allows bf16 or fp16 (faster, good enough to choose an epoch by). Where several
-    processes share the set, each gets the logits of all of it.
+    processes share the set, each gets the logits of all of it. Who asks again and again keeps `answering(...)` of this
+    network and hands it in.
     """
     was_training = network.training
     network.eval()
+    answer = answer or answering(network, batches.device, reduced)
     kept = [torch.empty(0, 2, device=batches.device)]  # a process may have no image of a very small set
     for images, _ in batches.epoch():
-        with autocast(batches.device, enabled=reduced):
-            kept.append(network(images).float().clone())  # a compiled network writes its next answer over this one
+        kept.append(answer(images)[0].clone())  # the next answer is written over this one
     network.train(was_training)
     logits = torch.cat(kept).cpu().numpy()  # the one synchronisation
     return parallel.gathered(logits) if batches.shard[1] > 1 else logits
 
 
-def open_graph(path: Path, provider: str = "cpu") -> onnxruntime.InferenceSession:
+def open_graph(path: Path, provider: str = "cpu") -> "onnxruntime.InferenceSession":
     """Opens an ONNX file on "cpu" or "cuda".
 
     onnxruntime falls back to the CPU without an error when CUDA cannot be used; here that is a Problem. A graph of
     which CUDA takes all but some nodes is opened, and that is said.
     """
+    import onnxruntime  # a fifth of a second, which training should not pay
+
     if not path.is_file():
         raise Problem(f"{path}: no such file")
     check_seal(path)
@@ -162,7 +180,9 @@ def check_seal(path: Path) -> None:
         raise Problem(f"{path}: it does not match the SHA-256 at its end: it was damaged or changed; export it again")
 
 
-def _session(path: Path, provider: str, entries: dict[str, str]) -> onnxruntime.InferenceSession:
+def _session(path: Path, provider: str, entries: dict[str, str]) -> "onnxruntime.InferenceSession":
+    import onnxruntime
+
     wanted = PROVIDERS[provider]
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised, with the reason; the log would say it twice
@@ -181,7 +201,7 @@ def _session(path: Path, provider: str, entries: dict[str, str]) -> onnxruntime.
 
 
 def graph_outputs(
-    session: onnxruntime.InferenceSession, images: np.ndarray, batch_size: int, names: Sequence[str] = GRAPH_OUTPUTS
+    session: "onnxruntime.InferenceSession", images: np.ndarray, batch_size: int, names: Sequence[str] = GRAPH_OUTPUTS
 ) -> dict[str, np.ndarray]:
     """probability (N,), decision (N,) and logits (N, 2), or other outputs, of raw (N, H, W) uint8 images."""
     parts = [
@@ -203,9 +223,7 @@ def compiled(network: torch.nn.Module, images: torch.Tensor) -> torch.nn.Module:
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
     network.train()
     try:
-        fast = cast(
-            torch.nn.Module, torch.compile(network, dynamic=False, mode="max-autotune" if images.is_cuda else None)
-        )
+        fast = cast(torch.nn.Module, torch.compile(network, dynamic=False))
         with autocast(images.device):
             fast(images).float().sum().backward()
     except (RuntimeError, OSError, ImportError) as error:

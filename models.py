@@ -12,15 +12,14 @@ import zipfile
 from pathlib import Path
 
 import torch
-import torchvision
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 import schema
 from common import Problem, UsageProblem, printable, write_bytes
 
 ARCHITECTURES = ("simple", "resnet34", "resnet34-pretrained")
-IMAGENET_URL = torchvision.models.ResNet34_Weights.IMAGENET1K_V1.url  # ends in the first digits of its SHA-256
+# torchvision's ResNet34_Weights.IMAGENET1K_V1; the name ends in the first digits of the file's SHA-256
+IMAGENET_URL = "https://download.pytorch.org/models/resnet34-b627a593.pth"
 FORMAT = 1  # of the checkpoint file
 
 
@@ -47,6 +46,74 @@ class SimpleCNN(nn.Module):
         return self.fc3(x)
 
 
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a way around them (He et al. 2016, Deep Residual Learning for Image Recognition)."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample: nn.Module | None = None
+        if stride != 1:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(channels_in, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+            )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        around = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.bn2(self.conv2(x))
+        x += around
+        return self.relu(x)
+
+
+class ResNet34(nn.Module):
+    """Table 1 of He et al. 2016, 34 layers; the names, and the weights of a seed, are those of torchvision's resnet34.
+
+    Written here because importing torchvision takes as long as importing torch, in every start of every script.
+    """
+
+    def __init__(self, classes: int = 1000) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 7, 2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, 2, padding=1)
+        self.layer1 = stage(3, 64, 64, 1)
+        self.layer2 = stage(4, 64, 128, 2)
+        self.layer3 = stage(6, 128, 256, 2)
+        self.layer4 = stage(3, 256, 512, 2)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(512, classes)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                initialise(layer)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.features(images))
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """(N, 512, S / 32, S / 32), what is averaged and classified."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+
+    def head(self, features: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.avgpool(features).flatten(1))
+
+
+def stage(blocks: int, channels_in: int, channels: int, stride: int) -> nn.Sequential:
+    later = [BasicBlock(channels, channels, 1) for _ in range(blocks - 1)]
+    return nn.Sequential(BasicBlock(channels_in, channels, stride), *later)
+
+
+def initialise(convolution: nn.Conv2d) -> None:
+    """He et al. 2015, Delving Deep into Rectifiers: deviations that keep the gradients' size from layer to layer."""
+    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+
+
 def build(architecture: str, size: int = 224) -> nn.Module:
     """A freshly initialised network; `resnet34-pretrained` is `resnet34` until `load_imagenet` fills it.
 
@@ -55,9 +122,9 @@ def build(architecture: str, size: int = 224) -> nn.Module:
     if architecture == "simple":
         return SimpleCNN(size)
     if architecture in ("resnet34", "resnet34-pretrained"):
-        network = torchvision.models.resnet34(weights=None, num_classes=2)
-        network.conv1 = nn.Conv2d(1, 64, kernel_size=7, stride=2, padding=3, bias=False)
-        nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's stem
+        network = ResNet34(classes=2)
+        network.conv1 = nn.Conv2d(1, 64, 7, 2, padding=3, bias=False)
+        initialise(network.conv1)
         return network
     raise ValueError(f"unknown architecture {architecture!r}: choose from {', '.join(ARCHITECTURES)}")
 
@@ -68,6 +135,8 @@ def parameter_count(network: nn.Module) -> int:
 
 def multiply_adds(network: nn.Module, size: int) -> int:
     """Multiply-adds of convolutions and linear layers for one image of (size, size) pixels."""
+    from torch.utils.flop_counter import FlopCounterMode  # imports half of torch
+
     device = next(network.parameters()).device
     was_training = network.training
     network.eval()

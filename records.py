@@ -6,6 +6,7 @@ import datetime
 import importlib.metadata
 import platform
 import subprocess
+import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
@@ -33,7 +34,8 @@ class Run:
     """A network being trained: its folder, and everything of its checkpoint but the weights.
 
     Files are written by a thread, from a copy of the weights, while the device goes on; model.pt before last.pt, so
-    that a run that was killed between the two repeats an epoch and never misses its best one. Only rank 0 writes.
+    that a run that was killed between the two repeats an epoch and never misses its best one. Where an epoch is shorter
+    than writing, a state that waits to be written gives way to the next one. Only rank 0 writes.
     """
 
     def __init__(self, folder: Path, checkpoint: dict) -> None:
@@ -41,15 +43,17 @@ class Run:
         self.checkpoint = {"epoch": 0, "history": [], "seconds": 0.0, **checkpoint}
         self.history: list[dict] = list(self.checkpoint["history"])
         self._writer = ThreadPoolExecutor(1)
-        self._written: Future | None = None
+        self._written: list[Future] = []
+        self._waiting: dict[str, Copied] = {}  # by file
+        self._lock = threading.Lock()
 
     def __enter__(self) -> "Run":
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
-        """Waits for the last save; its error is raised unless another one is on its way already."""
+        """Waits for what is still to be written; an error of it is raised unless another one is on its way already."""
         with self._writer, contextlib.suppress(Problem) if kind else contextlib.nullcontext():
-            self.wait()
+            self.check(wait=True)
 
     def keep(self, row: dict, logits: np.ndarray, labels: np.ndarray, state: dict, training: dict) -> None:
         """After an epoch: writes last.pt and history.csv, and model.pt when it is the best so far; prints its row."""
@@ -66,39 +70,58 @@ class Run:
         )
 
     def save(self, state: dict, training: dict, best: bool = False) -> None:
-        """Starts to write last.pt, after model.pt if `best`; waits for the earlier save, whose errors are raised."""
-        self.wait()
+        """Has last.pt written, after model.pt if `best`. Raises Problem if an earlier file could not be."""
+        self.check()
         if parallel.rank():
             return
-        content = copied({**self.checkpoint, "state": state})
-        training = copied(training)
+        content = Copied({**self.checkpoint, "state": state, "training": training})
+        with self._lock:
+            self._waiting |= {"model.pt": content, "last.pt": content} if best else {"last.pt": content}
+        self._written.append(self._writer.submit(self._write))
 
-        def write() -> None:
-            if best:
-                models.save_checkpoint(self.folder / "model.pt", content)
-            models.save_checkpoint(self.folder / "last.pt", {**content, "training": training})
-            if self.history:
-                common.write_text(self.folder / "history.csv", common.csv_text(content["history"]))
+    def _write(self) -> None:
+        with self._lock:
+            waiting, self._waiting = self._waiting, {}
+        for file in ("model.pt", "last.pt"):
+            if file in waiting:
+                content = waiting[file].on_cpu()
+                left_out = {"training"} if file == "model.pt" else set()
+                models.save_checkpoint(self.folder / file, {k: v for k, v in content.items() if k not in left_out})
+        if waiting and content["history"]:
+            common.write_text(self.folder / "history.csv", common.csv_text(content["history"]))
 
-        self._written = self._writer.submit(write)
-
-    def wait(self) -> None:
-        """Until the files are written. Raises Problem if they could not be."""
-        if self._written is not None:
-            written, self._written = self._written, None
-            written.result()
+    def check(self, wait: bool = False) -> None:
+        """Raises Problem if a file could not be written."""
+        while self._written and (wait or self._written[0].done()):
+            self._written.pop(0).result()
 
     def seconds(self) -> float:
         return sum(row["seconds"] for row in self.history)
 
 
-def copied(value: Any) -> Any:
-    """A copy of nested dicts and lists, with the tensors in them copied to the CPU: training changes the originals."""
+class Copied:
+    """A copy of nested dicts and lists with tensors, made where they are; `on_cpu` fetches it, from any thread."""
+
+    def __init__(self, value: dict) -> None:
+        self.value = each_tensor(value, lambda tensor: tensor.detach().clone())
+        self.ready: torch.cuda.Event | None = None
+        if any(tensor.is_cuda for tensor in models.tensors_in(value).values()):
+            self.ready = torch.cuda.current_stream().record_event()
+
+    def on_cpu(self) -> dict:
+        if self.ready is None:
+            return each_tensor(self.value, lambda tensor: tensor.cpu())
+        self.ready.synchronize()
+        with torch.cuda.stream(torch.cuda.Stream()):  # not in the queue of the training steps
+            return each_tensor(self.value, lambda tensor: tensor.cpu())
+
+
+def each_tensor(value: Any, what: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     if isinstance(value, torch.Tensor):
-        return value.detach().to("cpu", copy=True)
+        return what(value)
     if isinstance(value, dict):
-        return {key: copied(item) for key, item in value.items()}
-    return [copied(item) for item in value] if isinstance(value, list) else value
+        return {key: each_tensor(item, what) for key, item in value.items()}
+    return [each_tensor(item, what) for item in value] if isinstance(value, list) else value
 
 
 def scores(side: str, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:

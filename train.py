@@ -32,7 +32,8 @@ import views
 from batches import Batches, pixel_statistics, table_on
 from common import Problem, UsageProblem
 from data import Dataset, Split
-from recipes import RECIPES, Recipe, make_optimizer, rate_factor, side_of_epoch
+from capture import Captured, recorder
+from recipes import RECIPES, Recipe, load_optimizer, make_optimizer, optimizer_state, rate_factor, set_rate, side_of_epoch
 from stopping import StopAsked, Stopped, StopSignals
 
 QUICK_EPOCHS, QUICK_IMAGES = 2, 192
@@ -61,6 +62,7 @@ class Trainer:
         validation: Batches,
         compiling: bool = False,
         minutes: float | None = None,
+        graphs: bool = True,
     ) -> None:
         self.network, self.recipe, self.training, self.validation = network, recipe, training, validation
         self.device, self.size = training.device, training.table.shape[-1]
@@ -70,6 +72,10 @@ class Trainer:
         self.forward = parallel.replicated(network, self.device)
         if compiling:
             self.forward = infer.compiled(self.forward, self.zeros_like_a_batch())
+        alike = graphs and not self.scaler.is_enabled()  # the scaler looks at each step before it is taken
+        self.take_step = Captured(self.training_step, recorder(self.device) if alike else None)
+        answering = self.network if parallel.world() > 1 else self.forward
+        self.answer_validation = infer.answering(answering, self.device, reduced=True)
         self.epochs = recipe.epochs  # that are planned
         self.anchor = (0.0, 0)  # the progress and the epoch that the plan starts from
         self.epoch = self.step = 0  # complete epochs, and steps taken in the one under way
@@ -109,8 +115,7 @@ class Trainer:
         self.check_finite(number)
         trained = time.perf_counter()
         with stop.at_once():
-            answering = self.network if parallel.world() > 1 else self.forward
-            validation_logits = infer.network_logits(answering, self.validation, reduced=True)
+            validation_logits = infer.network_logits(self.network, self.validation, True, self.answer_validation)
         if not np.isfinite(validation_logits).all():
             raise Problem(f"epoch {number}: the network's output for validation images is not finite; try a lower --lr")
         row = {"epoch": number, "learning_rate": rate}
@@ -127,21 +132,29 @@ class Trainer:
         self.network.train()
         sizes = self.training.batch_sizes()
         for images, labels in self.training.epoch(number, self.step, side):  # (B, 1, side, side), (B,)
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.rate(self.step)
-            logits, loss = self.answer(images, labels)
-            self.optimizer.zero_grad(set_to_none=True)
+            set_rate(self.optimizer, self.rate(self.step))
             # The mean over the whole batch: of all processes, whose gradients are averaged.
-            self.scaler.scale(loss * (parallel.world() / sizes[self.step])).backward()
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
+            (logits,) = self.take_step(images, labels, share=parallel.world() / sizes[self.step])
             end = self.ends[self.step]
-            self.logits[end - len(labels) : end] = logits.detach()  # stays on the device: reading it is a sync point
+            self.logits[end - len(labels) : end] = logits  # stays on the device: reading it is a sync point
             self.labels[end - len(labels) : end] = labels
             self.step += 1
             bar.update(sizes[self.step - 1])
             self.seconds = time.perf_counter() - start
             stop.check()
+
+    def training_step(self, images: torch.Tensor, labels: torch.Tensor, share: float) -> tuple[torch.Tensor]:
+        """One step of the optimizer, by the sum of the losses times `share`; returns the logits (B, 2) before it.
+
+        On CUDA this is launched as one graph (capture.py): it must not wait for the device, nor depend on a number in
+        Python that changes.
+        """
+        logits, loss = self.answer(images, labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss * share).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return (logits.detach(),)
 
     def answer(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits (B, 2) of a batch, and the sum of its losses."""
@@ -191,7 +204,7 @@ class Trainer:
             "anchor": list(self.anchor),
             "logits": self.logits[: self.ends[self.step - 1] if self.step else 0],
             "labels": self.labels[: self.ends[self.step - 1] if self.step else 0],
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": optimizer_state(self.optimizer, self.rate(self.step)),
             "scaler": self.scaler.state_dict(),
             # Nothing here draws from the global generators; a network with dropout would.
             "generators": [torch.get_rng_state(), *torch.cuda.get_rng_state_all()],
@@ -205,7 +218,7 @@ class Trainer:
             raise ValueError(f"answers for {len(state['logits']):,} of {len(self.logits):,} images")
         self.logits[: len(state["logits"])] = state["logits"].to(self.device)
         self.labels[: len(state["labels"])] = state["labels"].to(self.device)
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["generators"][0])
         if len(state["generators"]) == 1 + torch.cuda.device_count():
@@ -248,8 +261,7 @@ def train_run(
     shown = stress.mixed() if stress else table[torch.from_numpy(validation).to(table.device)]  # (N, S, S) uint8
     exact = Batches(shown, labels[validation], np.arange(len(validation)), EVALUATION_BATCH[device.type], device,
                     normalisation, shard=shard)  # fmt: skip
-    compiling = device.type == "cuda" if args.compile is None else args.compile
-    trainer = Trainer(network, recipe, batches, exact, compiling, args.minutes)
+    trainer = Trainer(network, recipe, batches, exact, args.compile, args.minutes)
     if old:
         parameters = [weight for group in trainer.optimizer.param_groups for weight in group["params"]]
         records.check_training(folder / "last.pt", old, trainer.state(), parameters)
@@ -288,12 +300,13 @@ def finish(
     device, file = infer.pick_device(args.device), run.folder / "model.pt"
     checkpoint, best = models.load_checkpoint(file)
     best = best.to(device).to(memory_format=torch.channels_last)
+    answer = infer.answering(best, device, reduced=stress is not None)
 
     def answers(images: torch.Tensor) -> np.ndarray:
         """The epoch was chosen by bf16 answers. These are float32, but for the many of the stress views."""
         batches = Batches(images, labels, np.arange(len(labels)), EVALUATION_BATCH[device.type], device,
                           tuple(checkpoint["normalisation"]))  # fmt: skip
-        return infer.network_logits(best, batches, reduced=stress is not None)
+        return infer.network_logits(best, batches, answer=answer)
 
     checkpoint |= {**decisions.taken(answers, shown, stress, labels, patients)}
     checkpoint |= {"history": run.history, "seconds": run.seconds()}
@@ -349,7 +362,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         metavar="PIXELS",
         help="ResNets: start on images of this side and end on the full one; 0: full throughout",
     )
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="default: on CUDA, where it pays")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=False,
+                        help="torch.compile: up to a minute before the first step, and again for each side")  # fmt: skip
     parser.add_argument("--deterministic", action="store_true", help="the same result again on CUDA too, more slowly")
     parser.add_argument("--lr", type=common.positive_number, nargs="+", metavar="RATE",
                         help="highest learning rate; default: the recipe's. Several: each is trained, and the one that "

@@ -103,6 +103,7 @@ def viewed(table: torch.Tensor, indices: NDArray, labels: NDArray, view: View) -
             ),
             torch.stack([each("contrast"), each("brightness"), each("curve")], 1),
             each("detail"),
+            curved=any(look.curve for look in view),
         )
         images = change(pixels[:, None] * (1 / 255), changes.to(table.device))
         shown.append(images[:, 0].mul_(255).round_().to(torch.uint8))

@@ -1,0 +1,103 @@
+"""Work on tensors as CUDA graphs: what it launches is recorded once for each shape, and then launched as a whole.
+
+At batches of 64 a GPU ends a kernel sooner than Python launches the next one, so that most of it would idle. A
+recording costs one launch, whatever is in it.
+"""
+
+import functools
+from collections import Counter
+from collections.abc import Callable
+
+import torch
+
+import parallel
+from common import printable
+
+WARM_UP = 2  # calls of each shape before it is recorded: in them libraries load, and choose their kernels
+
+Tensors = tuple[torch.Tensor, ...]
+Work = Callable[..., Tensors]
+Recorder = Callable[[Work, Tensors, dict], tuple[Callable[[], object], Tensors]]
+
+
+class Captured:
+    """Calls `work`, on CUDA by replaying what it launched before.
+
+    work: from tensors on the device to tensors on it. What it launches may depend on their shapes and on keywords,
+    which are constants of a recording, and on nothing else; it must not wait for the device. Tensors that it finds
+    elsewhere (weights, an optimizer's state) have to stay where they are.
+
+    The first WARM_UP calls of each shape are plain ones, which count like any other: a training step has not to be
+    undone. What a replay returns is overwritten by the next one. Without `record`, and after a recording that failed,
+    which one line says, every call is a plain one.
+    """
+
+    def __init__(self, work: Work, record: Recorder | None) -> None:
+        self.work, self.record = work, record
+        self.met: Counter = Counter()
+        self.recordings: dict[tuple, tuple[Tensors, Callable[[], object], Tensors]] = {}
+
+    def __call__(self, *given: torch.Tensor, **constants: float) -> Tensors:
+        if self.record is None:
+            return self.work(*given, **constants)
+        kind = (*((tensor.shape, tensor.dtype) for tensor in given), *sorted(constants.items()))
+        if kind not in self.recordings:
+            self.met[kind] += 1
+            if self.met[kind] <= WARM_UP:
+                return beside(self.work, given, constants) if given[0].is_cuda else self.work(*given, **constants)
+            try:
+                own = tuple(tensor.clone() for tensor in given)
+                self.recordings[kind] = (own, *self.record(self.work, own, constants))
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:  # nothing of the call has been done: a recording launches nothing
+                reason = printable(str(error).splitlines()[0])
+                parallel.say(f"note: CUDA graphs fail here ({reason}); going on without them")
+                self.record = None
+                return self.work(*given, **constants)
+        own, replay, results = self.recordings[kind]
+        for mine, new in zip(own, given, strict=True):
+            mine.copy_(new)
+        replay()
+        return results
+
+
+def recorder(device: torch.device) -> Recorder | None:
+    """What `Captured` records with there: nothing but on CUDA, and where processes wait for each other."""
+    return record_on_cuda if device.type == "cuda" and parallel.world() == 1 else None
+
+
+def record_on_cuda(work: Work, own: Tensors, constants: dict) -> tuple[Callable[[], object], Tensors]:
+    """Records work(*own, **constants); returns how to replay it, and where its results will be."""
+    device, graph = own[0].device, torch.cuda.CUDAGraph()
+    torch.cuda.synchronize(device)
+    torch.cuda.empty_cache()  # what plain calls used is of no use to the pool
+    with torch.cuda.stream(side_stream(device)):
+        # Other threads write checkpoints and read films meanwhile: what they ask of CUDA is not of this recording.
+        graph.capture_begin(pool=pool(device), capture_error_mode="thread_local")
+        try:
+            results = work(*own, **constants)
+        finally:
+            graph.capture_end()
+    return graph.replay, results
+
+
+@functools.cache
+def pool(device: torch.device) -> tuple[int, int]:
+    """Recordings share their memory, since they never run at once; only their results are kept apart."""
+    return torch.cuda.graph_pool_handle()
+
+
+@functools.cache
+def side_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
+
+
+def beside(work: Work, given: Tensors, constants: dict) -> Tensors:
+    """A plain call on the stream that recordings are made on: what libraries set up belongs to a stream."""
+    stream, current = side_stream(given[0].device), torch.cuda.current_stream(given[0].device)
+    stream.wait_stream(current)
+    with torch.cuda.stream(stream):
+        results = work(*given, **constants)
+    current.wait_stream(stream)
+    return results
