@@ -25,6 +25,7 @@ import train
 import views
 from batches import Batches, Changes, change, pixel_statistics, table_on
 from data import Dataset, Split
+from optimizer import AdamW, groups_of
 from recipes import Recipe
 
 
@@ -159,6 +160,13 @@ class Trainer(train.Trainer):
     candidate = Candidate()
     generator: np.random.Generator
     class_weights: torch.Tensor | None = None
+    averaged: AveragedModel | None = None
+
+    def training_step(self, images: torch.Tensor, labels: torch.Tensor, share: float) -> tuple[torch.Tensor]:
+        logits = super().training_step(images, labels, share)
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.network)
+        return logits
 
     def answer(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         share, others = 1.0, labels
@@ -225,22 +233,24 @@ def fitted_with(candidate: Candidate, network: nn.Module, normalisation: tuple[f
         network.register_forward_pre_hook(before)
 
 
-def by_layer(candidate: Candidate, network: nn.Module, trainer: train.Trainer) -> None:
-    """Gives the layers learning rates of their own."""
-    recipe, layers = trainer.recipe, [layer for layer in network.children() if any(True for _ in layer.parameters())]
-    groups = [
-        {"params": [p for p in layer.parameters() if (p.dim() > 1) == decays], "share": candidate.slower**below,
-         "weight_decay": recipe.weight_decay if decays else 0.0, "last": below == 0}
-        for below, layer in enumerate(reversed(layers)) for decays in (True, False)
-    ]  # fmt: skip
-    trainer.optimizer = torch.optim.AdamW([group for group in groups if group["params"]], fused=True)
+class ByLayer(AdamW):
+    """Layers with learning rates of their own: an optimizer for each, from the last layer to the first."""
 
-    def share_out(optimizer: torch.optim.Optimizer, *_: object) -> None:
-        waiting = trainer.progress(trainer.step) < candidate.staged
-        for group in optimizer.param_groups:
-            group["lr"] *= 0.0 if waiting and not group["last"] else group["share"]
+    def __init__(self, candidate: Candidate, network: nn.Module, trainer: train.Trainer) -> None:
+        self.candidate, self.trainer = candidate, trainer
+        layers = [layer for layer in network.children() if any(True for _ in layer.parameters())]
+        decay = trainer.recipe.weight_decay
+        self.layers = [AdamW(groups_of(layer.parameters(), decay), 0.0) for layer in reversed(layers)]
+        self.parameters = [p for layer in self.layers for p in layer.parameters]
 
-    trainer.optimizer.register_step_pre_hook(share_out)
+    def set_rate(self, rate: float) -> None:
+        waiting = self.trainer.progress(self.trainer.step) < self.candidate.staged
+        for below, layer in enumerate(self.layers):
+            layer.set_rate(rate * (0.0 if waiting and below else self.candidate.slower**below))
+
+    def step(self) -> None:
+        for layer in self.layers:
+            layer.step()
 
 
 class Zoomed(nn.Module):
@@ -290,16 +300,16 @@ def train_candidate(
                       shapes=shapes)  # fmt: skip
     seen.looks = candidate.exchanged
     # Some candidates draw a number in each step, or give layers rates of their own: no two steps are alike.
-    trainer = Trainer(network, recipe, seen, batches(stress.mixed()), graphs=False)
+    trainer = Trainer(network, recipe, seen, batches(stress.mixed()), fast=False)
     trainer.candidate, trainer.generator = candidate, np.random.default_rng(args.seed)
     if candidate.weighted:
         trainer.class_weights = torch.from_numpy(counts.sum() / (2 * counts)).float().to(device)
     if candidate.slower != 1 or candidate.staged:
-        by_layer(candidate, network, trainer)
+        trainer.optimizer = ByLayer(candidate, network, trainer)
     judged: nn.Module = network
     if candidate.average:
         judged = averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(candidate.average))
-        trainer.optimizer.register_step_post_hook(lambda *_: averaged.update_parameters(network))
+        trainer.averaged = averaged
     best: dict = {"rank": (-math.inf, -math.inf)}
     seconds = 0.0
 

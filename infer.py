@@ -13,6 +13,7 @@ import io
 import os
 import platform
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -47,6 +48,20 @@ def pick_device(name: str) -> torch.device:
     if not there[name]:
         raise UsageProblem(f"--device {name}: PyTorch finds no such device here; --device auto takes what there is")
     return torch.device(name, parallel.local_rank()) if name == "cuda" else torch.device(name)
+
+
+def wake(device: torch.device) -> None:
+    """Starts what CUDA and its libraries do once a process, a second or two of it, while others look for the data."""
+
+    def work() -> None:
+        with contextlib.suppress(RuntimeError, ImportError):  # whoever needs it meets the same error, and says it
+            image = torch.zeros(8, 8, 8, 8, device=device, dtype=reduced_type(device), requires_grad=True)
+            torch.nn.functional.conv2d(image, image).sum().backward()
+            (image[0, 0] @ image[0, 0]).cpu()
+            import kernels  # noqa: F401
+
+    if device.type == "cuda":
+        threading.Thread(target=work, daemon=True).start()
 
 
 def keep_freed_memory() -> None:
@@ -111,7 +126,8 @@ def set_precision(deterministic: bool = False) -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False  # it searches anew for each side and batch size, for seconds
-    torch.use_deterministic_algorithms(deterministic)
+    if deterministic != torch.are_deterministic_algorithms_enabled():  # to ask for what is so imports the compiler
+        torch.use_deterministic_algorithms(deterministic)
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it, before its first call
 
@@ -209,6 +225,18 @@ def graph_outputs(
         for start in range(0, len(images), batch_size)
     ]
     return {name: np.concatenate(column) for name, column in zip(names, zip(*parts, strict=True), strict=True)}
+
+
+def fused(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+    """The network by the kernels of kernels.py, where they are of use and Triton is there; else itself."""
+    if device.type != "cuda" or reduced_type(device) is torch.float32:
+        return network
+    try:
+        import kernels  # Triton comes with PyTorch for CUDA, but not on Windows
+    except ImportError as error:
+        parallel.say(f"note: {error}: training goes on by PyTorch's own kernels, at about half of the rate")
+        return network
+    return kernels.fused(network) or network
 
 
 def compiled(network: torch.nn.Module, images: torch.Tensor) -> torch.nn.Module:

@@ -40,10 +40,11 @@ class SimpleCNN(nn.Module):
 
     def after_first(self, x: torch.Tensor) -> torch.Tensor:
         """From the pooled output of the first convolution, (N, 6, side, side), to logits."""
-        x = nn.functional.max_pool2d(self.conv2(x).relu(), 2)
-        x = self.fc1(x.flatten(1)).relu()
-        x = self.fc2(x).relu()
-        return self.fc3(x)
+        return self.classified(nn.functional.max_pool2d(self.conv2(x).relu(), 2).flatten(1))
+
+    def classified(self, x: torch.Tensor) -> torch.Tensor:
+        """From the flattened output of the second convolution, (N, 16 * side * side), to logits."""
+        return self.fc3(self.fc2(self.fc1(x).relu()).relu())
 
 
 class BasicBlock(nn.Module):

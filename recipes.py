@@ -7,6 +7,7 @@ import torch
 
 import models
 from batches import ELSEWHERE, NO_AUGMENT, Augment
+from optimizer import AdamW, groups_of
 
 
 @dataclass(frozen=True)
@@ -39,42 +40,9 @@ RECIPES = {
 FULL_SIDE = 0.25  # share of the epochs, the last ones, that see images at their full side
 
 
-def make_optimizer(network: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW or Adam; weight decay on weights, not on biases and batch-norm parameters (vectors)."""
-    parameters = list(network.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[recipe.optimizer]
-    device = parameters[0].device
-    # CUDA's kernel reads float32; on the CPU float64 keeps the bits that a Python number has.
-    rate = torch.tensor(recipe.learning_rate, dtype=torch.float64 if device.type == "cpu" else torch.float32)
-    return kind(groups, lr=rate.to(device), fused=True, capturable=device.type == "cuda")
-
-
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Writes the learning rate where it is: a recorded step reads it there."""
-    for group in optimizer.param_groups:
-        if isinstance(group["lr"], torch.Tensor):
-            group["lr"].fill_(rate)
-        else:
-            group["lr"] = rate
-
-
-def optimizer_state(optimizer: torch.optim.Optimizer, rate: float) -> dict:
-    """Its state_dict, in which nothing depends on the device that it is on."""
-    state = optimizer.state_dict()
-    groups = [{**group, "lr": rate, "capturable": False} for group in state["param_groups"]]
-    return {**state, "param_groups": groups}
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
-    """Puts a state of `optimizer_state` back; the device's own settings, and the tensor of the rate, stay."""
-    own = [(group["lr"], group["capturable"]) for group in optimizer.param_groups]
-    optimizer.load_state_dict(state)
-    for group, (rate, capturable) in zip(optimizer.param_groups, own, strict=True):
-        group["lr"], group["capturable"] = rate, capturable
+def make_optimizer(network: torch.nn.Module, recipe: Recipe) -> AdamW:
+    groups = groups_of(network.parameters(), recipe.weight_decay)
+    return AdamW(groups, recipe.learning_rate, {"adamw": True, "adam": False}[recipe.optimizer])
 
 
 def rate_factor(progress: float, step: float, recipe: Recipe) -> float:

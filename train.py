@@ -30,10 +30,10 @@ import parallel
 import records
 import views
 from batches import Batches, pixel_statistics, table_on
+from capture import Captured, recorder
 from common import Problem, UsageProblem
 from data import Dataset, Split
-from capture import Captured, recorder
-from recipes import RECIPES, Recipe, load_optimizer, make_optimizer, optimizer_state, rate_factor, set_rate, side_of_epoch
+from recipes import RECIPES, Recipe, make_optimizer, rate_factor, side_of_epoch
 from stopping import StopAsked, Stopped, StopSignals
 
 QUICK_EPOCHS, QUICK_IMAGES = 2, 192
@@ -51,7 +51,8 @@ class Trainer:
 
     The order of the images and their changes are drawn from (seed, epoch), so that the position in the data is two
     numbers. With `minutes`, there are as many of the recipe's epochs as fit, one at least, and after each one the
-    learning rate is planned anew to end where the time does.
+    learning rate is planned anew to end where the time does. On CUDA a step is launched as one graph, by kernels of our
+    own where there are some; without `fast` it is not, for networks with hooks and steps that differ.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class Trainer:
         validation: Batches,
         compiling: bool = False,
         minutes: float | None = None,
-        graphs: bool = True,
+        fast: bool = True,
     ) -> None:
         self.network, self.recipe, self.training, self.validation = network, recipe, training, validation
         self.device, self.size = training.device, training.table.shape[-1]
@@ -72,7 +73,9 @@ class Trainer:
         self.forward = parallel.replicated(network, self.device)
         if compiling:
             self.forward = infer.compiled(self.forward, self.zeros_like_a_batch())
-        alike = graphs and not self.scaler.is_enabled()  # the scaler looks at each step before it is taken
+        elif fast and parallel.world() == 1:
+            self.forward = infer.fused(network, self.device)
+        alike = fast and not self.scaler.is_enabled()  # the scaler looks at each step before it is taken
         self.take_step = Captured(self.training_step, recorder(self.device) if alike else None)
         answering = self.network if parallel.world() > 1 else self.forward
         self.answer_validation = infer.answering(answering, self.device, reduced=True)
@@ -132,7 +135,7 @@ class Trainer:
         self.network.train()
         sizes = self.training.batch_sizes()
         for images, labels in self.training.epoch(number, self.step, side):  # (B, 1, side, side), (B,)
-            set_rate(self.optimizer, self.rate(self.step))
+            self.optimizer.set_rate(self.rate(self.step))
             # The mean over the whole batch: of all processes, whose gradients are averaged.
             (logits,) = self.take_step(images, labels, share=parallel.world() / sizes[self.step])
             end = self.ends[self.step]
@@ -150,9 +153,9 @@ class Trainer:
         Python that changes.
         """
         logits, loss = self.answer(images, labels)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         self.scaler.scale(loss * share).backward()
-        self.scaler.step(self.optimizer)
+        self.scaler.step(self.optimizer)  # ty: ignore[invalid-argument-type]  it takes whatever has groups and a step
         self.scaler.update()
         return (logits.detach(),)
 
@@ -204,7 +207,7 @@ class Trainer:
             "anchor": list(self.anchor),
             "logits": self.logits[: self.ends[self.step - 1] if self.step else 0],
             "labels": self.labels[: self.ends[self.step - 1] if self.step else 0],
-            "optimizer": optimizer_state(self.optimizer, self.rate(self.step)),
+            "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             # Nothing here draws from the global generators; a network with dropout would.
             "generators": [torch.get_rng_state(), *torch.cuda.get_rng_state_all()],
@@ -218,7 +221,7 @@ class Trainer:
             raise ValueError(f"answers for {len(state['logits']):,} of {len(self.logits):,} images")
         self.logits[: len(state["logits"])] = state["logits"].to(self.device)
         self.labels[: len(state["labels"])] = state["labels"].to(self.device)
-        load_optimizer(self.optimizer, state["optimizer"])
+        self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["generators"][0])
         if len(state["generators"]) == 1 + torch.cuda.device_count():
@@ -363,7 +366,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="ResNets: start on images of this side and end on the full one; 0: full throughout",
     )
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=False,
-                        help="torch.compile: up to a minute before the first step, and again for each side")  # fmt: skip
+                        help="torch.compile: up to a minute before the first step of each side")  # fmt: skip
     parser.add_argument("--deterministic", action="store_true", help="the same result again on CUDA too, more slowly")
     parser.add_argument("--lr", type=common.positive_number, nargs="+", metavar="RATE",
                         help="highest learning rate; default: the recipe's. Several: each is trained, and the one that "
@@ -417,6 +420,7 @@ def work(args: argparse.Namespace) -> int:
     infer.keep_freed_memory()
     infer.set_precision(args.deterministic)
     device = infer.pick_device(args.device)  # a wrong one is said before the data is read
+    infer.wake(device)
     with parallel.group(device):
         try:
             return train_all(args)

@@ -159,13 +159,12 @@ def test_dropout_is_before_the_linear_layers_and_only_in_training():
 
 def test_layers_have_rates_of_their_own_and_wait():
     trainer = prepared("resnet34", Candidate(slower=0.5, staged=0.2))
-    candidates.by_layer(trainer.candidate, trainer.network, trainer)
+    trainer.optimizer = candidates.ByLayer(trainer.candidate, trainer.network, trainer)
     before = {name: parameter.clone() for name, parameter in trainer.network.named_parameters()}
 
     def step() -> set[str]:
         images, labels = next(trainer.training.epoch())
-        for group in trainer.optimizer.param_groups:
-            group["lr"] = 1.0
+        trainer.optimizer.set_rate(1.0)
         trainer.answer(images, labels)[1].backward()
         trainer.optimizer.step()
         return {
@@ -176,12 +175,11 @@ def test_layers_have_rates_of_their_own_and_wait():
     trainer.epoch = trainer.epochs // 2
     assert step() == {"conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc"}
     known = {id(p): name for name, p in trainer.network.named_parameters()}
-    rates = {
-        known[id(p)].split(".")[0]: group["lr"] for group in trainer.optimizer.param_groups for p in group["params"]
-    }
+    layers = trainer.optimizer.layers
+    rates = {known[id(p)].split(".")[0]: layer.rate.item() for layer in layers for p in layer.parameters}
     assert rates == {"fc": 1, "layer4": 0.5, "layer3": 0.25, "layer2": 1 / 8, "layer1": 1 / 16, "bn1": 1 / 32,
                      "conv1": 1 / 64}  # fmt: skip
-    assert len(known) == sum(len(group["params"]) for group in trainer.optimizer.param_groups)
+    assert len(known) == len(trainer.optimizer.parameters)
 
 
 def test_answers_over_zooms_are_means():
