@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from capture import Captured, recorder
+from gpu import Captured, own_kernels, recorder
 
 
 @dataclass(frozen=True)
@@ -327,6 +327,8 @@ def change(images: torch.Tensor, changes: Changes, mean: float = 0.0, std: float
         images, sampling_grid(changes.affine, images.shape[-1]), mode="bilinear", padding_mode="zeros",
         align_corners=False,
     )  # fmt: skip
+    if kernels := own_kernels(images.device):
+        return kernels.toned(moved, centre, changes.tone, changes.detail, changes.curved, mean, std)
     if changes.detail is not None:
         moved = moved.lerp(smoothed(moved), -changes.detail[:, None, None, None]).clamp_(0, 1)
     if changes.curved:

@@ -24,8 +24,8 @@ import torch
 import common
 import parallel
 from batches import Batches
-from capture import Captured, Work, recorder
 from common import Problem, UsageProblem
+from gpu import Captured, Recorder, Work, own_kernels, recorder
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -54,11 +54,11 @@ def wake(device: torch.device) -> None:
     """Starts what CUDA and its libraries do once a process, a second or two of it, while others look for the data."""
 
     def work() -> None:
-        with contextlib.suppress(RuntimeError, ImportError):  # whoever needs it meets the same error, and says it
+        with contextlib.suppress(RuntimeError):  # whoever needs it meets the same error, and says it
             image = torch.zeros(8, 8, 8, 8, device=device, dtype=reduced_type(device), requires_grad=True)
             torch.nn.functional.conv2d(image, image).sum().backward()
             (image[0, 0] @ image[0, 0]).cpu()
-            import kernels  # noqa: F401
+            own_kernels(device)
 
     if device.type == "cuda":
         threading.Thread(target=work, daemon=True).start()
@@ -132,14 +132,16 @@ def set_precision(deterministic: bool = False) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it, before its first call
 
 
-def answering(network: torch.nn.Module, device: torch.device, reduced: bool = False) -> Captured:
+def answering(
+    network: torch.nn.Module, device: torch.device, reduced: bool = False, record: Recorder | None = None
+) -> Captured:
     """From (B, 1, S, S) images to (logits (B, 2) float32,); in bf16 or fp16 inside if `reduced`."""
 
     def answer(images: torch.Tensor) -> tuple[torch.Tensor]:
         with autocast(device, enabled=reduced):
             return (network(images).float(),)
 
-    return Captured(answer, recorder(device))
+    return Captured(answer, record or recorder(device))
 
 
 @torch.inference_mode()
@@ -228,13 +230,9 @@ def graph_outputs(
 
 
 def fused(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
-    """The network by the kernels of kernels.py, where they are of use and Triton is there; else itself."""
-    if device.type != "cuda" or reduced_type(device) is torch.float32:
-        return network
-    try:
-        import kernels  # Triton comes with PyTorch for CUDA, but not on Windows
-    except ImportError as error:
-        parallel.say(f"note: {error}: training goes on by PyTorch's own kernels, at about half of the rate")
+    """The network by the kernels of kernels.py, where they are of use and can be had; else itself."""
+    kernels = own_kernels(device)
+    if kernels is None or reduced_type(device) is torch.float32:
         return network
     return kernels.fused(network) or network
 

@@ -99,7 +99,12 @@ class ResNet34(nn.Module):
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """(N, 512, S / 32, S / 32), what is averaged and classified."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
-        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        for blocks in self.stages():
+            x = blocks(x)
+        return x
+
+    def stages(self) -> list[nn.Sequential]:
+        return [self.layer1, self.layer2, self.layer3, self.layer4]
 
     def head(self, features: torch.Tensor) -> torch.Tensor:
         return self.fc(self.avgpool(features).flatten(1))
@@ -112,7 +117,8 @@ def stage(blocks: int, channels_in: int, channels: int, stride: int) -> nn.Seque
 
 def initialise(convolution: nn.Conv2d) -> None:
     """He et al. 2015, Delving Deep into Rectifiers: deviations that keep the gradients' size from layer to layer."""
-    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+    if not convolution.weight.is_meta:  # where shapes are all that is asked for, this would import the compiler
+        nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
 
 
 def build(architecture: str, size: int = 224) -> nn.Module:

@@ -45,7 +45,7 @@ class AdamW:
             states = [self._state(p) for p in moved]
             adam(
                 moved,
-                [p.grad for p in moved],
+                [p.grad for p in moved if p.grad is not None],
                 *([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq")),
                 [],
                 [state["step"] for state in states],

@@ -30,9 +30,9 @@ import parallel
 import records
 import views
 from batches import Batches, pixel_statistics, table_on
-from capture import Captured, recorder
 from common import Problem, UsageProblem
 from data import Dataset, Split
+from gpu import Captured, recorder
 from recipes import RECIPES, Recipe, make_optimizer, rate_factor, side_of_epoch
 from stopping import StopAsked, Stopped, StopSignals
 
@@ -75,10 +75,11 @@ class Trainer:
             self.forward = infer.compiled(self.forward, self.zeros_like_a_batch())
         elif fast and parallel.world() == 1:
             self.forward = infer.fused(network, self.device)
+        recording = recorder(self.device)
         alike = fast and not self.scaler.is_enabled()  # the scaler looks at each step before it is taken
-        self.take_step = Captured(self.training_step, recorder(self.device) if alike else None)
+        self.take_step = Captured(self.training_step, recording if alike else None)
         answering = self.network if parallel.world() > 1 else self.forward
-        self.answer_validation = infer.answering(answering, self.device, reduced=True)
+        self.answer_validation = infer.answering(answering, self.device, reduced=True, record=recording)
         self.epochs = recipe.epochs  # that are planned
         self.anchor = (0.0, 0)  # the progress and the epoch that the plan starts from
         self.epoch = self.step = 0  # complete epochs, and steps taken in the one under way
@@ -149,7 +150,7 @@ class Trainer:
     def training_step(self, images: torch.Tensor, labels: torch.Tensor, share: float) -> tuple[torch.Tensor]:
         """One step of the optimizer, by the sum of the losses times `share`; returns the logits (B, 2) before it.
 
-        On CUDA this is launched as one graph (capture.py): it must not wait for the device, nor depend on a number in
+        On CUDA this is launched as one graph (gpu.py): it must not wait for the device, nor depend on a number in
         Python that changes.
         """
         logits, loss = self.answer(images, labels)
@@ -279,6 +280,7 @@ def train_run(
     else:
         records.fresh_folder(Path(args.out), name)
         records.write_record(folder, checkpoint, args, None)
+    patients = [dataset.patients[i] for i in validation]
     print(f"{name}: {models.parameter_count(network):,} parameters, {len(training):,} training and "
           f"{len(validation):,} validation images, {trainer.epochs} epochs on {checkpoint['device']}")  # fmt: skip
     with records.Run(folder, checkpoint) as run:
@@ -286,22 +288,23 @@ def train_run(
             lambda row, logits: run.keep(row, logits, labels[validation], network.state_dict(), trainer.state()),
             lambda: run.save(network.state_dict(), trainer.state()),
         )
-    return finish(run, shown, stress, labels[validation], [dataset.patients[i] for i in validation], args)
+        run.write_what_waits()
+        decided = {} if parallel.rank() else decide(run.best(), shown, stress, labels[validation], patients, device)
+    return finish(run, decided, args)
 
 
-def finish(
-    run: records.Run,
+def decide(
+    checkpoint: dict,
     shown: torch.Tensor,
     stress: views.StressValidation | None,
     labels: np.ndarray,
     patients: list[str],
-    args: argparse.Namespace,
+    device: torch.device,
 ) -> dict:
-    """Decides, by the best epoch's answers for the validation images `shown`, or for all views of them."""
-    if parallel.rank():
-        return run.checkpoint
-    device, file = infer.pick_device(args.device), run.folder / "model.pt"
-    checkpoint, best = models.load_checkpoint(file)
+    """The checkpoint of the best epoch with what its answers for the validation images `shown`, or for all views of
+    them, decide."""
+    best = models.build(checkpoint["architecture"], checkpoint["size"])
+    best.load_state_dict(checkpoint["state"])
     best = best.to(device).to(memory_format=torch.channels_last)
     answer = infer.answering(best, device, reduced=stress is not None)
 
@@ -311,14 +314,22 @@ def finish(
                           tuple(checkpoint["normalisation"]))  # fmt: skip
         return infer.network_logits(best, batches, answer=answer)
 
-    checkpoint |= {**decisions.taken(answers, shown, stress, labels, patients)}
+    return {**checkpoint, **decisions.taken(answers, shown, stress, labels, patients)}
+
+
+def finish(run: records.Run, checkpoint: dict, args: argparse.Namespace) -> dict:
+    """Writes what was decided, and says it."""
+    if parallel.rank():
+        return run.checkpoint
+    file = run.folder / "model.pt"
     checkpoint |= {"history": run.history, "seconds": run.seconds()}
     models.save_checkpoint(file, checkpoint)
     records.write_record(run.folder, checkpoint, args, run.seconds())
+    stress = "stress " if checkpoint["stress"] else ""
     if stress:
         print(views.table(checkpoint["stress"]))
     print(f"{file}: epoch {checkpoint['epoch']}, temperature {checkpoint['temperature']:.3f}, "
-          f"threshold {checkpoint['threshold']:.4f}, from {'stress ' if stress else ''}validation\n")  # fmt: skip
+          f"threshold {checkpoint['threshold']:.4f}, from {stress}validation\n")  # fmt: skip
     return checkpoint
 
 

@@ -1,12 +1,13 @@
-"""Work on tensors as CUDA graphs: what it launches is recorded once for each shape, and then launched as a whole.
+"""What is done otherwise on CUDA: launches are recorded as graphs, and some of the kernels are our own.
 
-At batches of 64 a GPU ends a kernel sooner than Python launches the next one, so that most of it would idle. A
-recording costs one launch, whatever is in it.
+At batches of 64 a GPU ends a kernel sooner than Python launches the next one, so that most of it would idle. What a
+function launches is recorded once for each shape of its arguments, and then launched as a whole.
 """
 
 import functools
 from collections import Counter
 from collections.abc import Callable
+from types import ModuleType
 
 import torch
 
@@ -62,30 +63,32 @@ class Captured:
         return results
 
 
+class OnCuda:
+    """Records work as CUDA graphs on a stream of its own; one pool is enough, since they never run at once."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.stream, self.pool = device, side_stream(device), torch.cuda.graph_pool_handle()
+        self.graphs: list[torch.cuda.CUDAGraph] = []  # a pool that has lost all of its graphs cannot be used again
+
+    def __call__(self, work: Work, own: Tensors, constants: dict) -> tuple[Callable[[], object], Tensors]:
+        """Records work(*own, **constants); returns how to replay it, and where its results will be."""
+        graph = torch.cuda.CUDAGraph()
+        torch.cuda.synchronize(self.device)
+        torch.cuda.empty_cache()  # what plain calls used is of no use to the pool
+        with torch.cuda.stream(self.stream):
+            # Other threads write checkpoints and read films meanwhile: what they ask of CUDA is not of this recording.
+            graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
+            try:
+                results = work(*own, **constants)
+            finally:
+                graph.capture_end()
+        self.graphs.append(graph)
+        return graph.replay, results
+
+
 def recorder(device: torch.device) -> Recorder | None:
-    """What `Captured` records with there: nothing but on CUDA, and where processes wait for each other."""
-    return record_on_cuda if device.type == "cuda" and parallel.world() == 1 else None
-
-
-def record_on_cuda(work: Work, own: Tensors, constants: dict) -> tuple[Callable[[], object], Tensors]:
-    """Records work(*own, **constants); returns how to replay it, and where its results will be."""
-    device, graph = own[0].device, torch.cuda.CUDAGraph()
-    torch.cuda.synchronize(device)
-    torch.cuda.empty_cache()  # what plain calls used is of no use to the pool
-    with torch.cuda.stream(side_stream(device)):
-        # Other threads write checkpoints and read films meanwhile: what they ask of CUDA is not of this recording.
-        graph.capture_begin(pool=pool(device), capture_error_mode="thread_local")
-        try:
-            results = work(*own, **constants)
-        finally:
-            graph.capture_end()
-    return graph.replay, results
-
-
-@functools.cache
-def pool(device: torch.device) -> tuple[int, int]:
-    """Recordings share their memory, since they never run at once; only their results are kept apart."""
-    return torch.cuda.graph_pool_handle()
+    """What `Captured` records with there: nothing but on CUDA, and not where processes wait for each other."""
+    return OnCuda(device) if device.type == "cuda" and parallel.world() == 1 else None
 
 
 @functools.cache
@@ -101,3 +104,16 @@ def beside(work: Work, given: Tensors, constants: dict) -> Tensors:
         results = work(*given, **constants)
     current.wait_stream(stream)
     return results
+
+
+@functools.cache
+def own_kernels(device: torch.device) -> ModuleType | None:
+    """kernels.py, on CUDA and where there is Triton, which PyTorch for CUDA brings with it, but not on Windows."""
+    if device.type != "cuda":
+        return None
+    try:
+        import kernels
+    except ImportError as error:
+        parallel.say(f"note: {error}: training uses PyTorch's own kernels alone, at about two thirds of the rate")
+        return None
+    return kernels
