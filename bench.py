@@ -4,6 +4,7 @@ data   from files to batches, beside ImageFolder and a DataLoader with worker pr
 train  training, beside a loop over such batches in float32 with Adam and `.item()` in each step
 infer  the exported graph in onnxruntime, beside the same network in PyTorch, eager and compiled; and predict.py on a
        folder of JPEG files, beside that graph alone on the same films in memory
+gpu    the training loop on a GPU by batch size, what feeds it, and train.py from its start to its end
 
 What is compared takes turns: A, B, A, B, ..., after a turn of each that is not counted. Tables show medians with the
 smallest and the largest value, and the ratio of the medians.
@@ -31,6 +32,7 @@ from PIL import Image
 from tabulate import tabulate
 
 import batches
+import bench_gpu
 import bench_train
 import common
 import data
@@ -43,6 +45,7 @@ from common import Problem
 
 CPU = torch.device("cpu")
 LATENCY_SECONDS = 1.0  # of one turn of inference
+COUNTS = {"cpu": (1, 64), "cuda": (1, 16, 256)}  # batch sizes of inference
 FOLDER_FILMS = {"simple": 4096, "resnet34": 256}  # of one turn of predict.py: 3 to 9 s on 2 cores
 
 
@@ -102,13 +105,13 @@ def compare(
 
 
 def bench_infer(args: argparse.Namespace) -> list[dict]:
-    """Raw pixels to probability, at batches of 1 and 64, of networks with random weights: speed asks for no others."""
+    """Raw pixels to probability, at several batch sizes, of networks with random weights: speed asks for no others."""
     device = infer.pick_device(args.device)
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         for architecture in args.arch:
             contestants = inference_sides(architecture, args.size, device, Path(scratch))
-            for count in (1, 64):
+            for count in COUNTS.get(device.type, COUNTS["cpu"]):
                 pixels = np.random.default_rng(0).integers(0, 256, (count, args.size, args.size), np.uint8)
                 rows += latencies(architecture, count, contestants, pixels, args.repeats)
     return rows
@@ -141,11 +144,40 @@ def inference_sides(
     }
     if infer.reduced_type(device) is not torch.float32:
         sides["PyTorch eager, reduced"] = torch_side(deployed, True)
-    for provider in ("cpu", "cuda") if device.type == "cuda" else ("cpu",):
-        for precision, name in (("fp32", "float32"), ("fp16", "float16"), ("int8", "int8")):
-            run = infer.open_graph(files[precision], provider).run
-            sides[f"onnxruntime {provider}, {name}"] = lambda pixels, r=run: r(["probability"], {"image": pixels})
+    for provider in ("cuda", "tensorrt") if device.type == "cuda" else ("cpu",):
+        kinds = (("fp32", "float32"), ("fp16", "float16"), ("int8", "int8"))
+        for precision, name in kinds if provider == "cpu" else kinds[:2]:
+            try:
+                session = infer.open_graph(files[precision], provider)
+            except Problem as problem:
+                print(f"note: no onnxruntime on {provider}: {problem}", file=sys.stderr)
+                break
+            sides[f"onnxruntime {provider}, {name}"] = lambda pixels, r=session.run: r(
+                ["probability"], {"image": pixels}
+            )
+            if provider == "cuda":
+                sides[f"onnxruntime {provider}, {name}, bound"] = bound(session)
     return sides
+
+
+def bound(session: Any) -> Callable[[np.ndarray], object]:
+    """The same with inputs and outputs that stay on the GPU between calls; what changes is copied into them."""
+    import onnxruntime
+
+    kept: dict[int, tuple[Any, Any]] = {}  # by batch size
+
+    def answer(pixels: np.ndarray) -> object:
+        if len(pixels) not in kept:
+            binding, image = session.io_binding(), onnxruntime.OrtValue.ortvalue_from_numpy(pixels, "cuda", 0)
+            binding.bind_ortvalue_input("image", image)
+            binding.bind_output("probability", "cuda")
+            kept[len(pixels)] = binding, image
+        binding, image = kept[len(pixels)]
+        image.update_inplace(pixels)
+        session.run_with_iobinding(binding)
+        return binding.copy_outputs_to_cpu()
+
+    return answer
 
 
 def latencies(
@@ -279,7 +311,7 @@ def latency_table(rows: list[dict]) -> str:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = common.Parser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", **common.choices(("data", "train", "infer", "predict", "all")))
+    parser.add_argument("what", **common.choices(("data", "train", "infer", "predict", "gpu", "all")))
     parser.add_argument(
         "--data", metavar="DIR", help="X-rays; data and train need a folder, predict does with phantoms"
     )
@@ -287,7 +319,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--arch", nargs="+", **common.choices(both), default=both, help="default: both")
     parser.add_argument("--size", type=common.whole_number(32, 2048), default=224, help="side in pixels")
     parser.add_argument("--repeats", type=common.whole_number(1, 1000), default=5, help="counted turns (default: 5)")
-    parser.add_argument("--workers", type=common.whole_number(0, 256), default=2, help="of the plain training loop")
+    parser.add_argument(
+        "--workers",
+        type=common.whole_number(0, 256),
+        help="of the plain training loop; default: 2, and on CUDA one a core",
+    )
     parser.add_argument(
         "--until",
         type=float,
@@ -313,9 +349,16 @@ def work(args: argparse.Namespace) -> int:
     infer.keep_freed_memory()
     infer.set_precision()
     device = infer.describe_device(infer.pick_device(args.device))
-    found = {}
-    parts = {"data": bench_data, "train": bench_train.bench, "infer": bench_infer, "predict": bench_predict}
-    for part in {"all": parts, "infer": ("infer", "predict")}.get(args.what, (args.what,)):
+    if args.workers is None:
+        args.workers = os.cpu_count() or 1 if infer.pick_device(args.device).type == "cuda" else 2
+    found: dict[str, Any] = {}
+    parts: dict[str, Callable[[argparse.Namespace], Any]] = {
+        "data": bench_data, "train": bench_train.bench, "infer": bench_infer, "predict": bench_predict
+    }  # fmt: skip
+    if args.what == "gpu":
+        found = bench_gpu.bench(args)
+        print(f"\n{device}, {torch.__version__}, {os.cpu_count()} cores\n\n{bench_gpu.table(found)}")
+    for part in {"all": parts, "infer": ("infer", "predict"), "gpu": ()}.get(args.what, (args.what,)):
         args.what = part
         found[part] = parts[part](args)
         how = f"median of {args.repeats} turns (smallest to largest)" if not args.until else "one run of each"

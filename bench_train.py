@@ -8,7 +8,7 @@ import multiprocessing.connection
 import statistics
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,10 @@ from stopping import StopSignals
 # On the way to an accuracy: as long as the plain loop took when it was tried, on images that start small.
 SHORT = {"epochs": 3, "batch_size": 32, "augment": batches.NO_AUGMENT}
 SHORT_FROM = 96
+CUDA_UNTIL = 0.95
 MEAN, STD = 0.48, 0.24  # any will do: both sides normalise
 TURN_IMAGES = {"simple": 2048, "resnet34": 512}  # of training in one turn: 20 to 50 s of the plain loop on 2 cores
+CUDA_TURN_IMAGES = {"plain": 2048, "amp": 2048, "ours": 16384, "growing": 16384}  # about a second each
 
 
 # ---------------------------------------------------------------------------------------------- the plain loop
@@ -52,8 +54,10 @@ def plain_images(folder: Path, size: int) -> torchvision.datasets.ImageFolder:
         raise Problem(f"--data {folder}: {str(error).splitlines()[0]}") from error
 
 
-def plain_loader(images: torch.utils.data.Dataset, workers: int, shuffle: bool = True) -> torch.utils.data.DataLoader:
-    return torch.utils.data.DataLoader(images, batch_size=64, shuffle=shuffle, num_workers=workers)
+def plain_loader(
+    images: torch.utils.data.Dataset, workers: int, shuffle: bool = True, pin: bool = False
+) -> torch.utils.data.DataLoader:
+    return torch.utils.data.DataLoader(images, batch_size=64, shuffle=shuffle, num_workers=workers, pin_memory=pin)
 
 
 def image_folder(args: argparse.Namespace) -> Path:
@@ -66,14 +70,19 @@ def image_folder(args: argparse.Namespace) -> Path:
     return folder / "train" if (folder / "train").is_dir() else folder
 
 
-def plain_training(architecture: str, args: argparse.Namespace) -> Iterator[int | dict]:
-    """The loop that most people write. Yields the images of a turn, or with --until its epochs' results."""
+def plain_training(architecture: str, args: argparse.Namespace, amp: bool = False) -> Iterator[int | dict]:
+    """The loop that most people write. Yields the images of a turn, or with --until its epochs' results.
+
+    amp: with what is advised most often: autocast, channels last, pinned memory, a fused optimizer.
+    """
     folder, device = image_folder(args), infer.pick_device(args.device)
     images = plain_images(folder, args.size)
     network = plain_network(architecture, args.size).to(device)
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4 if architecture == "simple" else 1e-3)
+    if amp:
+        network = network.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4 if architecture == "simple" else 1e-3, fused=amp or None)
     loss_of = torch.nn.CrossEntropyLoss()
-    chosen = turn_of(len(images), architecture)
+    chosen = turn_of(len(images), "amp" if amp else "plain", architecture, device)
     validation = None
     if args.until:
         dataset = data.load(str(folder), args.size, args.cache)
@@ -81,14 +90,17 @@ def plain_training(architecture: str, args: argparse.Namespace) -> Iterator[int 
         place = {Path(path).relative_to(folder).as_posix(): i for i, (path, _) in enumerate(images.samples)}
         chosen, held_out = ([place[dataset.files[i]] for i in side] for side in (split.train, split.validation))
         validation = plain_loader(torch.utils.data.Subset(images, held_out), args.workers, shuffle=False)
-    loader = plain_loader(torch.utils.data.Subset(images, chosen), args.workers)
+    loader = plain_loader(torch.utils.data.Subset(images, chosen), args.workers, pin=amp)
     while True:
         network.train()
         running_loss = 0.0
         for inputs, labels in loader:
-            inputs, labels = inputs.to(device), labels.to(device)
+            inputs, labels = inputs.to(device, non_blocking=amp), labels.to(device, non_blocking=amp)
+            if amp:
+                inputs = inputs.contiguous(memory_format=torch.channels_last)
             optimizer.zero_grad()
-            loss = loss_of(network(inputs), labels)
+            with infer.autocast(device, enabled=amp):
+                loss = loss_of(network(inputs), labels)
             loss.backward()
             optimizer.step()
             running_loss += loss.item()
@@ -112,9 +124,10 @@ def plain_network(architecture: str, size: int) -> torch.nn.Module:
     return network
 
 
-def turn_of(count: int, architecture: str) -> list[int]:
+def turn_of(count: int, side: str, architecture: str, device: torch.device) -> list[int]:
     """Of so many images, those of a turn: spread over both classes."""
-    return np.linspace(0, count - 1, min(TURN_IMAGES[architecture], count)).astype(int).tolist()
+    wanted = CUDA_TURN_IMAGES[side] if device.type == "cuda" else TURN_IMAGES[architecture]
+    return np.linspace(0, count - 1, min(wanted, count)).astype(int).tolist()
 
 
 # ---------------------------------------------------------------------------------------------------- our loop
@@ -131,7 +144,7 @@ def our_training(architecture: str, args: argparse.Namespace, growing: bool = Fa
     device = infer.pick_device(args.device)
     dataset = data.load(str(image_folder(args)), args.size, args.cache)
     recipe = recipes.RECIPES["default"][architecture]
-    chosen = held_out = np.array(turn_of(len(dataset.labels), architecture))
+    chosen = held_out = np.array(turn_of(len(dataset.labels), "ours", architecture, device))
     sides = [args.size]
     if growing:
         sides = [recipes.side_of_epoch(epoch / recipe.epochs, args.size, recipe) for epoch in range(recipe.epochs)]
@@ -147,7 +160,7 @@ def our_training(architecture: str, args: argparse.Namespace, growing: bool = Fa
     training = batches.Batches(table, dataset.labels, chosen, recipe.batch_size, *shared, recipe.augment)
     validation = batches.Batches(table, dataset.labels, held_out, train.EVALUATION_BATCH[device.type], *shared)
     network = models.build(architecture, args.size).to(device).to(memory_format=torch.channels_last)
-    trainer = train.Trainer(network, recipe, training, validation, compiling=device.type == "cuda")
+    trainer = train.Trainer(network, recipe, training, validation)
     with tqdm(disable=True) as bar:
         while trainer.epoch < trainer.epochs:
             if args.until:
@@ -165,7 +178,11 @@ def growing_training(architecture: str, args: argparse.Namespace) -> Iterator[in
     return our_training(architecture, args, growing=True)
 
 
-LOOPS = {"plain": plain_training, "ours": our_training, "growing": growing_training}
+def amp_training(architecture: str, args: argparse.Namespace) -> Iterator[int | dict]:
+    return plain_training(architecture, args, amp=True)
+
+
+LOOPS = {"plain": plain_training, "amp": amp_training, "ours": our_training, "growing": growing_training}
 
 
 # ------------------------------------------------------------------------------------------------ taking turns
@@ -186,11 +203,15 @@ def child(
     while pipe.recv():
         start = time.perf_counter()
         result = next(loop, None)
-        pipe.send((result, time.perf_counter() - start))
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+        held = torch.cuda.max_memory_reserved() if torch.cuda.is_initialized() else None
+        pipe.send((result, time.perf_counter() - start, held))
 
 
 class Contestant:
-    """One side's process, and the most memory that it and its worker processes held together."""
+    """One side's process, and the most memory that it held: of the GPU, or where it uses none of the machine, together
+    with its worker processes."""
 
     def __init__(self, side: str, architecture: str, args: argparse.Namespace) -> None:
         context = multiprocessing.get_context("spawn")
@@ -200,6 +221,7 @@ class Contestant:
         )
         self.process.start()
         self.peak: int | None = None
+        self.on_gpu = False
 
     def turn(self) -> tuple[Any, float]:
         """(what the loop yielded, seconds). Raises Problem when the process died."""
@@ -211,7 +233,10 @@ class Contestant:
             while not self.pipe.poll(0.5):
                 if not self.process.is_alive():
                     raise Problem("a measured process ended early; its error stands above")
-            return self.pipe.recv()
+            result, seconds, held = self.pipe.recv()
+            if held is not None:
+                self.on_gpu, self.peak = True, held
+            return result, seconds
         except (EOFError, BrokenPipeError) as error:
             raise Problem("a measured process ended early; its error stands above") from error
         finally:
@@ -225,7 +250,7 @@ class Contestant:
 
     def _look(self) -> None:
         pid = self.process.pid
-        held = None if pid is None else resident(pid)
+        held = None if pid is None or self.on_gpu else resident(pid)
         if held is not None:
             self.peak = max(self.peak or 0, held)
 
@@ -255,18 +280,32 @@ def resident(pid: int) -> int | None:
 
 
 def bench(args: argparse.Namespace) -> list[dict]:
+    """Images/s of each architecture, and on CUDA, where it takes seconds, the time to 95 % validation accuracy too."""
     plain_images(image_folder(args), args.size)  # said here, not by a process that was started for it
+    on_cuda = infer.pick_device(args.device).type == "cuda"
     rows = []
     for architecture in args.arch:
-        grows = recipes.RECIPES["default"][architecture].resize_from and not args.until
-        taking_part = ("plain", "ours", "growing") if grows else ("plain", "ours")
-        sides = {side: Contestant(side, architecture, args) for side in taking_part}
-        try:
-            rows += until(architecture, sides, args) if args.until else throughput(architecture, sides, args)
-        finally:
-            for side in sides.values():
-                side.end()
+        if not args.until:
+            grows = recipes.RECIPES["default"][architecture].resize_from
+            rows += among(
+                ["plain", *["amp"] * on_cuda, "ours", *["growing"] * bool(grows)], throughput, architecture, args
+            )
+        if args.until or on_cuda:
+            asked = argparse.Namespace(**{**vars(args), "until": args.until or CUDA_UNTIL})
+            rows += among(["plain", *["amp"] * on_cuda, "ours"], until, architecture, asked)
     return rows
+
+
+def among(
+    names: list[str], measure: Callable[..., list[dict]], architecture: str, args: argparse.Namespace
+) -> list[dict]:
+    """What `measure` finds of these sides, each in a process of its own."""
+    sides = {side: Contestant(side, architecture, args) for side in names}
+    try:
+        return measure(architecture, sides, args)
+    finally:
+        for side in sides.values():
+            side.end()
 
 
 def memory(plain: Contestant, ours: Contestant) -> dict[str, float | None]:
@@ -306,6 +345,9 @@ def throughput(architecture: str, sides: dict[str, Contestant], args: argparse.N
     floor = floor_rate(architecture, args.size, infer.pick_device(args.device))
     rows = [row_of(f"training {architecture}, {args.size} pixels", {"plain": rates["plain"], "ours": rates["ours"]},
                    floor=floor, **memory(sides["plain"], sides["ours"]))]  # fmt: skip
+    if "amp" in sides:
+        rows.append(row_of(f"training {architecture}, plain with AMP", {"plain": rates["amp"], "ours": rates["ours"]},
+                           floor=floor, **memory(sides["amp"], sides["ours"])))  # fmt: skip
     if "growing" in sides:
         start = recipes.RECIPES["default"][architecture].resize_from
         rows.append(row_of(f"training {architecture}, ours {start} to {args.size} pixels as in its recipe",
@@ -328,8 +370,9 @@ def until(architecture: str, sides: dict[str, Contestant], args: argparse.Namesp
                 f"{architecture}, {name}: {seconds:.0f} s, validation accuracy {result['val_accuracy']:.3f}", flush=True
             )
         spent[name] = seconds if best >= args.until else math.nan
-    return [{"what": f"seconds to {args.until:.0%}, {architecture}", "plain": [spent["plain"]], "ours": [spent["ours"]],
-             "ratio": spent["plain"] / spent["ours"], **memory(sides["plain"], sides["ours"])}]  # fmt: skip
+    return [{"what": f"seconds to {args.until:.0%}, {architecture}{', plain with AMP' * (name == 'amp')}",
+             "plain": [spent[name]], "ours": [spent["ours"]], "ratio": spent[name] / spent["ours"],
+             **memory(sides[name], sides["ours"])} for name in spent if name != "ours"]  # fmt: skip
 
 
 def row_of(what: str, rates: dict[str, list[float]], **more: object) -> dict:

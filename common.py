@@ -57,6 +57,11 @@ def _exit_code(work: Callable[[], int]) -> int:
     except Problem as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 1
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
+            raise
+        print("error: the device's memory is full: others may be using it; --device cpu needs none", file=sys.stderr)
+        return 1
     except BrokenPipeError:  # the output was piped to `head`: nobody is listening any more
         return 1
     except OSError as error:

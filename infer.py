@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 GRAPH_OUTPUTS = ["probability", "decision", "logits"]
 SEAL = "sha256"  # the last entry of a graph's metadata, see graphs.sealed
 

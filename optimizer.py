@@ -43,12 +43,14 @@ class AdamW:
         for group in self.param_groups:
             moved = [p for p in group["params"] if p.grad is not None]
             states = [self._state(p) for p in moved]
+            means, squares, steps = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
             adam(
                 moved,
                 [p.grad for p in moved if p.grad is not None],
-                *([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq")),
+                means,
+                squares,
                 [],
-                [state["step"] for state in states],
+                steps,
                 capturable=self.rate.is_cuda,
                 fused=True,
                 decoupled_weight_decay=self.decoupled,

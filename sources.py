@@ -114,6 +114,9 @@ def open_source(source: str | None, size: int) -> Source:
 # ----------------------------------------------------------------------------------------- names and facts
 
 
+ILL, WELL = re.compile(r"person(\d+)_(bacteria|virus)_\d"), re.compile(r"(NORMAL2-)?IM-(\d+)-\d")
+
+
 def patient_of(file: str) -> str | None:
     """The patient key in a file name of Kermany's data, or None.
 
@@ -121,9 +124,9 @@ def patient_of(file: str) -> str | None:
     `[NORMAL2-]IM-<id>-<n>`: the prefix belongs to the key for the same reason.
     """
     name = file.rsplit("/", 1)[-1]
-    if match := re.match(r"person(\d+)_(bacteria|virus)_\d", name):
+    if match := ILL.match(name):
         return f"person{match[1]}_{match[2]}"
-    if match := re.match(r"(NORMAL2-)?IM-(\d+)-\d", name):
+    if match := WELL.match(name):
         return f"{match[1] or ''}IM-{match[2]}"
     return None
 

@@ -7,10 +7,11 @@ On several GPUs: `torchrun --standalone --nproc-per-node 8 train.py ...`; parall
 """
 
 import argparse
+import contextlib
 import copy
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
 
@@ -469,14 +470,25 @@ def train_all(args: argparse.Namespace) -> int:
             args.architecture, args.seed = architecture, seed
             name = (args.name or architecture) + (f"-s{seed}" if args.seeds else "") + (f"-f{fold[0]}" if fold else "")
             train = sweep if args.lr and len(args.lr) > 1 else train_run
-            with records.claimed(args.out / name):
-                checkpoint = train(name, network, origin, dataset, split, recipe_of(args, architecture), args)
+            recipe = recipe_of(args, architecture)
+            with records.claimed(args.out / name), enough_memory(recipe, args.size):
+                checkpoint = train(name, network, origin, dataset, split, recipe, args)
             rows[architecture].append(summary_row(name, checkpoint))
     print(tabulate([line for found in rows.values() for line in with_mean(found)], SUMMARY, floatfmt=SUMMARY_DIGITS))
     for architecture, problem in skipped.items():
         parallel.say(f"{architecture} was skipped: {problem}")
     print(f"next: python evaluate.py --all{'' if args.out == Path('runs') else f' --runs {args.out}'}")
     return 1 if skipped else 0
+
+
+@contextlib.contextmanager
+def enough_memory(recipe: Recipe, size: int) -> Generator[None]:
+    """Turns a full device into one line for people."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise Problem(f"the device's memory is full: a smaller --batch-size than {recipe.batch_size}, or --size than "
+                      f"{size}, needs less") from error  # fmt: skip
 
 
 def summary_row(name: str, checkpoint: dict) -> list:

@@ -1,0 +1,139 @@
+"""One table for one GPU: what feeds it, the loop by batch size, and train.py from its start to its end."""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from tabulate import tabulate
+from tqdm import tqdm
+
+import batches
+import bench_train
+import data
+import infer
+import models
+import recipes
+import train
+from common import Problem
+from stopping import StopSignals
+
+EPOCHS = 4  # that are timed, after one that is not
+BATCHES = (64, 256, 512)
+HEADERS = ["", "images/s", "of what matrix products allow", "peak GB"]
+
+
+def trainer_of(architecture: str, dataset: data.Dataset, args: argparse.Namespace, batch_size: int) -> train.Trainer:
+    """train.py's loop by the default recipe, at the full side, on nine tenths of the images."""
+    device = infer.pick_device(args.device)
+    recipe = replace(recipes.RECIPES["default"][architecture], resize_from=0, epochs=10**6, batch_size=batch_size)
+    every = np.arange(len(dataset.labels))
+    chosen, held_out = every[every % 10 > 0], every[every % 10 == 0]
+    table, shared = batches.table_on(dataset.images, device), (device, (bench_train.MEAN, bench_train.STD))
+    torch.manual_seed(0)
+    network = models.build(architecture, args.size).to(device).to(memory_format=torch.channels_last)
+    return train.Trainer(
+        network, recipe,
+        batches.Batches(table, dataset.labels, chosen, batch_size, *shared, recipe.augment, shapes=1.29),
+        batches.Batches(table, dataset.labels, held_out, train.EVALUATION_BATCH[device.type], *shared),
+    )  # fmt: skip
+
+
+def rate(count: int, work: Callable[[int], object]) -> tuple[float, float]:
+    """Images/s of work(number of the epoch), each on `count` images; and the most memory in GB held at once."""
+    work(1)
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    start = time.perf_counter()
+    for number in range(2, 2 + EPOCHS):
+        work(number)
+    torch.cuda.synchronize()
+    return EPOCHS * count / (time.perf_counter() - start), torch.cuda.max_memory_allocated() / 1e9
+
+
+def loop_of(trainer: train.Trainer, size: int) -> Callable[[int], None]:
+    def work(number: int) -> None:
+        with tqdm(disable=True) as bar:
+            trainer.train_one_epoch(number, size, bar, StopSignals(), 0.0)
+        trainer.step = 0
+
+    return work
+
+
+def rates(architecture: str, dataset: data.Dataset, args: argparse.Namespace) -> list[list]:
+    floor = bench_train.floor_rate(architecture, args.size, infer.pick_device(args.device))
+    rows = []
+    for batch_size in BATCHES:
+        trainer = trainer_of(architecture, dataset, args, batch_size)
+        count = len(trainer.training.indices)
+        if batch_size == BATCHES[0]:
+
+            def fed(number: int, training: batches.Batches = trainer.training) -> None:
+                for _ in training.epoch(number):
+                    pass
+
+            rows.append([f"{architecture}: batches of {batch_size} alone", rate(count, fed)[0], None, None])
+            launched = trainer_of(architecture, dataset, args, batch_size)
+            launched.take_step.record = launched.training._changed.record = None
+            found, held = rate(count, loop_of(launched, args.size))
+            rows.append(
+                [f"{architecture}: loop, batches of {batch_size}, launched one by one", found, found / floor, held]
+            )
+        found, held = rate(count, loop_of(trainer, args.size))
+        rows.append([f"{architecture}: loop, batches of {batch_size}", found, found / floor, held])
+        del trainer
+    return rows
+
+
+def whole_command(architecture: str, args: argparse.Namespace, folder: Path) -> tuple[float, dict]:
+    """Seconds of `train.py --arch ...` by its default recipe, and its run.json."""
+    here = Path(__file__).resolve().parent
+    cached = [] if args.cache is None else ["--cache", str(args.cache)]
+    options = {"arch": architecture, "data": args.data or "phantoms", "size": args.size, "device": args.device}
+    named = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    command = [sys.executable, str(here / "train.py"), *named, "--out", str(folder), *cached]
+    start = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True)
+    seconds = time.perf_counter() - start
+    if done.returncode:
+        raise Problem(f"train.py failed: {done.stderr.strip().splitlines()[-1]}")
+    return seconds, json.loads((folder / architecture / "run.json").read_text())
+
+
+def bench(args: argparse.Namespace) -> dict[str, list]:
+    if infer.pick_device(args.device).type != "cuda":
+        raise Problem("there is no GPU here that PyTorch can use: nothing is measured")
+    dataset = data.load(args.data or "phantoms", args.size, args.cache)
+    print(dataset.name)
+    found: dict[str, list] = {"rates": [], "commands": []}
+    for architecture in args.arch:
+        found["rates"] += rates(architecture, dataset, args)
+    with tempfile.TemporaryDirectory() as scratch:
+        for architecture in args.arch:
+            seconds, run = whole_command(architecture, args, Path(scratch))
+            epochs = run["recipe"]["epochs"]
+            found["commands"].append([f"train.py --arch {architecture}, {epochs} epochs", seconds, run["seconds"]])
+    return found
+
+
+def table(found: dict[str, list]) -> str:
+    """For people; a share is of the images/s that large matrix products would allow."""
+
+    def cell(value: float | None, form: str) -> str:
+        return "" if value is None else format(value, form)
+
+    lines = [[what, cell(value, ",.0f"), cell(share, ".0%"), cell(held, ".2f")]
+             for what, value, share, held in found["rates"]]  # fmt: skip
+    commands = [[what, f"{whole:.1f}", f"{epochs:.1f}"] for what, whole, epochs in found["commands"]]
+    parts = (lines, HEADERS), (commands, ["whole command", "seconds", "of them epochs"])
+    return "\n\n".join(
+        tabulate(cells, headers, disable_numparse=True, colalign=("left", *["right"] * (len(headers) - 1)))
+        for cells, headers in parts
+    )

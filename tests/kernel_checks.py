@@ -1,0 +1,138 @@
+"""What kernels.py computes against the modules of models.py and the lines of batches.py, in float64.
+
+    check_all(device)   on CUDA
+    python kernel_checks.py   on the CPU, by Triton's interpreter
+
+Everything is in float32, so that what is left is rounding: 1e-5 for one operation, 1e-3 for a gradient through 34
+layers, where a ReLU may fall on the other side of zero.
+"""
+
+import copy
+import os
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import batches
+import models
+
+
+def close(found: torch.Tensor, expected: torch.Tensor, what: str, bound: float = 1e-5) -> None:
+    assert found.shape == expected.shape, what
+    error = ((found.double() - expected).norm() / (expected.norm() + 1e-12)).item()
+    assert error < bound, f"{what}: {error:.1e}"
+
+
+def same(one, other, inputs: list[torch.Tensor], what: str, bound: float = 1e-5) -> None:
+    """Two functions of the inputs, the second in float64: answers, and gradients of a random weighting of them."""
+    ours = [tensor.detach().clone().requires_grad_() for tensor in inputs]
+    theirs = [tensor.detach().double().requires_grad_() for tensor in inputs]
+    found, expected = one(*ours), other(*theirs)
+    close(found, expected, what, bound)
+    weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(5)).to(found.device)
+    (found * weights).sum().backward()
+    (expected * weights.double()).sum().backward()
+    for i, (mine, other_one) in enumerate(zip(ours, theirs, strict=True)):
+        close(mine.grad, other_one.grad, f"{what}, gradient {i}", bound)
+
+
+def check_normalisation(device: torch.device) -> None:
+    import resnet_kernels as kernels
+
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator).to(device)
+
+    for channels, side, around, relu in ((64, 9, True, True), (128, 5, False, True), (192, 4, False, False)):
+        x, other = drawn(3, channels, side, side) * 2 + 0.7, drawn(3, channels, side, side)
+        weight, bias = drawn(channels) + 1, drawn(channels)
+        norm = nn.BatchNorm2d(channels).to(device)
+        norm.weight.data, norm.bias.data = weight.clone(), bias.clone()
+        norm.running_mean.copy_(drawn(channels))
+        reference = copy.deepcopy(norm).double()
+        inputs = [x, weight, bias, *([other] if around else [])]
+
+        def one(x, weight, bias, around=None, norm=norm, relu=relu):
+            x = x.contiguous(memory_format=torch.channels_last)
+            if around is not None:
+                around = around.contiguous(memory_format=torch.channels_last)
+            return kernels._Normalised.apply(x, weight, bias, around, norm, relu)
+
+        def two(x, weight, bias, around=None, norm=reference, relu=relu):
+            y = F.batch_norm(x, norm.running_mean, norm.running_var, weight, bias, True, norm.momentum, norm.eps)
+            y = y if around is None else y + around
+            return y.relu() if relu else y
+
+        what = f"normalisation, {channels} channels"
+        same(one, two, inputs, what)
+        close(norm.running_mean, reference.running_mean, f"{what}, running mean")
+        close(norm.running_var, reference.running_var, f"{what}, running variance")
+
+
+def check_networks(device: torch.device) -> None:
+    """Whole networks, at even and odd sides: logits, all gradients, all buffers."""
+    import kernels
+
+    for architecture, size, count in (("simple", 36, 3), ("simple", 37, 2), ("resnet34", 33, 3)):
+        torch.manual_seed(0)
+        network = models.build(architecture, size)
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.data.uniform_(0.5, 1.5)
+                module.bias.data.normal_(0, 0.3)
+        network = network.to(device).to(memory_format=torch.channels_last)
+        reference, plain = copy.deepcopy(network).double(), copy.deepcopy(network)
+        images, labels = torch.randn(count, 1, size, size).to(device), torch.arange(count).to(device) % 2
+        fused = kernels.fused(network)
+        found, expected = fused(images), reference(images.double())
+        close(found, expected, f"{architecture}, logits", 1e-4)
+        F.cross_entropy(found, labels).backward()
+        F.cross_entropy(expected, labels).backward()
+        for (name, mine), other in zip(network.named_parameters(), reference.parameters(), strict=True):
+            close(mine.grad, other.grad, f"{architecture}, gradient of {name}", 1e-3)
+        for (name, mine), other in zip(network.named_buffers(), reference.buffers(), strict=True):
+            close(mine, other.double(), f"{architecture}, {name}", 1e-4)
+        plain.load_state_dict(network.state_dict())
+        network.eval()
+        with torch.inference_mode():
+            close(fused(images), plain.eval()(images).double(), f"{architecture}, in evaluation", 1e-5)
+
+
+def check_tone(device: torch.device) -> None:
+    import kernels
+
+    generator = torch.Generator().manual_seed(1)
+    moved = torch.rand(5, 1, 37, 37, generator=generator)
+    centre = moved.mean((1, 2, 3), keepdim=True) * 0.9
+    tone = torch.rand(5, 3, generator=generator) * torch.tensor([0.6, 0.3, 1.4]) + torch.tensor([0.7, -0.15, -0.7])
+    detail = torch.rand(5, generator=generator) * 2.5 - 0.5
+    for some in (detail, None):
+        for curved in (True, False):
+            contrast, brightness, curve = (tone.double()[:, k, None, None, None] for k in range(3))
+            expected = moved.double()
+            if some is not None:
+                expected = expected.lerp(batches.smoothed(expected), -some.double()[:, None, None, None]).clamp(0, 1)
+            if curved:
+                expected = expected + curve * expected * (1 - expected)
+            expected = (((expected - centre) * contrast + centre + brightness).clamp(0, 1) - 0.48) / 0.24
+            given = (part if part is None else part.to(device) for part in (moved, centre, tone, some))
+            close(kernels.toned(*given, curved, 0.48, 0.24).cpu(), expected, f"tone, curved: {curved}")
+
+
+def check_all(device: torch.device) -> None:
+    check_tone(device)
+    check_normalisation(device)
+    check_networks(device)
+
+
+if __name__ == "__main__":
+    check_all(torch.device("cpu"))
+    print("the kernels agree")
