@@ -48,14 +48,15 @@ def trainer_of(architecture: str, dataset: data.Dataset, args: argparse.Namespac
 
 def rate(count: int, work: Callable[[int], object]) -> tuple[float, float]:
     """Images/s of work(number of the epoch), each on `count` images; and the most memory in GB held at once."""
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
     work(1)
     torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
     for number in range(2, 2 + EPOCHS):
         work(number)
     torch.cuda.synchronize()
-    return EPOCHS * count / (time.perf_counter() - start), torch.cuda.max_memory_allocated() / 1e9
+    return EPOCHS * count / (time.perf_counter() - start), torch.cuda.max_memory_reserved() / 1e9
 
 
 def loop_of(trainer: train.Trainer, size: int) -> Callable[[int], None]:

@@ -30,7 +30,7 @@ from stopping import StopSignals
 # On the way to an accuracy: as long as the plain loop took when it was tried, on images that start small.
 SHORT = {"epochs": 3, "batch_size": 32, "augment": batches.NO_AUGMENT}
 SHORT_FROM = 96
-CUDA_UNTIL = 0.95
+CUDA_UNTIL, CUDA_EPOCHS = 0.95, 6
 MEAN, STD = 0.48, 0.24  # any will do: both sides normalise
 TURN_IMAGES = {"simple": 2048, "resnet34": 512}  # of training in one turn: 20 to 50 s of the plain loop on 2 cores
 CUDA_TURN_IMAGES = {"plain": 2048, "amp": 2048, "ours": 16384, "growing": 16384}  # about a second each
@@ -90,7 +90,7 @@ def plain_training(architecture: str, args: argparse.Namespace, amp: bool = Fals
         place = {Path(path).relative_to(folder).as_posix(): i for i, (path, _) in enumerate(images.samples)}
         chosen, held_out = ([place[dataset.files[i]] for i in side] for side in (split.train, split.validation))
         validation = plain_loader(torch.utils.data.Subset(images, held_out), args.workers, shuffle=False)
-    loader = plain_loader(torch.utils.data.Subset(images, chosen), args.workers, pin=amp)
+    loader = plain_loader(torch.utils.data.Subset(images, chosen), args.workers, pin=amp and device.type == "cuda")
     while True:
         network.train()
         running_loss = 0.0
@@ -152,7 +152,8 @@ def our_training(architecture: str, args: argparse.Namespace, growing: bool = Fa
     if args.until:
         split = data.split(dataset, "patient")
         chosen, held_out = split.train, split.validation
-        recipe = replace(recipe, **SHORT, resize_from=SHORT_FROM if recipe.resize_from else 0)
+        short = {**SHORT, "epochs": CUDA_EPOCHS} if device.type == "cuda" else SHORT
+        recipe = replace(recipe, **short, resize_from=SHORT_FROM if recipe.resize_from else 0)
     else:
         recipe = replace(recipe, resize_from=0, epochs=10**6)
     table = batches.table_on(dataset.images, device)

@@ -42,6 +42,7 @@ def add_device_argument(parser: argparse.ArgumentParser) -> None:
 
 def pick_device(name: str) -> torch.device:
     """The device of that name, or the best one there is for "auto". Raises UsageProblem if it is not there."""
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # else to ask is to start CUDA, before the data is read
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         name = next(device for device in ("cuda", "mps", "cpu") if there[device])

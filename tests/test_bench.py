@@ -48,7 +48,7 @@ def test_bench_train_takes_turns_and_measures_memory(tmp_path, cache, capsys):
     assert "training simple, 32 pixels" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("side", ["plain", "ours", "growing"])
+@pytest.mark.parametrize("side", ["plain", "amp", "ours", "growing"])
 def test_both_loops_train_on_as_many_images_as_they_say(side, tmp_path, cache, monkeypatch):
     folder = make_folder(tmp_path / "x", count=20)
     arguments = ["train", "--data", str(folder), "--size", "32", "--cache", str(cache), "--device", "cpu",
