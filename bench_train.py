@@ -317,7 +317,7 @@ def memory(plain: Contestant, ours: Contestant) -> dict[str, float | None]:
 def matrix_rate(device: torch.device) -> float:
     """Operations per second of large matrix products in the type that convolutions are trained in, best of 5."""
     kind = infer.reduced_type(device)
-    a = torch.randn(4096, 4096, device=device).to(kind)
+    a = torch.randn(4096, 4096).to(device, kind)
 
     def once() -> float:
         if device.type == "cuda":

@@ -4,9 +4,11 @@ At batches of 64 a GPU ends a kernel sooner than Python launches the next one, s
 function launches is recorded once for each shape of its arguments, and then launched as a whole.
 """
 
+import contextlib
 import functools
+import gc
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from types import ModuleType
 
 import torch
@@ -75,7 +77,7 @@ class OnCuda:
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize(self.device)
         torch.cuda.empty_cache()  # what plain calls used is of no use to the pool
-        with torch.cuda.stream(self.stream):
+        with torch.cuda.stream(self.stream), nothing_collected():
             # Other threads write checkpoints and read films meanwhile: what they ask of CUDA is not of this recording.
             graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
             try:
@@ -84,6 +86,18 @@ class OnCuda:
                 graph.capture_end()
         self.graphs.append(graph)
         return graph.replay, results
+
+
+@contextlib.contextmanager
+def nothing_collected() -> Generator[None]:
+    """Keeps Python's garbage collector from its work: what lets go of an older graph spoils the one being recorded."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def recorder(device: torch.device) -> Recorder | None:

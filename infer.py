@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 import common
+import cpu_layers
 import parallel
 from batches import Batches
 from common import Problem, UsageProblem
@@ -231,7 +232,12 @@ def graph_outputs(
 
 
 def fused(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
-    """The network by the kernels of kernels.py, where they are of use and can be had; else itself."""
+    """The network by layers of our own, where there are some for it and for the device; else itself.
+
+    The same to rounding in the reduced type, and faster; what is reported and compared is computed by the network.
+    """
+    if device.type == "cpu":
+        return cpu_layers.fused(network) or network
     kernels = own_kernels(device)
     if kernels is None or reduced_type(device) is torch.float32:
         return network

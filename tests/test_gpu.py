@@ -1,5 +1,6 @@
 """What gpu.py and the kernels promise, as far as a CPU can tell; test_cuda.py has the rest."""
 
+import gc
 import importlib.util
 import subprocess
 import sys
@@ -65,6 +66,18 @@ def test_a_recording_that_fails_is_said_once_and_everything_goes_on(capsys):
     assert capsys.readouterr().err == (
         "note: CUDA graphs fail here (operation not permitted when stream is capturing); going on without them\n"
     )
+
+
+def test_nothing_is_collected_while_something_is_recorded():
+    for enabled in (True, False):
+        (gc.enable if enabled else gc.disable)()
+        try:
+            with pytest.raises(ValueError), gpu.nothing_collected():
+                assert not gc.isenabled()
+                raise ValueError
+            assert gc.isenabled() == enabled
+        finally:
+            gc.enable()
 
 
 def test_full_memory_is_not_taken_for_a_recording_that_fails():
