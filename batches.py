@@ -146,7 +146,7 @@ class Batches:
         self.mean, self.std = normalisation
         self.batch_size = batch_size
         self.stream = table.device.type != device.type if stream is None else stream
-        self._changed = Captured(self._change, recorder(device))
+        self.recorded = Captured(self._change, recorder(device))
         self._kind: Changes  # which changes there are: the same ones in every epoch
         self._next: tuple[int, tuple] = (-1, ())  # the number of an epoch, and what was drawn for it ahead of time
 
@@ -175,7 +175,7 @@ class Batches:
                 yield self._plain(pixels, side), labels[here]
             else:
                 self._kind = changes
-                yield self._changed(pixels, *changes[here].tensors(), side=side)[0], labels[here]
+                yield self.recorded(pixels, *changes[here].tensors(), side=side)[0], labels[here]
         if self.device.type == "cuda" and self.augment is not None:  # while the device works on what it was given
             self._next = number + 1, self._draw(number + 1)
 

@@ -18,6 +18,7 @@ from tqdm import tqdm
 import batches
 import bench_train
 import data
+import gpu
 import infer
 import models
 import recipes
@@ -30,8 +31,14 @@ BATCHES = (64, 256, 512)
 HEADERS = ["", "images/s", "of what matrix products allow", "peak GB"]
 
 
-def trainer_of(architecture: str, dataset: data.Dataset, args: argparse.Namespace, batch_size: int) -> train.Trainer:
-    """train.py's loop by the default recipe, at the full side, on nine tenths of the images."""
+def trainer_of(
+    architecture: str, dataset: data.Dataset, args: argparse.Namespace, batch_size: int,
+    kernels: bool = True, recorded: bool = True,
+) -> train.Trainer:  # fmt: skip
+    """train.py's loop by the default recipe, at the full side, on nine tenths of the images.
+
+    Without `kernels` the network is its modules; without `recorded` each launch is one of its own.
+    """
     device = infer.pick_device(args.device)
     recipe = replace(recipes.RECIPES["default"][architecture], resize_from=0, epochs=10**6, batch_size=batch_size)
     every = np.arange(len(dataset.labels))
@@ -39,11 +46,16 @@ def trainer_of(architecture: str, dataset: data.Dataset, args: argparse.Namespac
     table, shared = batches.table_on(dataset.images, device), (device, (bench_train.MEAN, bench_train.STD))
     torch.manual_seed(0)
     network = models.build(architecture, args.size).to(device).to(memory_format=torch.channels_last)
-    return train.Trainer(
+    trainer = train.Trainer(
         network, recipe,
         batches.Batches(table, dataset.labels, chosen, batch_size, *shared, recipe.augment, shapes=1.29),
         batches.Batches(table, dataset.labels, held_out, train.EVALUATION_BATCH[device.type], *shared),
+        fast=kernels,
     )  # fmt: skip
+    trainer.take_step.record = gpu.recorder(device) if recorded else None
+    if not recorded:
+        trainer.training.recorded.record = None
+    return trainer
 
 
 def rate(count: int, work: Callable[[int], object]) -> tuple[float, float]:
@@ -71,25 +83,29 @@ def loop_of(trainer: train.Trainer, size: int) -> Callable[[int], None]:
 def rates(architecture: str, dataset: data.Dataset, args: argparse.Namespace) -> list[list]:
     floor = bench_train.floor_rate(architecture, args.size, infer.pick_device(args.device))
     rows = []
+
+    def row(what: str, trainer: train.Trainer, work: Callable[[int], object], share: bool = True) -> None:
+        found, held = rate(len(trainer.training.indices), work)
+        rows.append([f"{architecture}: {what}", found, found / floor if share else None, held])
+
+    small = f"batches of {BATCHES[0]}"
+    for what, kernels, recorded in (
+        (f"{small}, PyTorch's modules, launched one by one", False, False),
+        (f"{small}, PyTorch's modules, recorded", False, True),
+        (f"{small}, our kernels, launched one by one", True, False),
+    ):
+        trainer = trainer_of(architecture, dataset, args, BATCHES[0], kernels, recorded)
+        row(what, trainer, loop_of(trainer, args.size))
     for batch_size in BATCHES:
         trainer = trainer_of(architecture, dataset, args, batch_size)
-        count = len(trainer.training.indices)
-        if batch_size == BATCHES[0]:
+        row(f"batches of {batch_size}", trainer, loop_of(trainer, args.size))
 
-            def fed(number: int, training: batches.Batches = trainer.training) -> None:
-                for _ in training.epoch(number):
-                    pass
+    def fed(number: int) -> None:
+        for _ in trainer.training.epoch(number):
+            pass
 
-            rows.append([f"{architecture}: batches of {batch_size} alone", rate(count, fed)[0], None, None])
-            launched = trainer_of(architecture, dataset, args, batch_size)
-            launched.take_step.record = launched.training._changed.record = None
-            found, held = rate(count, loop_of(launched, args.size))
-            rows.append(
-                [f"{architecture}: loop, batches of {batch_size}, launched one by one", found, found / floor, held]
-            )
-        found, held = rate(count, loop_of(trainer, args.size))
-        rows.append([f"{architecture}: loop, batches of {batch_size}", found, found / floor, held])
-        del trainer
+    trainer = trainer_of(architecture, dataset, args, BATCHES[0])
+    row(f"{small} alone, without a network", trainer, fed, share=False)
     return rows
 
 

@@ -46,7 +46,7 @@ class _ConvolvedPooled(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple:
         planes, four, largest, y = ctx.saved_tensors
-        n, filters, places = y.shape
+        filters = y.shape[1]
         alive = torch.ops.aten.threshold_backward(grads[0].reshape(y.shape), y, 0)
         left, shared = bits(alive).clone(), torch.empty_like(four)  # what no pixel has taken yet, and what each takes
         chosen = torch.empty_like(left)
@@ -76,8 +76,8 @@ def planes_of(images: torch.Tensor, pooled: int) -> torch.Tensor:
 def simple(network: models.SimpleCNN, images: torch.Tensor) -> torch.Tensor:
     """Logits (N, 2) of images (N, 1, S, S), as network(images)."""
     first, kind = network.conv1, reduced(images)
-    given = (tensor.to(kind) for tensor in (images, first.weight, first.bias))
-    x = _ConvolvedPooled.apply(*given)
+    assert first.bias is not None
+    x = _ConvolvedPooled.apply(*(tensor.to(kind) for tensor in (images, first.weight, first.bias)))
     return network.after_first(x.contiguous(memory_format=torch.channels_last))
 
 
@@ -121,13 +121,12 @@ def convolved(layer: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
 def resnet34(network: models.ResNet34, images: torch.Tensor) -> torch.Tensor:
     """Logits (N, 2) of images (N, 1, S, S), as network(images) in training mode."""
     x = network.maxpool(network.relu(network.bn1(network.conv1(images))))
-    for blocks in network.stages():
-        for block in blocks:
-            around = x if block.downsample is None else block.downsample(x)
-            x = block.relu(block.bn1(convolved(block.conv1, x)))
-            x = block.bn2(convolved(block.conv2, x))
-            x += around
-            x = block.relu(x)
+    for block in network.blocks():
+        around = x if block.downsample is None else block.downsample(x)
+        x = block.relu(block.bn1(convolved(block.conv1, x)))
+        x = block.bn2(convolved(block.conv2, x))
+        x += around
+        x = block.relu(x)
     return network.head(x)
 
 

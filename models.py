@@ -99,12 +99,12 @@ class ResNet34(nn.Module):
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """(N, 512, S / 32, S / 32), what is averaged and classified."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
-        for blocks in self.stages():
-            x = blocks(x)
-        return x
+        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
 
-    def stages(self) -> list[nn.Sequential]:
-        return [self.layer1, self.layer2, self.layer3, self.layer4]
+    def blocks(self) -> list[BasicBlock]:
+        """All sixteen, in order."""
+        stages = (self.layer1, self.layer2, self.layer3, self.layer4)
+        return [block for stage in stages for block in stage if isinstance(block, BasicBlock)]
 
     def head(self, features: torch.Tensor) -> torch.Tensor:
         return self.fc(self.avgpool(features).flatten(1))

@@ -398,7 +398,7 @@ class _Cast(torch.autograd.Function):
 
 def resnet34(network: models.ResNet34, images: torch.Tensor) -> torch.Tensor:
     """Logits (N, 2) of images (N, 1, S, S), as network(images) in training mode; moves its running statistics."""
-    blocks = [block for stage in network.stages() for block in stage]
+    blocks = network.blocks()
     layers = [layer for block in blocks for layer in block.modules() if isinstance(layer, nn.Conv2d)]
     weights = dict(zip(layers, _Cast.apply(reduced(images), *(layer.weight for layer in layers)), strict=True))
     counters = [norm.num_batches_tracked for norm in network.modules() if isinstance(norm, nn.BatchNorm2d)]

@@ -58,7 +58,7 @@ def trainer_of(architecture: str, films, batch_size: int, side: int, record: boo
         Batches(table, labels, every[:90], 40, CUDA, (0.4, 0.2)),
     )  # fmt: skip
     if not record:
-        for one in (made.take_step, made.training._changed, made.answer_validation):
+        for one in (made.take_step, made.training.recorded, made.answer_validation):
             one.record = None
     return made
 
@@ -79,7 +79,7 @@ def test_a_recorded_step_is_the_plain_one(architecture, batch_size, side, determ
     infer.set_precision(deterministic)
     recorded = trainer_of(architecture, films, batch_size, side)
     logits, weights, losses = fitted(recorded)
-    assert recorded.take_step.recordings and recorded.training._changed.recordings and not capsys.readouterr().err
+    assert recorded.take_step.recordings and recorded.training.recorded.recordings and not capsys.readouterr().err
     other_logits, other_weights, other_losses = fitted(trainer_of(architecture, films, batch_size, side, record=False))
     np.testing.assert_array_equal(logits, other_logits)
     assert losses == other_losses and losses[1] < losses[0]

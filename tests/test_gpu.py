@@ -108,7 +108,7 @@ def test_a_replayed_training_step_is_a_plain_one_bit_for_bit(architecture, phant
         )  # fmt: skip
         rows = []
         trainer.fit(lambda row, _: rows.append({k: v for k, v in row.items() if k not in TIMES}))
-        workers = (trainer.take_step, trainer.training._changed, trainer.answer_validation)
+        workers = (trainer.take_step, trainer.training.recorded, trainer.answer_validation)
         return rows, trainer.network.state_dict(), [len(worker.recordings) for worker in workers]
 
     plain, weights, none = trained()

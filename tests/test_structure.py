@@ -48,5 +48,5 @@ def test_there_is_no_circle_of_imports(needs):
 
 
 def test_what_stands_alone_imports_nothing_of_ours(needs):
-    for name in ("predict", "common", "metrics", "batches"):
+    for name in ("predict", "common", "metrics"):
         assert not needs[name], name
