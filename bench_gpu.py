@@ -49,9 +49,10 @@ def trainer_of(
     trainer = train.Trainer(
         network, recipe,
         batches.Batches(table, dataset.labels, chosen, batch_size, *shared, recipe.augment, shapes=1.29),
-        batches.Batches(table, dataset.labels, held_out, train.EVALUATION_BATCH[device.type], *shared),
-        fast=kernels,
+        batches.Batches(table, dataset.labels, held_out, infer.EVALUATION_BATCH[device.type], *shared),
     )  # fmt: skip
+    if not kernels:
+        trainer.forward = network
     trainer.take_step.record = gpu.recorder(device) if recorded else None
     if not recorded:
         trainer.training.recorded.record = None

@@ -159,7 +159,7 @@ def our_training(architecture: str, args: argparse.Namespace, growing: bool = Fa
     table = batches.table_on(dataset.images, device)
     shared = (device, (MEAN, STD))
     training = batches.Batches(table, dataset.labels, chosen, recipe.batch_size, *shared, recipe.augment)
-    validation = batches.Batches(table, dataset.labels, held_out, train.EVALUATION_BATCH[device.type], *shared)
+    validation = batches.Batches(table, dataset.labels, held_out, infer.EVALUATION_BATCH[device.type], *shared)
     network = models.build(architecture, args.size).to(device).to(memory_format=torch.channels_last)
     trainer = train.Trainer(network, recipe, training, validation)
     with tqdm(disable=True) as bar:

@@ -291,7 +291,7 @@ def train_candidate(
 
     def batches(images: torch.Tensor) -> Batches:
         every = np.arange(len(truth))
-        return Batches(images, truth, every, train.EVALUATION_BATCH[device.type], device, normalisation)
+        return Batches(images, truth, every, infer.EVALUATION_BATCH[device.type], device, normalisation)
 
     torch.manual_seed(args.seed)
     network = network.to(device).to(memory_format=torch.channels_last)
@@ -300,7 +300,7 @@ def train_candidate(
                       shapes=shapes)  # fmt: skip
     seen.looks = candidate.exchanged
     # Some candidates draw a number in each step, or give layers rates of their own: no two steps are alike.
-    trainer = Trainer(network, recipe, seen, batches(stress.mixed()), fast=False)
+    trainer = Trainer(network, recipe, seen, batches(stress.mixed()), record=False)
     trainer.candidate, trainer.generator = candidate, np.random.default_rng(args.seed)
     if candidate.weighted:
         trainer.class_weights = torch.from_numpy(counts.sum() / (2 * counts)).float().to(device)

@@ -85,12 +85,6 @@ def _flushed(code: int) -> int:
         return code or 1
 
 
-def leave(code: int) -> NoReturn:
-    """Ends the process, whose output is flushed and whose files are written, without taking CUDA down: a second."""
-    sys.stderr.flush()
-    os._exit(code)
-
-
 # ------------------------------------------------------------------------------------------ command lines
 
 

@@ -5,9 +5,12 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+import infer
 import metrics
+import models
 import scoring
 import views
+from batches import Batches
 
 
 def fit(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -52,3 +55,27 @@ def taken(
         },
         "stress": stress.measured(found, temperature, threshold) if stress else [],
     }
+
+
+def decided(
+    checkpoint: dict,
+    shown: torch.Tensor,
+    stress: views.StressValidation | None,
+    labels: np.ndarray,
+    patients: list[str],
+    device: torch.device,
+) -> dict:
+    """The checkpoint of the best epoch with what its answers for the validation images `shown`, or for all views of
+    them, decide."""
+    best = models.build(checkpoint["architecture"], checkpoint["size"])
+    best.load_state_dict(checkpoint["state"])
+    best = best.to(device).to(memory_format=torch.channels_last)
+    answer = infer.answering(best, device, reduced=stress is not None)
+
+    def answers(images: torch.Tensor) -> np.ndarray:
+        """The epoch was chosen by bf16 answers. These are float32, but for the many of the stress views."""
+        batches = Batches(images, labels, np.arange(len(labels)), infer.EVALUATION_BATCH[device.type], device,
+                          tuple(checkpoint["normalisation"]))  # fmt: skip
+        return infer.network_logits(best, batches, answer=answer)
+
+    return {**checkpoint, **taken(answers, shown, stress, labels, patients)}

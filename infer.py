@@ -14,7 +14,7 @@ import os
 import platform
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+EVALUATION_BATCH = {"cpu": 64, "cuda": 512, "mps": 128}
 GRAPH_OUTPUTS = ["probability", "decision", "logits"]
 SEAL = "sha256"  # the last entry of a graph's metadata, see graphs.sealed
 
@@ -79,6 +80,15 @@ def keep_freed_memory() -> None:
         m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
         mallopt(m_mmap_max, 0)
         mallopt(m_trim_threshold, 2**31 - 1)
+
+
+@contextlib.contextmanager
+def enough_memory(what_helps: str) -> Generator[None]:
+    """Turns a full device into one line for people."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise Problem(f"the device's memory is full: {what_helps}") from error
 
 
 def describe_device(device: torch.device) -> str:

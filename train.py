@@ -7,11 +7,10 @@ On several GPUs: `torchrun --standalone --nproc-per-node 8 train.py ...`; parall
 """
 
 import argparse
-import contextlib
 import copy
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,7 +40,6 @@ QUICK_EPOCHS, QUICK_IMAGES = 2, 192
 VALIDATIONS = ("stress", "random", "block")
 SUMMARY = ["model", "best epoch", "validation accuracy", "AUROC", "loss", "minutes"]
 SUMMARY_DIGITS = ("", "", ".4f", ".4f", ".4f", ".1f")
-EVALUATION_BATCH = {"cpu": 64, "cuda": 512, "mps": 128}
 
 
 # -------------------------------------------------------------------------------------------------- the loop
@@ -52,8 +50,8 @@ class Trainer:
 
     The order of the images and their changes are drawn from (seed, epoch), so that the position in the data is two
     numbers. With `minutes`, there are as many of the recipe's epochs as fit, one at least, and after each one the
-    learning rate is planned anew to end where the time does. On CUDA a step is launched as one graph, by kernels of our
-    own where there are some; without `fast` it is not, for networks with hooks and steps that differ.
+    learning rate is planned anew to end where the time does. On CUDA a step is launched as one graph, unless `record`
+    is False: for steps of which each is another.
     """
 
     def __init__(
@@ -64,7 +62,7 @@ class Trainer:
         validation: Batches,
         compiling: bool = False,
         minutes: float | None = None,
-        fast: bool = True,
+        record: bool = True,
     ) -> None:
         self.network, self.recipe, self.training, self.validation = network, recipe, training, validation
         self.device, self.size = training.device, training.table.shape[-1]
@@ -74,10 +72,10 @@ class Trainer:
         self.forward = parallel.replicated(network, self.device)
         if compiling:
             self.forward = infer.compiled(self.forward, self.zeros_like_a_batch())
-        elif fast and parallel.world() == 1:
+        elif parallel.world() == 1:
             self.forward = infer.fused(network, self.device)
         recording = recorder(self.device)
-        alike = fast and not self.scaler.is_enabled()  # the scaler looks at each step before it is taken
+        alike = record and not self.scaler.is_enabled()  # the scaler looks at each step before it is taken
         self.take_step = Captured(self.training_step, recording if alike else None)
         answering = self.network if parallel.world() > 1 else self.forward
         self.answer_validation = infer.answering(answering, self.device, reduced=True, record=recording)
@@ -264,7 +262,7 @@ def train_run(
         return models.load_checkpoint(folder / "model.pt")[0]
     stress = views.StressValidation(table, labels, training, validation, shapes) if args.val == "stress" else None
     shown = stress.mixed() if stress else table[torch.from_numpy(validation).to(table.device)]  # (N, S, S) uint8
-    exact = Batches(shown, labels[validation], np.arange(len(validation)), EVALUATION_BATCH[device.type], device,
+    exact = Batches(shown, labels[validation], np.arange(len(validation)), infer.EVALUATION_BATCH[device.type], device,
                     normalisation, shard=shard)  # fmt: skip
     trainer = Trainer(network, recipe, batches, exact, args.compile, args.minutes)
     if old:
@@ -290,32 +288,10 @@ def train_run(
             lambda: run.save(network.state_dict(), trainer.state()),
         )
         run.write_what_waits()
-        decided = {} if parallel.rank() else decide(run.best(), shown, stress, labels[validation], patients, device)
+        decided = {}
+        if parallel.rank() == 0:
+            decided = decisions.decided(run.best(), shown, stress, labels[validation], patients, device)
     return finish(run, decided, args)
-
-
-def decide(
-    checkpoint: dict,
-    shown: torch.Tensor,
-    stress: views.StressValidation | None,
-    labels: np.ndarray,
-    patients: list[str],
-    device: torch.device,
-) -> dict:
-    """The checkpoint of the best epoch with what its answers for the validation images `shown`, or for all views of
-    them, decide."""
-    best = models.build(checkpoint["architecture"], checkpoint["size"])
-    best.load_state_dict(checkpoint["state"])
-    best = best.to(device).to(memory_format=torch.channels_last)
-    answer = infer.answering(best, device, reduced=stress is not None)
-
-    def answers(images: torch.Tensor) -> np.ndarray:
-        """The epoch was chosen by bf16 answers. These are float32, but for the many of the stress views."""
-        batches = Batches(images, labels, np.arange(len(labels)), EVALUATION_BATCH[device.type], device,
-                          tuple(checkpoint["normalisation"]))  # fmt: skip
-        return infer.network_logits(best, batches, answer=answer)
-
-    return {**checkpoint, **decisions.taken(answers, shown, stress, labels, patients)}
 
 
 def finish(run: records.Run, checkpoint: dict, args: argparse.Namespace) -> dict:
@@ -471,7 +447,8 @@ def train_all(args: argparse.Namespace) -> int:
             name = (args.name or architecture) + (f"-s{seed}" if args.seeds else "") + (f"-f{fold[0]}" if fold else "")
             train = sweep if args.lr and len(args.lr) > 1 else train_run
             recipe = recipe_of(args, architecture)
-            with records.claimed(args.out / name), enough_memory(recipe, args.size):
+            less = f"a smaller --batch-size than {recipe.batch_size}, or --size than {args.size}, needs less"
+            with records.claimed(args.out / name), infer.enough_memory(less):
                 checkpoint = train(name, network, origin, dataset, split, recipe, args)
             rows[architecture].append(summary_row(name, checkpoint))
     print(tabulate([line for found in rows.values() for line in with_mean(found)], SUMMARY, floatfmt=SUMMARY_DIGITS))
@@ -479,16 +456,6 @@ def train_all(args: argparse.Namespace) -> int:
         parallel.say(f"{architecture} was skipped: {problem}")
     print(f"next: python evaluate.py --all{'' if args.out == Path('runs') else f' --runs {args.out}'}")
     return 1 if skipped else 0
-
-
-@contextlib.contextmanager
-def enough_memory(recipe: Recipe, size: int) -> Generator[None]:
-    """Turns a full device into one line for people."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise Problem(f"the device's memory is full: a smaller --batch-size than {recipe.batch_size}, or --size than "
-                      f"{size}, needs less") from error  # fmt: skip
 
 
 def summary_row(name: str, checkpoint: dict) -> list:
@@ -538,4 +505,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    common.leave(main())
+    sys.exit(main())
