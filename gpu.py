@@ -36,7 +36,7 @@ class Captured:
     """
 
     def __init__(self, work: Work, record: Recorder | None) -> None:
-        self.work, self.record = work, record
+        self.work, self.record, self.failed = work, record, False
         self.met: Counter = Counter()
         self.recordings: dict[tuple, tuple[Tensors, Callable[[], object], Tensors]] = {}
 
@@ -46,23 +46,29 @@ class Captured:
         kind = (*((tensor.shape, tensor.dtype) for tensor in given), *sorted(constants.items()))
         if kind not in self.recordings:
             self.met[kind] += 1
-            if self.met[kind] <= WARM_UP:
+            if self.met[kind] <= WARM_UP or not self.recorded(self.record, kind, given, constants):
                 return beside(self.work, given, constants) if given[0].is_cuda else self.work(*given, **constants)
-            try:
-                own = tuple(tensor.clone() for tensor in given)
-                self.recordings[kind] = (own, *self.record(self.work, own, constants))
-            except torch.OutOfMemoryError:
-                raise
-            except RuntimeError as error:  # nothing of the call has been done: a recording launches nothing
-                reason = printable(str(error).splitlines()[0])
-                parallel.say(f"note: CUDA graphs fail here ({reason}); going on without them")
-                self.record = None
-                return self.work(*given, **constants)
         own, replay, results = self.recordings[kind]
         for mine, new in zip(own, given, strict=True):
             mine.copy_(new)
         replay()
         return results
+
+    def recorded(self, record: Recorder, kind: tuple, given: Tensors, constants: dict) -> bool:
+        """Records what `work` does with these, which launches nothing; False where that fails, once and for all."""
+        if self.failed:
+            return False
+        own = tuple(tensor.clone() for tensor in given)
+        try:
+            self.recordings[kind] = (own, *record(self.work, own, constants))
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            reason = printable(str(error).splitlines()[0])
+            parallel.say(f"note: CUDA graphs fail here ({reason}); going on without them")
+            self.failed = True
+            self.recordings.clear()
+        return not self.failed
 
 
 class OnCuda:
