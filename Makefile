@@ -20,7 +20,7 @@ test: $(VENV)/ready-test
 	$(PY) -m ty check --quiet
 	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile tests
 
-# On a machine with an NVIDIA GPU: the tests that need one, and a table of rates; under four minutes.
+# On a machine with an NVIDIA GPU: the tests that need one, and a table of rates, in some minutes.
 # `make gpu DATA=chest_xray` measures on those films, not on drawings.
 gpu: $(VENV)/ready-test
 	@if $(PY) -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then \

@@ -1,6 +1,7 @@
 """One table for one GPU: what feeds it, the loop by batch size, and train.py from its start to its end."""
 
 import argparse
+import gc
 import json
 import subprocess
 import sys
@@ -61,6 +62,7 @@ def trainer_of(
 
 def rate(count: int, work: Callable[[int], object]) -> tuple[float, float]:
     """Images/s of work(number of the epoch), each on `count` images; and the most memory in GB held at once."""
+    gc.collect()  # of the row before, whose parts refer to each other
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     work(1)
@@ -122,7 +124,7 @@ def whole_command(architecture: str, split: str, args: argparse.Namespace, folde
     done = subprocess.run(command, capture_output=True, text=True)
     seconds = time.perf_counter() - start
     if done.returncode:
-        raise Problem(f"train.py failed: {done.stderr.strip().splitlines()[-1]}")
+        raise Problem(f"train.py failed: {(done.stderr.strip() or f'exit code {done.returncode}').splitlines()[-1]}")
     return seconds, json.loads((folder / architecture / "run.json").read_text())
 
 

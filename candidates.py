@@ -242,6 +242,7 @@ class ByLayer(AdamW):
         decay = trainer.recipe.weight_decay
         self.layers = [AdamW(groups_of(layer.parameters(), decay), 0.0) for layer in reversed(layers)]
         self.parameters = [p for layer in self.layers for p in layer.parameters]
+        self.param_groups = [group for layer in self.layers for group in layer.param_groups]
 
     def set_rate(self, rate: float) -> None:
         waiting = self.trainer.progress(self.trainer.step) < self.candidate.staged
@@ -250,6 +251,7 @@ class ByLayer(AdamW):
 
     def step(self) -> None:
         for layer in self.layers:
+            layer.grad_scale, layer.found_inf = self.grad_scale, self.found_inf
             layer.step()
 
 

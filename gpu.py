@@ -7,6 +7,8 @@ function launches is recorded once for each shape of its arguments, and then lau
 import contextlib
 import functools
 import gc
+import subprocess
+import threading
 from collections import Counter
 from collections.abc import Callable, Generator
 from types import ModuleType
@@ -64,7 +66,9 @@ class Captured:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            reason = printable(str(error).splitlines()[0])
+            reason = printable(
+                str(error.__context__ or error).splitlines()[0]
+            )  # the first of two, where ending fails too
             parallel.say(f"note: CUDA graphs fail here ({reason}); going on without them")
             self.failed = True
             self.recordings.clear()
@@ -119,21 +123,35 @@ def side_stream(device: torch.device) -> torch.cuda.Stream:
 def beside(work: Work, given: Tensors, constants: dict) -> Tensors:
     """A plain call on the stream that recordings are made on: what libraries set up belongs to a stream."""
     stream, current = side_stream(given[0].device), torch.cuda.current_stream(given[0].device)
+    own = tuple(tensor.clone() for tensor in given)  # aligned as a recording's are: Triton has a kernel for each case
     stream.wait_stream(current)
     with torch.cuda.stream(stream):
-        results = work(*given, **constants)
+        results = work(*own, **constants)
     current.wait_stream(stream)
     return results
 
 
-@functools.cache
 def own_kernels(device: torch.device) -> ModuleType | None:
-    """kernels.py, on CUDA and where there is Triton, which PyTorch for CUDA brings with it, but not on Windows."""
+    """kernels.py, on CUDA and where it works: it needs Triton, which PyTorch brings with it, and a C compiler."""
     if device.type != "cuda":
         return None
+    with TRYING:
+        return _tried_kernels(device)
+
+
+TRYING = threading.Lock()
+
+
+@functools.cache
+def _tried_kernels(device: torch.device) -> ModuleType | None:
     try:
         import kernels
-    except ImportError as error:
-        parallel.say(f"note: {error}: training uses PyTorch's own kernels alone, at about two thirds of the rate")
+
+        kernels.tried(device)
+    except torch.OutOfMemoryError:
+        raise
+    except (ImportError, RuntimeError, OSError, subprocess.SubprocessError) as error:
+        reason = printable((str(error) or type(error).__name__).splitlines()[0])
+        parallel.say(f"note: no kernels of our own here ({reason}); training goes on by PyTorch's, more slowly")
         return None
     return kernels

@@ -64,7 +64,7 @@ def wake(device: torch.device) -> None:
             own_kernels(device)
 
     if device.type == "cuda":
-        threading.Thread(target=work, daemon=True).start()
+        threading.Thread(target=work).start()  # no daemon: CUDA must not be cut short while it starts
 
 
 def keep_freed_memory() -> None:
@@ -192,7 +192,7 @@ def open_graph(path: Path, provider: str = "cpu") -> "onnxruntime.InferenceSessi
     if provider == "cpu":
         return _session(path, provider, {})
     if PROVIDERS[provider] not in onnxruntime.get_available_providers():
-        raise Problem(f"{path}: this onnxruntime was built without CUDA; onnxruntime-gpu has it")
+        raise Problem(f"{path}: this onnxruntime was built without {provider}; onnxruntime-gpu has CUDA")
     if hasattr(onnxruntime, "preload_dlls"):
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it misses; the provider is read back below
             onnxruntime.preload_dlls()

@@ -76,6 +76,12 @@ def _toned(moved, centre, tone, detail, out, side, mean, std, DETAIL: tl.constex
     tl.store(out + image * side * side + at, value, mask=inside)
 
 
+def tried(device: torch.device) -> None:
+    """Launches one of them. Raises what Triton raises where it finds no compiler, or none for this device."""
+    one = torch.zeros(1, 1, 8, 8, device=device)
+    toned(one, one[..., :1, :1], torch.zeros(1, 3, device=device), torch.zeros(1, device=device), True, 0.0, 1.0)
+
+
 def toned(
     moved: torch.Tensor, centre: torch.Tensor, tone: torch.Tensor, detail: torch.Tensor | None, curved: bool,
     mean: float, std: float,

@@ -258,18 +258,20 @@ def tensors_in(value: object, path: str = "") -> dict[str, torch.Tensor]:
     return {name: tensor for key, item in items for name, tensor in tensors_in(item, f"{path}.{key}").items()}
 
 
-def save_checkpoint(path: Path, checkpoint: dict) -> None:
+def save_checkpoint(path: Path, checkpoint: dict) -> dict:
     """Writes a checkpoint: plain values and tensors only, so that it loads with weights_only=True.
 
     Keys: see `records.new_checkpoint`; last.pt also has `training`, the optimizer's state and the position in the data.
-    The format number and the hashes of the tensors are added here.
+    The format number and the hashes of the tensors are added here; returns what was written.
     """
     full = {**checkpoint, "format": FORMAT, "weights_sha256": state_sha256(checkpoint["state"])}
+    full.pop("training_sha256", None)  # of another state, which this one went on from
     if "training" in full:
         full["training_sha256"] = state_sha256(tensors_in(full["training"]))
     buffer = io.BytesIO()
     torch.save(full, buffer)
     write_bytes(path, buffer.getbuffer())
+    return full
 
 
 def read_archive(path: Path) -> object:

@@ -21,6 +21,10 @@ class AdamW:
     reads the rate from `rate`, which `set_rate` writes: a step that was recorded as a CUDA graph can be replayed.
     """
 
+    _step_supports_amp_scaling = True  # a GradScaler hands over its scale, and what was infinite, without waiting
+    grad_scale: torch.Tensor | None = None
+    found_inf: torch.Tensor | None = None
+
     def __init__(self, groups: list[dict], rate: float, decoupled: bool = True) -> None:
         self.param_groups = groups
         self.decoupled = decoupled
@@ -53,6 +57,8 @@ class AdamW:
                 steps,
                 capturable=self.rate.is_cuda,
                 fused=True,
+                grad_scale=self.grad_scale,
+                found_inf=self.found_inf,
                 decoupled_weight_decay=self.decoupled,
                 amsgrad=False,
                 beta1=BETAS[0],

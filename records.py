@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import datetime
+import functools
 import importlib.metadata
 import platform
 import subprocess
@@ -29,6 +30,7 @@ import schema
 from common import Problem, UsageProblem
 from data import Dataset, Split
 from recipes import Recipe
+from stopping import Stopped
 
 
 class Run:
@@ -37,11 +39,11 @@ class Run:
     Files are written by a thread, from a copy of the weights, while the device goes on; model.pt before last.pt, so
     that a run that was killed between the two repeats an epoch and never misses its best one. Only rank 0 writes.
 
-    Writing takes a tenth of the time at most. Where epochs are so short that it would take more, a state that waits to
-    be written gives way to the next one: whoever is killed then goes on from some seconds before.
+    Writing takes a tenth of the time at most, or comes twice a minute. Where epochs are too short for that,
+    a state that waits to be written gives way to the next one: whoever is killed then goes on from some epochs before.
     """
 
-    SPARED = 9.0  # times as long as a file took to write, none is
+    SPARED, LONGEST = 9.0, 30.0  # times as long as a file took to write none is; and seconds
 
     def __init__(self, folder: Path, checkpoint: dict) -> None:
         self.folder = folder
@@ -51,7 +53,7 @@ class Run:
         self._written: list[Future] = []
         self._waiting: dict[str, Copied] = {}  # by file
         self._lock, self._ending = threading.Lock(), threading.Event()
-        self._best: Copied | None = None
+        self._best: Copied | None = None  # the weights of the best epoch, and what is known of it
 
     def __enter__(self) -> "Run":
         return self
@@ -59,7 +61,8 @@ class Run:
     def __exit__(self, kind: type | None, *_: object) -> None:
         """Waits for what is still to be written; an error of it is raised unless another one is on its way already."""
         self.write_what_waits()
-        with self._writer, contextlib.suppress(Problem) if kind else contextlib.nullcontext():
+        another = kind is not None and not issubclass(kind, Stopped)  # who was stopped is told that all is saved
+        with self._writer, contextlib.suppress(Problem) if another else contextlib.nullcontext():
             self.check(wait=True)
 
     def write_what_waits(self) -> None:
@@ -70,7 +73,7 @@ class Run:
         """The checkpoint of the best epoch, weights included, on the CPU."""
         if self._best is None:  # it was before this run was resumed
             return models.load_checkpoint(self.folder / "model.pt")[0]
-        return {key: value for key, value in self._best.on_cpu().items() if key != "training"}
+        return self._best.on_cpu()
 
     def keep(self, row: dict, logits: np.ndarray, labels: np.ndarray, state: dict, training: dict) -> None:
         """After an epoch: writes last.pt and history.csv, and model.pt when it is the best so far; prints its row."""
@@ -91,11 +94,11 @@ class Run:
         self.check()
         if parallel.rank():
             return
-        content = Copied({**self.checkpoint, "state": state, "training": training})
+        files = {"last.pt": Copied({**self.checkpoint, "state": state, "training": training})}
         if best:
-            self._best = content
+            files["model.pt"] = self._best = Copied({**self.checkpoint, "state": state})
         with self._lock:
-            self._waiting |= {"model.pt": content, "last.pt": content} if best else {"last.pt": content}
+            self._waiting |= files
         self._written.append(self._writer.submit(self._write))
 
     def _write(self) -> None:
@@ -104,12 +107,10 @@ class Run:
         start = time.monotonic()
         for file in ("model.pt", "last.pt"):
             if file in waiting:
-                content = waiting[file].on_cpu()
-                left_out = {"training"} if file == "model.pt" else set()
-                models.save_checkpoint(self.folder / file, {k: v for k, v in content.items() if k not in left_out})
-        if waiting and content["history"]:
-            common.write_text(self.folder / "history.csv", common.csv_text(content["history"]))
-        self._ending.wait(self.SPARED * (time.monotonic() - start))
+                models.save_checkpoint(self.folder / file, waiting[file].on_cpu())
+        if waiting and waiting["last.pt"].value["history"]:
+            common.write_text(self.folder / "history.csv", common.csv_text(waiting["last.pt"].value["history"]))
+        self._ending.wait(min(self.SPARED * (time.monotonic() - start), self.LONGEST))
 
     def check(self, wait: bool = False) -> None:
         """Raises Problem if a file could not be written."""
@@ -121,20 +122,32 @@ class Run:
 
 
 class Copied:
-    """A copy of nested dicts and lists with tensors, made where they are; `on_cpu` fetches it, from any thread."""
+    """A copy of nested dicts and lists with tensors; `on_cpu` fetches it, from any thread.
+
+    On CUDA it is made there, which takes no time; elsewhere on the CPU: MPS takes work from one thread only.
+    """
 
     def __init__(self, value: dict) -> None:
-        self.value = each_tensor(value, lambda tensor: tensor.detach().clone())
+        self.value = each_tensor(
+            value,
+            lambda tensor: tensor.detach().clone() if tensor.is_cuda else tensor.detach().to("cpu", copy=True),
+        )
         self.ready: torch.cuda.Event | None = None
         if any(tensor.is_cuda for tensor in models.tensors_in(value).values()):
             self.ready = torch.cuda.current_stream().record_event()
 
     def on_cpu(self) -> dict:
         if self.ready is None:
-            return each_tensor(self.value, lambda tensor: tensor.cpu())
+            return self.value
         self.ready.synchronize()
-        with torch.cuda.stream(torch.cuda.Stream()):  # not in the queue of the training steps
+        with torch.cuda.stream(fetching_stream()):  # not in the queue of the training steps
             return each_tensor(self.value, lambda tensor: tensor.cpu())
+
+
+@functools.cache
+def fetching_stream() -> torch.cuda.Stream:
+    """One for the whole process: CUDA hands out 32 in turn, and a step may be being recorded on another of them."""
+    return torch.cuda.Stream()
 
 
 def each_tensor(value: Any, what: Callable[[torch.Tensor], torch.Tensor]) -> Any:

@@ -89,7 +89,7 @@ def _applied(x, saved, around, y, m, blocks, AROUND: tl.constexpr, RELU: tl.cons
     if AROUND:
         value += tl.load(around + at, mask=inside, other=0.0).to(tl.float32)
     if RELU:
-        value = tl.maximum(value, 0.0)
+        value = tl.where(value < 0, 0.0, value)  # what is no number stays none
     tl.store(y + at, value.to(y.dtype.element_ty), mask=inside)
 
 
@@ -268,7 +268,7 @@ def _pooled(x, saved, y, chosen, m, side):
         there = (inside & (i >= 0) & (i < side) & (j >= 0) & (j < side))[:, None]
         at = ((image * side + i) * side + j)[:, None] * CHANNELS + columns[None, :]
         value = tl.load(x + at, mask=there, other=0.0).to(tl.float32) * factor + shift
-        larger = there & (value > largest)
+        larger = there & ((value > largest) | (value != value))  # what is no number stays none
         largest, which = tl.where(larger, value, largest), tl.where(larger, k, which)
     at = rows[:, None] * CHANNELS + columns[None, :]
     tl.store(y + at, largest.to(y.dtype.element_ty), mask=inside[:, None])

@@ -56,11 +56,12 @@ def _convolved(images, weight, bias, y, chosen, m, size, pooled):
 def _largest(a, b, c, d, bias):
     """relu(the largest of four + bias), and which it was: the first of equal ones, or DEAD."""
     largest, which = a, tl.zeros_like(a).to(tl.int32)
-    which, largest = tl.where(b > largest, 1, which), tl.maximum(b, largest)
-    which, largest = tl.where(c > largest, 2, which), tl.maximum(c, largest)
-    which, largest = tl.where(d > largest, 3, which), tl.maximum(d, largest)
-    largest = largest + bias
-    return tl.maximum(largest, 0.0), tl.where(largest > 0, which, DEAD).to(tl.uint8)
+    which, largest = tl.where(b > largest, 1, which), tl.where(b <= largest, largest, b)
+    which, largest = tl.where(c > largest, 2, which), tl.where(c <= largest, largest, c)
+    which, largest = tl.where(d > largest, 3, which), tl.where(d <= largest, largest, d)
+    # What is no number stays none: a sum with it is none, and a largest value may have lost it.
+    largest = largest + bias + 0 * (a + b + c + d)
+    return tl.where(largest < 0, 0.0, largest), tl.where(largest > 0, which, DEAD).to(tl.uint8)
 
 
 @triton.jit(do_not_specialize=["m", "size", "pooled", "each"])

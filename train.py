@@ -8,6 +8,7 @@ On several GPUs: `torchrun --standalone --nproc-per-node 8 train.py ...`; parall
 
 import argparse
 import copy
+import gc
 import sys
 import time
 from collections.abc import Callable
@@ -241,6 +242,7 @@ def train_run(
     args: argparse.Namespace,
 ) -> dict:
     """Trains one network and leaves its run folder; returns the finished checkpoint without its weights."""
+    gc.collect()  # an earlier training's graphs and weights refer to each other, and hold the device's memory
     device = infer.pick_device(args.device)
     training, validation = split.train, split.validation
     if args.quick:
@@ -300,7 +302,7 @@ def finish(run: records.Run, checkpoint: dict, args: argparse.Namespace) -> dict
         return run.checkpoint
     file = run.folder / "model.pt"
     checkpoint |= {"history": run.history, "seconds": run.seconds()}
-    models.save_checkpoint(file, checkpoint)
+    checkpoint = models.save_checkpoint(file, checkpoint)
     records.write_record(run.folder, checkpoint, args, run.seconds())
     stress = "stress " if checkpoint["stress"] else ""
     if stress:
@@ -408,8 +410,8 @@ def work(args: argparse.Namespace) -> int:
     infer.keep_freed_memory()
     infer.set_precision(args.deterministic)
     device = infer.pick_device(args.device)  # a wrong one is said before the data is read
-    infer.wake(device)
     with parallel.group(device):
+        infer.wake(device)
         try:
             return train_all(args)
         except Stopped as stopped:

@@ -133,6 +133,48 @@ def check_networks(device: torch.device) -> None:
             close(fused(images), plain.eval()(images).double(), f"{architecture}, in evaluation")
 
 
+def networks_for(device: torch.device) -> tuple[str, ...]:
+    return ("simple", "resnet34") if device.type == "cuda" else ("simple",)  # the interpreter takes a quarter minute
+
+
+def check_reduced(device: torch.device) -> None:
+    """In few bits both are off the truth by rounding, which the kernels do less often: they must not be further off.
+
+    In bf16; in fp16 by the interpreter, which multiplies matrices of bf16 as if they were whole numbers (Triton 3.8).
+    """
+    import kernels
+
+    few_bits = torch.bfloat16 if device.type == "cuda" else torch.float16
+    for architecture in networks_for(device):
+        size, count = 48, 4
+        torch.manual_seed(1)
+        plain = models.build(architecture, size).to(device).to(memory_format=torch.channels_last)
+        own, truth = copy.deepcopy(plain), copy.deepcopy(plain).double()
+        images = torch.randn(count, 1, size, size).to(device)
+        expected = truth(images.double())
+        with torch.autocast(device.type, few_bits):
+            found = [network(images).double() for network in (kernels.fused(own), plain)]
+        ours, theirs = ((one - expected).norm() / expected.norm() for one in found)
+        assert ours < 2 * theirs + 1e-2, f"{architecture} in {few_bits}: off by {ours:.4f}, the modules by {theirs:.4f}"
+
+
+def check_no_number(device: torch.device) -> None:
+    """A pixel that is no number is one in the logits too, in training and in evaluation: the loop stops by it."""
+    import kernels
+
+    for architecture in networks_for(device):
+        network = models.build(architecture, 36).to(device).to(memory_format=torch.channels_last)
+        images = torch.zeros(2, 1, 36, 36, device=device)
+        images[1, 0, 20, 20] = float("nan")
+        with torch.no_grad():
+            logits = kernels.fused(network)(images)
+        assert not logits[1].isfinite().any(), architecture
+    poisoned = models.build("simple", 36).to(device)
+    poisoned.conv1.weight.data[0, 0, 4, 4] = float("nan")  # seen by the first of the four that a pool takes
+    with torch.no_grad():
+        assert not kernels.fused(poisoned.eval())(torch.ones(2, 1, 36, 36, device=device)).isfinite().any()
+
+
 def check_tone(device: torch.device) -> None:
     import kernels
 
@@ -159,6 +201,8 @@ def check_all(device: torch.device) -> None:
     check_normalisation(device)
     check_stem(device)
     check_networks(device)
+    check_reduced(device)
+    check_no_number(device)
 
 
 if __name__ == "__main__":

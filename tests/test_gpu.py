@@ -93,17 +93,18 @@ def test_full_memory_is_not_taken_for_a_recording_that_fails():
 
 @pytest.mark.parametrize("architecture", ["simple", "resnet34"])
 def test_a_replayed_training_step_is_a_plain_one_bit_for_bit(architecture, phantoms, monkeypatch):
-    """The rate, the weights, the optimizer's state and the batches are all read where a recording finds them."""
+    """Inputs and results go through the places that a recording has. That nothing else is read from Python, such as a
+    rate, is for a real recording to show: test_cuda.py."""
     split = data.split(phantoms)
     table = table_on(phantoms.images, CPU)
     shared = (CPU, pixel_statistics(table, split.train))
-    recipe = recipes.Recipe(epochs=3, learning_rate=1e-3, batch_size=16, resize_from=32 * (architecture != "simple"))
+    recipe = recipes.Recipe(epochs=2, learning_rate=1e-3, batch_size=16, resize_from=32 * (architecture != "simple"))
 
     def trained() -> tuple[list[dict], dict, int]:
         torch.manual_seed(0)
         trainer = train.Trainer(
             models.build(architecture, 64), recipe,
-            Batches(table, phantoms.labels, split.train[::2], 16, *shared, recipe.augment),
+            Batches(table, phantoms.labels, split.train[::3], 16, *shared, recipe.augment),
             Batches(table, phantoms.labels, split.validation, 10, *shared),
         )  # fmt: skip
         rows = []
@@ -116,7 +117,7 @@ def test_a_replayed_training_step_is_a_plain_one_bit_for_bit(architecture, phant
         monkeypatch.setattr(name, lambda device: repeating(1))
     replayed, others, recordings = trained()
     assert none == [0, 0, 0] and min(recordings) >= 1
-    assert replayed == plain and len(plain) == 3
+    assert replayed == plain and len(plain) == 2
     for name, tensor in weights.items():
         assert torch.equal(tensor, others[name]), name
 

@@ -157,8 +157,8 @@ def test_fp16_scales_its_gradients_and_learns(phantoms, monkeypatch):
     trainer = train.Trainer(
         models.build("simple", 64),
         recipes.Recipe(epochs=6, learning_rate=2e-3, batch_size=32),
-        Batches(table, phantoms.labels, split.train, 32, *shared, NO_AUGMENT),
-        Batches(table, phantoms.labels, split.validation, 32, *shared),
+        Batches(table, phantoms.labels, split.train[::2], 32, *shared, NO_AUGMENT),
+        Batches(table, phantoms.labels, split.validation[::2], 32, *shared),
     )
     rows = []
     trainer.fit(lambda row, logits: rows.append(row))
