@@ -251,7 +251,7 @@ class ByLayer(AdamW):
 
     def step(self) -> None:
         for layer in self.layers:
-            layer.grad_scale, layer.found_inf = self.grad_scale, self.found_inf
+            vars(layer).update({name: vars(self)[name] for name in ("grad_scale", "found_inf") if name in vars(self)})
             layer.step()
 
 

@@ -21,9 +21,8 @@ class AdamW:
     reads the rate from `rate`, which `set_rate` writes: a step that was recorded as a CUDA graph can be replayed.
     """
 
-    _step_supports_amp_scaling = True  # a GradScaler hands over its scale, and what was infinite, without waiting
-    grad_scale: torch.Tensor | None = None
-    found_inf: torch.Tensor | None = None
+    # A GradScaler then sets grad_scale and found_inf for the time of a step, and does not wait for the device.
+    _step_supports_amp_scaling = True
 
     def __init__(self, groups: list[dict], rate: float, decoupled: bool = True) -> None:
         self.param_groups = groups
@@ -57,8 +56,8 @@ class AdamW:
                 steps,
                 capturable=self.rate.is_cuda,
                 fused=True,
-                grad_scale=self.grad_scale,
-                found_inf=self.found_inf,
+                grad_scale=getattr(self, "grad_scale", None),
+                found_inf=getattr(self, "found_inf", None),
                 decoupled_weight_decay=self.decoupled,
                 amsgrad=False,
                 beta1=BETAS[0],

@@ -4,6 +4,7 @@ import gc
 import importlib.util
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -131,11 +132,21 @@ def test_kernels_agree_with_the_modules_in_tritons_interpreter():
 
 
 def test_without_triton_the_modules_are_used(monkeypatch, capsys):
-    gpu.own_kernels.cache_clear()
-    monkeypatch.setitem(sys.modules, "kernels", None)
-    assert gpu.own_kernels(torch.device("cuda")) is None
-    assert capsys.readouterr().err.startswith("note: ") and gpu.own_kernels(CPU) is None
-    gpu.own_kernels.cache_clear()
+    """Nor where it finds no compiler, which it says when a kernel is first launched."""
+    stand_in = types.ModuleType("kernels")
+
+    def tried(device):
+        raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.\nand more")
+
+    stand_in.tried = tried
+    for found, reason in ((None, "import of kernels halted"), (stand_in, "Failed to find C compiler")):
+        gpu._tried_kernels.cache_clear()
+        monkeypatch.setitem(sys.modules, "kernels", found)
+        assert gpu.own_kernels(torch.device("cuda")) is None and gpu.own_kernels(torch.device("cuda")) is None
+        said = capsys.readouterr().err
+        assert said.count("note: no kernels of our own here") == 1 and reason in said and said.count("\n") == 1
+    assert gpu.own_kernels(CPU) is None
+    gpu._tried_kernels.cache_clear()
 
 
 def test_resnet34_is_torchvisions_bit_for_bit():

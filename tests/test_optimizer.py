@@ -47,3 +47,21 @@ def test_what_has_no_gradient_stays_as_it_is():
     optimizer.step()
     assert torch.equal(values[0], before[0]) and torch.equal(values[2], before[2])
     assert not torch.equal(values[1], before[1]) and list(optimizer.state_dict()["state"]) == [2]  # vectors come last
+
+
+def test_a_step_that_a_scaler_found_infinite_is_not_taken():
+    """As torch's own fused optimizer does it: without waiting, and without counting the step."""
+    ours, theirs = parameters(), parameters()
+    one, other = AdamW(groups_of(ours, 0.05), 1e-2), torch.optim.AdamW(groups_of(theirs, 0.05), lr=1e-2, fused=True)
+    scalers = [torch.amp.GradScaler("cpu", init_scale=8.0) for _ in range(2)]
+    for step in range(4):
+        for parameters_of, optimizer, scaler in ((ours, one, scalers[0]), (theirs, other, scalers[1])):
+            optimizer.zero_grad()
+            scale = float("inf") if step == 1 else 1.0
+            scaler.scale(sum((p * p).sum() for p in parameters_of) * scale).backward()
+            scaler.step(optimizer)
+            scaler.update()
+    for p, q in zip(ours, theirs, strict=True):
+        assert torch.equal(p, q) and p.isfinite().all()
+    assert scalers[0].get_scale() == scalers[1].get_scale() == 4.0
+    assert {state["step"].item() for state in one.state_dict()["state"].values()} == {3.0}
