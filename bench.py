@@ -318,7 +318,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     both = list(bench_train.TURN_IMAGES)
     parser.add_argument("--arch", nargs="+", **common.choices(both), default=both, help="default: both")
     parser.add_argument("--size", type=common.whole_number(32, 2048), default=224, help="side in pixels")
-    parser.add_argument("--repeats", type=common.whole_number(1, 1000), default=5, help="counted turns (default: 5)")
+    parser.add_argument("--repeats", type=common.whole_number(1, 1000), help="counted turns; default: 5, on CUDA 3")
     parser.add_argument(
         "--workers",
         type=common.whole_number(0, 256),
@@ -349,8 +349,9 @@ def work(args: argparse.Namespace) -> int:
     infer.keep_freed_memory()
     infer.set_precision()
     device = infer.describe_device(infer.pick_device(args.device))
-    if args.workers is None:
-        args.workers = os.cpu_count() or 1 if infer.pick_device(args.device).type == "cuda" else 2
+    on_cuda = infer.pick_device(args.device).type == "cuda"
+    args.workers = args.workers if args.workers is not None else os.cpu_count() or 1 if on_cuda else 2
+    args.repeats = args.repeats or (3 if on_cuda else 5)
     found: dict[str, Any] = {}
     parts: dict[str, Callable[[argparse.Namespace], Any]] = {
         "data": bench_data, "train": bench_train.bench, "infer": bench_infer, "predict": bench_predict
