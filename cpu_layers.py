@@ -75,7 +75,7 @@ def planes_of(images: torch.Tensor, pooled: int) -> torch.Tensor:
 
 def simple(network: models.SimpleCNN, images: torch.Tensor) -> torch.Tensor:
     """Logits (N, 2) of images (N, 1, S, S), as network(images)."""
-    first, kind = network.conv1, reduced(images)
+    first, kind = network.conv1, models.convolved_type(images)
     assert first.bias is not None
     x = _ConvolvedPooled.apply(*(tensor.to(kind) for tensor in (images, first.weight, first.bias)))
     return network.after_first(x.contiguous(memory_format=torch.channels_last))
@@ -114,7 +114,7 @@ def convolved(layer: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
     places = -(-x.shape[2] // stride) * -(-x.shape[3] // stride)
     if places > FEW_PLACES or layer.out_channels < MANY_CHANNELS:
         return layer(x)
-    kind = reduced(x)
+    kind = models.convolved_type(x)
     return _Convolved.apply(x.to(kind), layer.weight.to(kind), stride)
 
 
@@ -131,12 +131,6 @@ def resnet34(network: models.ResNet34, images: torch.Tensor) -> torch.Tensor:
 
 
 # ---------------------------------------------------------------------------------------------------- the way in
-
-
-def reduced(images: torch.Tensor) -> torch.dtype:
-    """What a convolution would answer in here."""
-    kind = images.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else images.dtype
 
 
 class OnCpu(nn.Module):

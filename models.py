@@ -121,6 +121,12 @@ def initialise(convolution: nn.Conv2d) -> None:
         nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
 
 
+def convolved_type(images: torch.Tensor) -> torch.dtype:
+    """What a convolution of these images would answer in: autocast's type within it, else their own."""
+    kind = images.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else images.dtype
+
+
 def build(architecture: str, size: int = 224) -> nn.Module:
     """A freshly initialised network; `resnet34-pretrained` is `resnet34` until `load_imagenet` fills it.
 

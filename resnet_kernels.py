@@ -337,7 +337,7 @@ class _Stem(torch.autograd.Function):
     ) -> torch.Tensor:  # fmt: skip
         n, _, size, _ = images.shape
         side, channels = (size + 1) // 2, len(weight)
-        like = images.new_empty(0, dtype=reduced(images))
+        like = images.new_empty(0, dtype=models.convolved_type(images))
         x = channels_last((n, channels, side, side), like)
         m, _, parts, each = tiling(x)
         sums = images.new_empty(parts, 2, channels, dtype=torch.float32)
@@ -364,12 +364,6 @@ class _Stem(torch.autograd.Function):
         _kernel_gradient[(parts,)](images, x, saved, terms, grad, chosen, kernel, m, size, side, each)
         weight_grad = kernel[:, :49].sum(0).T.reshape(channels, 1, 7, 7)
         return None, weight_grad, scale_grad, bias_grad, None
-
-
-def reduced(images: torch.Tensor) -> torch.dtype:
-    """What a convolution would answer in here."""
-    kind = images.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else images.dtype
 
 
 def channels_last(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
@@ -400,7 +394,9 @@ def resnet34(network: models.ResNet34, images: torch.Tensor) -> torch.Tensor:
     """Logits (N, 2) of images (N, 1, S, S), as network(images) in training mode; moves its running statistics."""
     blocks = network.blocks()
     layers = [layer for block in blocks for layer in block.modules() if isinstance(layer, nn.Conv2d)]
-    weights = dict(zip(layers, _Cast.apply(reduced(images), *(layer.weight for layer in layers)), strict=True))
+    weights = dict(
+        zip(layers, _Cast.apply(models.convolved_type(images), *(layer.weight for layer in layers)), strict=True)
+    )
     counters = [norm.num_batches_tracked for norm in network.modules() if isinstance(norm, nn.BatchNorm2d)]
     torch._foreach_add_(counters, 1)
 

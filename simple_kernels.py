@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 import models
-from resnet_kernels import channels_last, reduced
+from resnet_kernels import channels_last
 
 ROWS = tl.constexpr(64)  # of a tile: places, over all images
 DEAD = tl.constexpr(255)  # in place of which pixel was the largest: none, because ReLU made it 0
@@ -91,7 +91,7 @@ class _ConvolvedPooled(torch.autograd.Function):
     def forward(ctx: Any, images: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         n, _, size, _ = images.shape
         pooled = (size - 4) // 2
-        like = images.new_empty(0, dtype=reduced(images))
+        like = images.new_empty(0, dtype=models.convolved_type(images))
         y = channels_last((n, FILTERS.value, pooled, pooled), like)
         chosen = torch.empty_like(y, dtype=torch.uint8)
         empty = FILTERS.value - len(bias)
