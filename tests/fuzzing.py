@@ -89,9 +89,10 @@ class World:
         """Trains, and returns last.pt as it was after the first of the two epochs."""
         kept, save = [], models.save_checkpoint
 
-        def watched(path: Path, checkpoint: dict) -> None:
-            save(path, checkpoint)
+        def watched(path: Path, checkpoint: dict) -> dict:
+            written = save(path, checkpoint)
             kept.extend([path.read_bytes()] if path.name == "last.pt" else [])
+            return written
 
         with unittest.mock.patch.object(models, "save_checkpoint", watched):
             quietly(train.main, self.train_options())

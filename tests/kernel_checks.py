@@ -81,7 +81,7 @@ def check_stem(device: torch.device) -> None:
     import resnet_kernels as kernels
 
     generator = torch.Generator().manual_seed(2)
-    for size in (33, 48):
+    for size in (20, 33):
         images = torch.randn(3, 1, size, size, generator=generator).to(device)
         weight, scale, bias = (
             torch.randn(shape, generator=generator).to(device) for shape in ((64, 1, 7, 7), (64,), (64,))
@@ -107,9 +107,12 @@ def check_networks(device: torch.device) -> None:
     """Whole networks, at even and odd sides: logits, all gradients, all buffers."""
     import kernels
 
-    for architecture, size, count in (("simple", 36, 3), ("simple", 37, 2), ("resnet34", 33, 3)):
+    for architecture, size, count in (("simple", 20, 3), ("simple", 33, 2), ("resnet34", 33, 2)):
         torch.manual_seed(0)
         network = models.build(architecture, size)
+        if architecture == "resnet34" and device.type != "cuda":  # a block of each stage: the interpreter is slow
+            for name in ("layer1", "layer2", "layer3", "layer4"):
+                setattr(network, name, getattr(network, name)[:1])
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.weight.data.uniform_(0.5, 1.5)
@@ -146,7 +149,7 @@ def check_reduced(device: torch.device) -> None:
 
     few_bits = torch.bfloat16 if device.type == "cuda" else torch.float16
     for architecture in networks_for(device):
-        size, count = 48, 4
+        size, count = 32, 4
         torch.manual_seed(1)
         plain = models.build(architecture, size).to(device).to(memory_format=torch.channels_last)
         own, truth = copy.deepcopy(plain), copy.deepcopy(plain).double()
@@ -163,16 +166,16 @@ def check_no_number(device: torch.device) -> None:
     import kernels
 
     for architecture in networks_for(device):
-        network = models.build(architecture, 36).to(device).to(memory_format=torch.channels_last)
-        images = torch.zeros(2, 1, 36, 36, device=device)
-        images[1, 0, 20, 20] = float("nan")
+        network = models.build(architecture, 24).to(device).to(memory_format=torch.channels_last)
+        images = torch.zeros(2, 1, 24, 24, device=device)
+        images[1, 0, 12, 12] = float("nan")
         with torch.no_grad():
             logits = kernels.fused(network)(images)
         assert not logits[1].isfinite().any(), architecture
-    poisoned = models.build("simple", 36).to(device)
+    poisoned = models.build("simple", 24).to(device)
     poisoned.conv1.weight.data[0, 0, 4, 4] = float("nan")  # seen by the first of the four that a pool takes
     with torch.no_grad():
-        assert not kernels.fused(poisoned.eval())(torch.ones(2, 1, 36, 36, device=device)).isfinite().any()
+        assert not kernels.fused(poisoned.eval())(torch.ones(2, 1, 24, 24, device=device)).isfinite().any()
 
 
 def check_tone(device: torch.device) -> None:
