@@ -125,7 +125,8 @@ def inference_sides(
     checkpoint = {"size": size, "fit": "stretch", "normalisation": [MEAN, STD], "temperature": 1.0, "threshold": 0.5}
     exported = graphs.bare_graph(network, checkpoint)
     noise = np.random.default_rng(0).integers(0, 256, (16, size, size), np.uint8)
-    files = {precision: scratch / f"{architecture}-{precision}.onnx" for precision in graphs.PRECISIONS}
+    names = {"fp32": "float32", "fp16": "float16"} | ({} if device.type == "cuda" else {"int8": "int8"})
+    files = {precision: scratch / f"{architecture}-{precision}.onnx" for precision in names}
     for precision, file in files.items():
         file.write_bytes(graphs.to_precision(exported, precision, noise).SerializeToString())
     deployed = graphs.Deployed(network, checkpoint).eval().to(device).to(memory_format=torch.channels_last)
@@ -145,8 +146,7 @@ def inference_sides(
     if infer.reduced_type(device) is not torch.float32:
         sides["PyTorch eager, reduced"] = torch_side(deployed, True)
     for provider in ("cuda", "tensorrt") if device.type == "cuda" else ("cpu",):
-        kinds = (("fp32", "float32"), ("fp16", "float16"), ("int8", "int8"))
-        for precision, name in kinds if provider == "cpu" else kinds[:2]:
+        for precision, name in names.items():
             try:
                 session = infer.open_graph(files[precision], provider)
             except Problem as problem:

@@ -216,14 +216,20 @@ def _session(path: Path, provider: str, entries: dict[str, str]) -> "onnxruntime
 
     wanted = PROVIDERS[provider]
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is raised, with the reason; the log would say it twice
+    # What goes wrong is raised, with the reason; the logs would say it twice, and what does not matter too: cuDNN's
+    # plans that cannot be, say, before one that can.
+    options.log_severity_level = 4
+    onnxruntime.set_default_logger_severity(4)
     for key, value in entries.items():
         options.add_session_config_entry(key, value)
     # TF32 is on by default and costs 3 digits; HEURISTIC does not search again for each new batch size.
     settings = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"} if provider == "cuda" else {}
     try:
-        # As bytes: onnxruntime opens no path that is not UTF-8.
-        session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=[(wanted, settings)])
+        # As bytes: onnxruntime opens no path that is not UTF-8. Without the fallback, by which it would go over to the
+        # CPU with a banner on stdout, in the middle of a folder too.
+        session = onnxruntime.InferenceSession(
+            path.read_bytes(), options, providers=[(wanted, settings)], enable_fallback=0
+        )
     except Exception as error:  # onnxruntime raises classes of its own, all derived from Exception directly
         raise Problem(f"{path}: onnxruntime cannot open it on {provider} ({str(error).splitlines()[0]})") from error
     if session.get_providers()[0] != wanted:
