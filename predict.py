@@ -142,7 +142,7 @@ def load(path: Path, wanted: str, threads: int) -> Model:
         if mark and hashlib.sha256(body[:-2]).hexdigest().encode() != digest:  # 2: the length of the entry
             raise Problem(f"{path}: it does not match the SHA-256 at its end: it was damaged or changed")
         # From its content, not by its name: then it may not read other files.
-        # Without onnxruntime's fallback: it would go over to the CPU in the middle of a folder, with a banner on stdout.
+        # Without onnxruntime's fallback, which goes over to the CPU in the middle of a folder, with a banner on stdout.
         session = onnxruntime.InferenceSession(content, options, providers=[(wanted, settings)], enable_fallback=0)
         if session.get_providers()[0] != wanted:  # onnxruntime falls back without an error
             there = ", ".join(onnxruntime.get_available_providers())
