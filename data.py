@@ -14,19 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
-import audit
-import batches
-import cache as decoded
-import common
-import download
-import images
-import sources
-from common import Problem, UsageProblem, sha256_of, whole_number
-from sources import CLASSES, Entry, Source
-
-SPLITS = ("patient", "official", "image")
+from basics import cli, disk, problems
+from basics.cli import whole_number
+from basics.disk import sha256_of
+from basics.problems import Problem, UsageProblem
+from basics.terms import SPLITS
+from films import audit, download, images, sources
+from films import cache as decoded
+from films.sources import CLASSES, Entry, Source
 
 
 @dataclass(frozen=True)
@@ -103,7 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "for the built-in drawings (default: data/chest_xray beside the scripts, else phantoms)",
     )
     parser.add_argument(
-        "--cache", metavar="DIR", type=common.folder_path, help="where decoded images are kept (default: ~/.cache)"
+        "--cache", metavar="DIR", type=cli.folder_path, help="where decoded images are kept (default: ~/.cache)"
     )
     parser.add_argument("--skip-bad", action="store_true", help="go on without files that cannot be read")
 
@@ -112,11 +108,11 @@ def add_split_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=whole_number(32, 2048), default=224, help="side of the images in pixels")
     parser.add_argument(
         "--fit",
-        **common.choices(images.FITS),
+        **cli.choices(images.FITS),
         default="stretch",
         help="how images are made square: stretch (default), pad with black, or crop to the centre",
     )
-    parser.add_argument("--split", **common.choices(SPLITS), default="patient",
+    parser.add_argument("--split", **cli.choices(SPLITS), default="patient",
                         help="patient (default): 70/10/20, patients kept whole; official: test/ is the test set; "
                         "image: by image, which leaks patients and is there to show what that does")  # fmt: skip
     parser.add_argument("--split-seed", type=whole_number(0), default=0, help="another number, another split")
@@ -183,7 +179,7 @@ def report_bad(bad: list[tuple[str, str]], total: int, source: str, skip: bool) 
     """Says which files could not be read; raises Problem unless they are to be skipped and others are left."""
     if not bad:
         return
-    listing = "".join(f"\n  {common.printable(file)}: {reason}" for file, reason in bad[:10])
+    listing = "".join(f"\n  {problems.printable(file)}: {reason}" for file, reason in bad[:10])
     more = f"\n  and {len(bad) - 10:,} more" if len(bad) > 10 else ""
     text = f"{source}: {len(bad):,} of {total:,} files cannot be read{{}}:{listing}{more}"
     if not skip or len(bad) == total:
@@ -350,9 +346,9 @@ def thinned(dataset: Dataset, indices: np.ndarray, count: int) -> np.ndarray:
     return np.sort(ordered[np.arange(0, len(ordered), step).astype(int)])
 
 
-def hashed(keys: list[str]) -> torch.Tensor:
+def hashed(keys: list[str]) -> np.ndarray:
     """(number of distinct keys,) int64, sorted: a compact record of what a model saw, to test overlaps with."""
-    return torch.tensor(sorted({int(sha256_of([key])[:15], 16) for key in keys}), dtype=torch.int64)
+    return np.array(sorted({int(sha256_of([key])[:15], 16) for key in keys}), np.int64)
 
 
 # -------------------------------------------------------------------------------------------- command line
@@ -366,28 +362,32 @@ def check_command(args: argparse.Namespace) -> int:
     report = audit.check(dataset, assign(dataset, how, args.split_seed), how, facts)
     audit.print_report(report)
     if args.json:
-        common.write_json(args.json, report)
+        disk.write_json(args.json, report)
     return 1 if report["errors"] else 0
 
 
 def show_command(args: argparse.Namespace) -> int:
     """Writes a contact sheet: images of each class, and beside them what training makes of them."""
     dataset = load(args.data, args.size, args.cache, args.fit, args.skip_bad)
+    import torch
+
+    from films import augmentation, variation
+
     order = np.random.default_rng(args.seed)
     chosen = [order.permutation(np.flatnonzero(dataset.labels == label))[: args.count] for label in range(len(CLASSES))]
     some = np.concatenate(chosen)
     originals = np.array(dataset.images[some])
-    changes = batches.draw_changes(
-        batches.ELSEWHERE,
+    changes = augmentation.draw_changes(
+        variation.ELSEWHERE,
         torch.from_numpy(dataset.labels[some]),
         torch.Generator().manual_seed(args.seed),
         shape_ratio(dataset, np.arange(len(dataset.labels))),
     )
-    changed = batches.change(torch.from_numpy(originals)[:, None].float() / 255, changes)[:, 0].numpy()
+    changed = augmentation.change(torch.from_numpy(originals)[:, None].float() / 255, changes)[:, 0].numpy()
     sheet = audit.contact_sheet(
         originals, changed, [dataset.files[i] for i in some], dataset.labels[some], dataset.name
     )
-    common.write_bytes(args.out, sheet)
+    disk.write_bytes(args.out, sheet)
     print(f"{args.out}: {len(some)} images of {dataset.source}, and the same as training sees them")
     return 0
 
@@ -398,24 +398,24 @@ def download_command(args: argparse.Namespace) -> int:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = common.Parser(description="Gets, audits and shows the data; training needs none of these first.")
+    parser = cli.Parser(description="Gets, audits and shows the data; training needs none of these first.")
     commands = parser.add_subparsers(required=True, metavar="download | check | show")
     get = commands.add_parser("download", help="fetch the data set, verify and unpack it")
     get.add_argument(
         "--source",
-        **common.choices(sorted({name for name, _ in download.SOURCES})),
+        **cli.choices(sorted({name for name, _ in download.SOURCES})),
         default="kermany",
         help="default: kermany, 1.2 GB",
     )
     get.add_argument("--size", type=int, choices=(28, 64, 128, 224), default=224, help="of PneumoniaMNIST's images")
-    get.add_argument("--out", type=common.folder_path, default=Path("data"), metavar="DIR", help="default: data")
+    get.add_argument("--out", type=cli.folder_path, default=Path("data"), metavar="DIR", help="default: data")
     get.set_defaults(command=download_command)
     check = commands.add_parser("check", help="audit a source: counts, leaks, duplicates, unreadable and odd images")
-    check.add_argument("--json", type=common.file_path, metavar="FILE", help="write the findings there as well")
+    check.add_argument("--json", type=cli.file_path, metavar="FILE", help="write the findings there as well")
     check.set_defaults(command=check_command)
     show = commands.add_parser("show", help="write a contact sheet of images as stored and as training sees them")
     show.add_argument(
-        "--out", type=common.file_path, default=Path("contact_sheet.png"), metavar="FILE", help="default: %(default)s"
+        "--out", type=cli.file_path, default=Path("contact_sheet.png"), metavar="FILE", help="default: %(default)s"
     )
     show.add_argument("--count", type=whole_number(1, 50), default=6, help="images of each class")
     show.add_argument("--seed", type=whole_number(0), default=0, help="another number, other images")
@@ -432,7 +432,7 @@ def work(args: argparse.Namespace) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return common.run(lambda: work(parse(argv)))
+    return problems.run(lambda: work(parse(argv)))
 
 
 if __name__ == "__main__":

@@ -9,257 +9,14 @@ answers as PyTorch on the validation and test images.
 """
 
 import argparse
-import contextlib
-import hashlib
+import functools
 import sys
 import uuid
-from collections.abc import Generator
 from pathlib import Path
 
-import numpy as np
-import onnx
-import onnxruntime
-import torch
-
-import answers
-import common
 import data
-import graphs
-import infer
-import ledger
-import models
-import schema
-import verify
-from common import Problem
-
-SEEN_AT_LEAST = 8  # training images, to find the ranges of activations from
-CERTIFICATE = schema.record(
-    ("threshold_changes",),
-    sha256=schema.text,
-    data=schema.record(source=schema.text, split=schema.text),
-    reference=schema.record(("validation", "test", "odd"), **dict.fromkeys(("validation", "test", "odd"),
-                                                                  schema.table(schema.text))),
-    versions=schema.record(torch=schema.text, onnxruntime=schema.text),
-    threshold_changes=schema.every(schema.record(sha256=schema.text)),
-)  # fmt: skip
-
-
-# ----------------------------------------------------------------------------------------------- exporting
-
-
-def export(path: Path, args: argparse.Namespace) -> int:
-    """Exports and proves one checkpoint in each precision; returns the number of those that failed.
-
-    Raises Problem when nothing can be exported at all. What failed leaves no graph of its name.
-    """
-    checkpoint, network = models.load_checkpoint(path)
-    source = args.data or checkpoint["data"]["source"]
-    dataset = data.load(source, checkpoint["size"], args.cache, checkpoint["fit"], args.skip_bad)
-    split = data.split_again(dataset, checkpoint["split"])
-    same = split.fingerprint == checkpoint["split"]["fingerprint"]
-    if not same:
-        print(f"note: {source} is not the data {path} was trained on; images to compare on are taken all the same, "
-              "and scores on them may flatter")  # fmt: skip
-    checkpoint_hash = common.sha256_of_file(path)
-    if len(split.test):  # the proof scores the graph on test labels
-        ledger.note(
-            args.runs, args.run, checkpoint["name"], checkpoint_hash, dataset.name, split.fingerprint, "export.py"
-        )
-    expected = verify.reference(network, checkpoint, dataset, split)
-    plain = graphs.to_graph(network, checkpoint, checkpoint_hash)
-    about = {"name": dataset.name, "source": dataset.source, "fingerprint": dataset.fingerprint,
-             "split": split.fingerprint, "split_is_the_models": same}  # fmt: skip
-    failures = 0
-    for precision in args.precision:
-        name = checkpoint["name"] + ("" if precision == "fp32" else f"-{precision}")
-        try:
-            calibration = calibration_images(checkpoint, dataset, split) if precision == "int8" else None
-            graph = graphs.to_precision(plain, precision, calibration)
-            write(graph, args.onnx / f"{name}.onnx", expected, about)
-        except Problem as problem:  # the other precisions can still be exported
-            failures += 1
-            print(f"error: {path}, {precision}: {problem}", file=sys.stderr)
-    return failures
-
-
-def calibration_images(checkpoint: dict, dataset: data.Dataset, split: data.Split) -> np.ndarray:
-    """(N, S, S) uint8: training images, spread over the set; of other data than the model's, those that it has seen."""
-    known = split.train.tolist()
-    if split.fingerprint != checkpoint["split"]["fingerprint"]:
-        seen = set(checkpoint["seen_images"].tolist())
-        known = [i for i in known if seen.issuperset(data.hashed([dataset.pixel_hashes[i]]).tolist())]
-    if len(known) < SEEN_AT_LEAST:
-        raise Problem(f"int8 takes its ranges from training images, and {dataset.source} has {len(known)} that this "
-                      "model was trained on; --data names the data it was trained on")  # fmt: skip
-    places = np.linspace(0, len(known) - 1, min(graphs.CALIBRATION_IMAGES, len(known))).astype(int)
-    return dataset.images[[known[i] for i in places]]
-
-
-def write(graph: onnx.ModelProto, target: Path, expected: verify.Reference, about: dict) -> None:
-    """Proves a graph and gives it its name, with its certificate beside it. Raises Problem when it differs."""
-    names, unchecked = verify.providers()
-    facts = graphs.facts_of(graph)
-    certificate = target.with_suffix(".json")
-    with common.atomic_path(certificate) as beside, common.atomic_path(target) as temporary:
-        temporary.write_bytes(graphs.sealed(graph))
-        with refused_on_failure(target):
-            found = verify.prove(temporary, expected, names)
-        report = {
-            "file": target.name,
-            "sha256": common.sha256_of_file(temporary),
-            "metadata": facts,
-            "opset": graphs.OPSET,
-            "data": about,
-            **verify.certificate(expected, found),
-            "not_checked": unchecked,
-            "device": infer.describe_device(torch.device("cpu")),
-            "versions": versions(),
-        }
-        common.write_json(beside, report)  # both are written before either gets its name
-    print("\n".join(["", *unchecked]))
-    synthetic = ", SYNTHETIC training data" if graphs.fact(facts, "data")["synthetic"] else ""
-    print(f"{target}: {target.stat().st_size / 1e6:.1f} MB, {graphs.fact(facts, 'precision')['name']}, "
-          f"opset {graphs.OPSET}{synthetic}; certificate: {certificate}")  # fmt: skip
-    print(f"next: python predict.py {target} FILM_OR_FOLDER\n")
-
-
-def versions() -> dict[str, str]:
-    return {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__, "torch": str(torch.__version__)}
-
-
-@contextlib.contextmanager
-def refused_on_failure(target: Path) -> Generator[None]:
-    """A graph that failed leaves nothing under its name; an earlier one of that name is kept as .onnx.old."""
-    try:
-        yield
-    except Problem:
-        if target.exists():
-            target.replace(target.with_suffix(".onnx.old"))
-        raise
-
-
-# ------------------------------------------------------------------------------------------ a graph that is there
-
-
-def open_certified(path: Path) -> tuple[onnx.ModelProto, dict]:
-    """A graph and its certificate. Raises Problem when one is missing or damaged, or is not the other's."""
-    beside = path.with_suffix(".json")
-    for file in (path, beside):
-        if not file.is_file():
-            raise Problem(f"{file}: no such file" + (", and it certifies the graph" if file == beside else ""))
-    try:
-        kept = common.parse_json(beside.read_bytes())
-        if not CERTIFICATE(kept):
-            raise ValueError("something is missing or of another kind")
-        stated = {kept["sha256"], *(change["sha256"] for change in kept.get("threshold_changes", [])[-1:])}
-    except (OSError, ValueError) as error:
-        raise Problem(f"{beside}: not a certificate that export.py wrote ({str(error)[:200]})") from error
-    found = common.sha256_of_file(path)
-    if found not in stated:
-        raise Problem(f"{path} is not the graph that {beside.name} certifies: its SHA-256 starts with {found[:16]}, "
-                      f"not {kept['sha256'][:16]}; take the two files that belong together")  # fmt: skip
-    return load(path), kept | {"found": found}
-
-
-def naming(path: Path, problem: Problem) -> str:
-    """What went wrong with a file, which is named once."""
-    return str(problem) if str(problem).startswith(str(path)) else f"{path}: {problem}"
-
-
-def verify_command(args: argparse.Namespace) -> int:
-    """Repeats the proof of graphs from their certificates; exit code 1 when one differs or cannot be checked."""
-    failures = 0
-    for path in args.graphs:
-        try:
-            verify_one(path, args)
-        except Problem as problem:
-            failures += 1
-            print(f"error: {naming(path, problem)}", file=sys.stderr)
-    return 1 if failures else 0
-
-
-def verify_one(path: Path, args: argparse.Namespace) -> None:
-    _, kept = open_certified(path)
-    if kept["found"] != kept["sha256"]:
-        raise Problem("a change of its threshold was broken off; the same `export.py threshold` completes it")
-    facts = answers.open_model(path).facts
-    source = args.data or kept["data"]["source"]
-    if not args.data and source != "phantoms" and not Path(source).exists():
-        raise Problem(f"it was exported with {source}, which is not here; --data names the folder with its images")
-    dataset = data.load(source, facts["size"], args.cache, facts["fit"], args.skip_bad)
-    expected, total = verify.remembered(kept, facts, dataset)
-    count = len(set(map(verify.pixel_hash, expected.images)))
-    if "test" in expected.sides:
-        ledger.note(
-            args.runs, args.run, path.name, kept["sha256"], dataset.name, kept["data"]["split"], "export.py verify"
-        )
-    print(f"{path}: {count:,} of {total:,} different images of its certificate found in {dataset.source}"
-          f"{'' if count == total else '; the others are not checked'}\n")  # fmt: skip
-    names, unchecked = verify.providers()
-    verify.prove(path, expected, names)
-    print("\n".join(["", *unchecked]))
-    print(f"{path}: the same answers as PyTorch's, by {path.with_suffix('.json')} of {kept['versions']['torch']}; "
-          f"onnxruntime {onnxruntime.__version__} here, {kept['versions']['onnxruntime']} there\n")  # fmt: skip
-
-
-def threshold_command(args: argparse.Namespace) -> int:
-    """Writes another threshold into graphs, their metadata and their certificates."""
-    for path in args.graphs:
-        change_threshold(path, args.threshold)
-    return 0
-
-
-def change_threshold(path: Path, threshold: float) -> None:
-    """The certificate is written first: whoever is killed in between has a graph that is refused, and can call again.
-
-    Raises Problem when the graph is none of export.py's, or when anything but decisions would change.
-    """
-    graph, kept = open_certified(path) if path.with_suffix(".json").exists() else (load(path), None)
-    try:
-        old = graphs.set_threshold(graph, threshold)
-    except Problem as problem:
-        raise Problem(f"{path}: {problem}") from problem
-    content = graphs.sealed(graph)
-    check_decisions(path, content, threshold)
-    if kept:
-        before = kept.pop("found")
-        earlier = [change for change in kept.get("threshold_changes", []) if change["sha256"] != before]
-        kept |= {
-            "sha256": hashlib.sha256(content).hexdigest(),
-            "metadata": graphs.facts_of(graph),
-            "threshold_changes": [*earlier, {"sha256": before, "from": old, "to": threshold, "how": "set by hand"}],
-        }
-        common.write_json(path.with_suffix(".json"), kept)
-    common.write_bytes(path, content)
-    print(f"{path}: threshold {threshold:g}, was {old:g}; probabilities are as they were"
-          f"{'' if kept else '; there is no certificate beside it'}")  # fmt: skip
-
-
-def load(path: Path) -> onnx.ModelProto:
-    if not path.is_file():
-        raise Problem(f"{path}: no such file")
-    graphs.examine(path)
-    return onnx.load(path)
-
-
-def check_decisions(path: Path, content: bytes, threshold: float) -> None:
-    """Old and new graph on the same pixels: all outputs are to be equal, and the new decisions by the new threshold."""
-    pixels = np.random.default_rng(0).integers(0, 256, (8, 40, 50), np.uint8)
-    pixels >>= np.arange(8, dtype=np.uint8)[:, None, None]  # from bright to black
-    try:
-        before = infer.graph_outputs(infer.open_graph(path), pixels, 8)
-        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-        after = infer.graph_outputs(session, pixels, 8)
-    except Problem:
-        raise
-    except Exception as error:  # onnxruntime raises classes of its own, all derived from Exception directly
-        raise Problem(f"{path}: the changed graph does not run ({str(error).splitlines()[0]})") from error
-    same = all(np.array_equal(before[name], after[name]) for name in ("probability", "logits"))
-    if not same or not np.array_equal(after["decision"], after["probability"] >= np.float32(threshold)):
-        raise Problem(f"{path}: the changed graph does not decide by the new threshold; it was left as it is")
-
-
-# -------------------------------------------------------------------------------------------- command line
+from basics import cli, problems, terms
+from evaluation import ledger
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -268,15 +25,15 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     commands = {"verify": parse_verify, "threshold": parse_threshold}
     if argv and argv[0] in commands:
         return commands[argv[0]](argv[1:])
-    parser = common.Parser(
+    parser = cli.Parser(
         description=__doc__.split("\n")[0],
         epilog="Also: `export.py verify GRAPH` repeats the proof, `export.py threshold GRAPH P` changes the threshold; "
         "each has a --help of its own.",
     )
-    parser.add_argument("checkpoints", nargs="*", type=common.some_path, help="such as runs/simple/model.pt")
+    parser.add_argument("checkpoints", nargs="*", type=cli.some_path, help="such as runs/simple/model.pt")
     parser.add_argument("--all", action="store_true", help="every model.pt below --runs")
-    common.add_folders(parser, "runs", "onnx")
-    parser.add_argument("--precision", nargs="+", **common.choices(graphs.PRECISIONS), default=["fp32"], metavar="NAME",
+    cli.add_folders(parser, "runs", "onnx")
+    parser.add_argument("--precision", nargs="+", **cli.choices(terms.PRECISIONS), default=["fp32"], metavar="NAME",
                         help="one or more of fp32 (default), fp16 (half the size, for GPUs) and int8 (a quarter; its "
                         "ranges come from training images)")  # fmt: skip
     data.add_arguments(parser)
@@ -284,63 +41,49 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     if bool(args.checkpoints) == args.all:
         parser.error("name one or more checkpoints, or say --all")
     args.precision = list(dict.fromkeys(args.precision))
-    args.command = export_command
+    args.command = "export"
     return args
 
 
 def parse_verify(argv: list[str]) -> argparse.Namespace:
-    parser = common.Parser(
+    parser = cli.Parser(
         prog="export.py verify",
         description="Compares graphs again with the answers that PyTorch gave when they were exported.",
     )
     parser.add_argument(
-        "graphs", nargs="+", type=common.some_path, help="such as onnx/simple.onnx; the .json lies beside it"
+        "graphs", nargs="+", type=cli.some_path, help="such as onnx/simple.onnx; the .json lies beside it"
     )
     parser.add_argument(
-        "--runs", type=common.folder_path, default=Path("runs"), metavar="DIR", help=f"of {ledger.NAME}; default: runs"
+        "--runs", type=cli.folder_path, default=Path("runs"), metavar="DIR", help=f"of {ledger.NAME}; default: runs"
     )
     data.add_arguments(parser)
     args = parser.parse_args(argv)
-    args.command = verify_command
+    args.command = "verify"
     return args
 
 
 def parse_threshold(argv: list[str]) -> argparse.Namespace:
-    parser = common.Parser(
+    parser = cli.Parser(
         prog="export.py threshold",
         description="Changes the probability from which a graph decides for pneumonia. Not for clinical use.",
     )
-    parser.add_argument("graphs", nargs="+", type=common.some_path, help="such as onnx/simple.onnx")
-    parser.add_argument("threshold", type=common.probability, metavar="P", help="0 to 1")
+    parser.add_argument("graphs", nargs="+", type=cli.some_path, help="such as onnx/simple.onnx")
+    parser.add_argument("threshold", type=cli.probability, metavar="P", help="0 to 1")
     args = parser.parse_args(argv)
-    args.command = threshold_command
+    args.command = "threshold"
     return args
 
 
-def export_command(args: argparse.Namespace) -> int:
-    paths = sorted(args.runs.glob("[!.]*/model.pt")) if args.all else args.checkpoints
-    if not paths:
-        raise Problem(f"no checkpoint {args.runs}/*/model.pt: python train.py makes one")
-    failures = 0
-    for path in paths:
-        print(path)
-        try:
-            failures += export(path, args)
-        except Problem as problem:  # the others can still be exported; the exit code tells
-            failures += len(args.precision)
-            print(f"error: {naming(path, problem)}", file=sys.stderr)
-    if failures < len(paths) * len(args.precision):
-        print("and: python evaluate.py --all")
-    return 1 if failures else 0
-
-
 def work(args: argparse.Namespace) -> int:
-    args.run = uuid.uuid4().hex  # one look at test labels, at however many models
-    return args.command(args)
+    from graphs import exporting  # PyTorch takes seconds to import: what is wrong with a call is said before
+
+    if args.command != "threshold":  # a proof looks at test labels: one look, at however many models
+        args.looked = functools.partial(ledger.note, args.runs, uuid.uuid4().hex)
+    return exporting.work(args)
 
 
 def main(argv: list[str] | None = None) -> int:
-    return common.run(lambda: work(parse(argv)))
+    return problems.run(lambda: work(parse(argv)))
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ import triton.language as tl
 from torch import nn
 
 import models
-from resnet_kernels import resnet34
-from simple_kernels import simple
+from devices.resnet_kernels import resnet34
+from devices.simple_kernels import simple
 
 PIXELS = tl.constexpr(1024)  # of an image, that one program makes
 

@@ -15,8 +15,8 @@ from types import ModuleType
 
 import torch
 
-import parallel
-from common import printable
+from basics.problems import printable
+from devices import parallel
 
 WARM_UP = 2  # calls of each shape before it is recorded: in them libraries load, and choose their kernels
 
@@ -145,7 +145,7 @@ TRYING = threading.Lock()
 @functools.cache
 def _tried_kernels(device: torch.device) -> ModuleType | None:
     try:
-        import kernels
+        from devices import kernels
 
         kernels.tried(device)
     except torch.OutOfMemoryError:

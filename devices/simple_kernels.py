@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 import models
-from resnet_kernels import channels_last
+from devices.resnet_kernels import channels_last
 
 ROWS = tl.constexpr(64)  # of a tile: places, over all images
 DEAD = tl.constexpr(255)  # in place of which pixel was the largest: none, because ReLU made it 0

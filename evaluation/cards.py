@@ -3,9 +3,9 @@
 import math
 import shlex
 
-import sources
-from common import printable
-from markup import DASH, github, github_table, number, with_interval
+from basics.problems import printable
+from evaluation.markup import DASH, github, github_table, number, with_interval
+from films import sources
 
 SAME_FILMS = (sources.KERMANY, "PneumoniaMNIST")
 CITATION = "Kermany et al., Cell 172 (2018), 1122-1131, Mendeley Data rscbjbr9sj, version 2"

@@ -7,9 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-import intervals
-import metrics
-from scoring import Estimate, Sample, estimate
+from metrics import intervals, measures
+from metrics.estimation import Estimate, Sample, estimate
 
 QUESTIONS = (
     ("Does depth help?", "simple", "resnet34"),
@@ -138,9 +137,9 @@ def accuracy_at(point: str, first: list[dict], second: list[dict], sample: Sampl
     found = by_bootstrap(name, "accuracy", point, first, second, sample)
     if not alone or not sample.several:
         return found
-    right = [metrics.decide(r["probabilities"], r["points"][point]["threshold"]) == sample.labels
+    right = [measures.decide(r["probabilities"], r["points"][point]["threshold"]) == sample.labels
              for r in (first[0], second[0])]  # fmt: skip
-    only_a, only_b, p = metrics.mcnemar_exact(*right)
+    only_a, only_b, p = measures.mcnemar_exact(*right)
     detectable = intervals.mcnemar_detectable(len(sample.labels), (only_a + only_b) / len(sample.labels))
     method = "McNemar exact, by image; interval: bootstrap by patient"
     more = {"only_from_right": only_a, "only_to_right": only_b}

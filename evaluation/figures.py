@@ -14,11 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from numpy.typing import NDArray
 
-import intervals
-import metrics
-import sources
-from common import printable
-from markup import number, with_interval
+from basics.problems import printable
+from evaluation.markup import number, with_interval
+from films import sources
+from metrics import intervals, measures
 
 NAMES = (
     "learning_curves.png",
@@ -220,7 +219,7 @@ def one_history(axes: Axes, result: dict, column: str, i: int) -> object:
 
 def roc(results: list[dict]) -> Figure:
     """ROC curves with pointwise bands, whole, and their upper left corner, where good models differ."""
-    curves = [metrics.roc_curve(result["labels"], result["probabilities"])[:2] for result in results]
+    curves = [measures.roc_curve(result["labels"], result["probabilities"])[:2] for result in results]
     bands = [roc_band(result) for result in results]
     figure, pairs = two_axes(curves, left=True)
     shade, handles = 0.15 if len(results) <= 3 else 0.08, []
@@ -253,7 +252,7 @@ def roc_band(result: dict) -> tuple[NDArray, NDArray, NDArray] | None:
     Replicates without one of the classes have no curve; of more than 5 % of them, the others would be a selection.
     """
     labels, probabilities = np.asarray(result["labels"]), np.asarray(result["probabilities"], dtype=np.float64)
-    fpr, _, _ = metrics.roc_curve(labels, probabilities)
+    fpr, _, _ = measures.roc_curve(labels, probabilities)
     if np.isnan(fpr).any() or len(set(result["patient_ids"])) < 2:
         return None
     grid = np.union1d(fpr, np.linspace(0, 1, 101))
@@ -288,7 +287,7 @@ def resampled_curves(labels: NDArray, probabilities: NDArray, weights: NDArray, 
 def pr_curve(labels: NDArray, probabilities: NDArray) -> tuple[NDArray, NDArray]:
     """Recall and precision at each distinct probability, from the highest; nan without positives."""
     labels = np.asarray(labels)
-    fpr, tpr, _ = metrics.roc_curve(labels, probabilities)
+    fpr, tpr, _ = measures.roc_curve(labels, probabilities)
     ill, well = int(np.sum(labels == 1)), int(np.sum(labels == 0))
     tp, fp = tpr[1:] * ill, (fpr[1:] * well if well else np.zeros(len(fpr) - 1))
     return tpr[1:], tp / np.maximum(tp + fp, 1)
@@ -325,8 +324,8 @@ def reliability(results: list[dict]) -> Figure:
     """Observed share of pneumonia against the predicted probability, in ten bins of equal mass, a panel a model."""
     figure, grid = panels(len(results), height=3.7)
     for i, (axes, result) in enumerate(zip(grid, results, strict=True)):
-        predicted, observed, n = metrics.reliability(result["labels"], result["probabilities"])
-        limits = np.array([metrics.wilson(round(k), m) for k, m in zip(observed * n, n.tolist(), strict=True)])
+        predicted, observed, n = measures.reliability(result["labels"], result["probabilities"])
+        limits = np.array([measures.wilson(round(k), m) for k, m in zip(observed * n, n.tolist(), strict=True)])
         error = np.abs(limits.T - observed)
         axes.plot([0, 1], [0, 1], ":", color="grey", linewidth=1)
         axes.errorbar(predicted, observed, yerr=error, fmt="none", ecolor=look(i)["color"], elinewidth=1, capsize=2)
@@ -393,7 +392,7 @@ def decision_curves(results: list[dict]) -> Figure:
     figure = Figure(figsize=(9, 5.0), layout="constrained")
     axes, handles, labels, tested = figure.subplots(), [], [], {}
     for i, result in enumerate(results):
-        model, treat_all = metrics.net_benefit(result["labels"], result["probabilities"], thresholds)
+        model, treat_all = measures.net_benefit(result["labels"], result["probabilities"], thresholds)
         (line,) = axes.plot(thresholds, model, **look(i), zorder=3)
         handles.append(line)
         labels.append((result["name"], ""))

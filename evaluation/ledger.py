@@ -6,7 +6,8 @@ import json
 import os
 from pathlib import Path
 
-from common import Problem, parse_json
+from basics.disk import parse_json
+from basics.problems import Problem
 
 NAME = "test-ledger.jsonl"
 

@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Sequence
 
-from common import printable
+from basics.problems import printable
 
 DASH = "-"  # for what is undefined (0/0) or does not apply
 _COUNT = re.compile(r"[<>]? ?[-+]?[\d,]+(\.\d+)?( ?%| M| GB| MB| s)?|-")

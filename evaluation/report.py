@@ -15,13 +15,12 @@ from urllib.parse import quote
 import numpy as np
 from PIL import Image
 
-import cards
-import common
-import figures
-import sources
-from cards import model_card
-from markup import DASH, escaped, github, github_table, html_table, number, p_value, with_interval
-from tables import Table
+from basics import disk
+from evaluation import cards, figures
+from evaluation.cards import model_card
+from evaluation.markup import DASH, escaped, github, github_table, html_table, number, p_value, with_interval
+from evaluation.tables import Table
+from films import sources
 
 __all__ = ["card_files", "html_text", "markdown_text", "model_card", "write"]
 
@@ -92,12 +91,12 @@ def write(
     """
     drawn = figures.draw(results)
     for name, content in drawn.items():
-        common.write_bytes(folder / name, content)
+        disk.write_bytes(folder / name, content)
     named = card_files(results)
     for name, result in named.items():
-        common.write_text(folder / name, model_card(result))
-    common.write_text(folder / "report.md", markdown_text(results, comparisons, tables, notes, versions, list(drawn)))
-    common.write_text(folder / "report.html", html_text(results, comparisons, tables, notes, versions, drawn))
+        disk.write_text(folder / name, model_card(result))
+    disk.write_text(folder / "report.md", markdown_text(results, comparisons, tables, notes, versions, list(drawn)))
+    disk.write_text(folder / "report.html", html_text(results, comparisons, tables, notes, versions, drawn))
     return ["report.html", "report.md", *drawn, *named]
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import data
+from metrics.logistic import fit_logistic
 
 Change = Callable[[NDArray, np.random.Generator], NDArray]  # (S, S) uint8 to the same
 
@@ -140,19 +141,6 @@ def file_sizes(dataset: data.Dataset) -> NDArray | None:
         return np.array([max((folder / file).stat().st_size, 1) for file in dataset.files], float)
     except OSError:
         return None
-
-
-def fit_logistic(facts: NDArray, labels: NDArray, rounds: int = 50) -> NDArray:
-    """Weights (facts + 1,) of a logistic regression with a little ridge, by Newton's method (Hastie et al. 2009)."""
-    inputs = np.column_stack([np.ones(len(facts)), facts])
-    weights = np.zeros(inputs.shape[1])
-    ridge = 1e-3 * np.eye(len(weights))
-    for _ in range(rounds):
-        probability = 1 / (1 + np.exp(-np.clip(inputs @ weights, -30, 30)))
-        slope = inputs.T @ (labels - probability) - ridge @ weights
-        curvature = (inputs.T * (probability * (1 - probability))) @ inputs + ridge
-        weights = weights + np.linalg.solve(curvature, slope)
-    return weights
 
 
 def outside_scores(dataset: data.Dataset, training: NDArray, tested: NDArray) -> tuple[NDArray, str] | None:

@@ -3,7 +3,7 @@
 import math
 from typing import NamedTuple
 
-from markup import number, p_value, with_interval
+from evaluation.markup import number, p_value, with_interval
 
 # The published notebooks' test results: 468 images, some of them mirrored at random.
 # source, model, n, accuracy, loss, TN, FP, FN, TP

@@ -7,19 +7,14 @@ import numpy as np
 import onnxruntime
 import torch
 
-import common
 import data
-import graphs
-import infer
-import metrics
-import models
-import schema
-from batches import Batches, table_on
-from common import Problem
+from basics import disk
+from basics.problems import Problem
 from data import Dataset, Split
-
-TEXTS = ("name", "architecture", "fit", "threshold_rule", "initial_weights", "checkpoint_sha256", "intended_use",
-         "licence", infer.SEAL)  # fmt: skip
+from graphs import sessions
+from metrics import measures
+from training import checkpoints, inference
+from training.batches import Batches, table_on
 
 
 @dataclass(frozen=True)
@@ -39,20 +34,9 @@ class Model:
 def open_model(path: Path) -> Model:
     """Opens runs/<name>/model.pt or <name>.onnx. Raises Problem when it is neither, or damaged."""
     if path.suffix != ".onnx":
-        checkpoint, network = models.load_checkpoint(path)
+        checkpoint, network = checkpoints.load_checkpoint(path)
         return Model(path, checkpoint, network, None)
-    if not path.is_file():
-        raise Problem(f"{path}: no such file")
-    graphs.examine(path)
-    session = infer.open_graph(path)
-    facts = session.get_modelmeta().custom_metadata_map
-    try:
-        facts = {key: value if key in TEXTS else common.parse_json(value) for key, value in facts.items()}
-    except ValueError as error:
-        raise Problem(f"{path}: its metadata was not written by export.py ({error})") from error
-    if missing := set(schema.GRAPH) - set(facts):
-        raise Problem(f"{path}: not a graph that export.py made: no {', '.join(sorted(missing))} in its metadata")
-    schema.check(path, facts, schema.GRAPH)
+    session, facts = sessions.opened(path)
     return Model(path, facts, None, session)
 
 
@@ -69,7 +53,7 @@ def test_side(model: Model, dataset: Dataset) -> Split:
         split = data.split_again(dataset, facts["split"])
     else:
         none = np.array([], np.int64)
-        fingerprint = common.sha256_of(["external", dataset.fingerprint])[:12]
+        fingerprint = disk.sha256_of(["external", dataset.fingerprint])[:12]
         split = Split("external", 0, none, none, everything, fingerprint, ())
     if not len(split.test):
         raise Problem(f"{model.path}: {dataset.source} has no test images in the {how} split; "
@@ -124,21 +108,21 @@ def logits(
     network = model.network.to(device).to(memory_format=torch.channels_last)
     table = table_on(dataset.images, device)
     batches = Batches(table, dataset.labels, indices, 128, device, tuple(model.facts["normalisation"]))
-    return infer.network_logits(network, batches, reduced)
+    return inference.network_logits(network, batches, reduced)
 
 
 def graph_logits(model: Model, images: np.ndarray) -> np.ndarray:
     """(N, 2) float32 logits of raw images. Raises Problem where the graph fails, or is not what it says of itself."""
     assert model.session is not None  # the caller has looked
     try:
-        found = infer.graph_outputs(model.session, images, 64)
+        found = sessions.graph_outputs(model.session, images, 64)
     except Exception as error:  # onnxruntime raises classes of its own, all derived from Exception directly
         raise Problem(f"{model.path}: onnxruntime cannot run it ({str(error).splitlines()[0]})") from error
     logits, probability = found["logits"], found["probability"]
     if logits.shape != (len(images), 2) or probability.shape != (len(images),) or logits.dtype != np.float32:
         raise Problem(f"{model.path}: it gives {logits.dtype} {logits.shape} logits for {len(images):,} images")
     if np.isfinite(logits).all():
-        own = metrics.positive_probability(logits, model.facts["temperature"])
+        own = measures.positive_probability(logits, model.facts["temperature"])
         decided = found["probability"] >= np.float32(model.facts["threshold"])
         if not (np.abs(own - probability).max(initial=0) <= 1e-4 and np.array_equal(found["decision"], decided)):
             raise Problem(f"{model.path}: it does not answer with the temperature and threshold in its metadata")

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-import common
-import sources
+from basics import problems
+from films import sources
 
 # Thresholds were measured on Kermany's 5,232 training images at 224 x 224; beside each stands what they have.
 CONSTANT = 1.0  # standard deviation in grey levels; the images: 19.9 or more
@@ -201,19 +201,19 @@ def check(dataset: Dataset, sides: Sides, how: str, facts: Facts = ()) -> dict:
     labels, a side without a class. "warnings" lists what a person should look at. Each key of SECTIONS has the
     rows of one table. In file names control characters are escaped, so that each stays on its line.
     """
-    names = [common.printable(file) for file in dataset.files]
+    names = [problems.printable(file) for file in dataset.files]
     side_of = dict.fromkeys(range(len(names)), "-") | {int(i): side for side in sides for i in sides[side]}
     kermany = not dataset.synthetic and all(sources.patient_of(file) for file in dataset.files)
     flagged = {flag: [names[i] for i in found] for flag, found in flags(dataset.images).items()}
     report: dict[str, Any] = {
-        "name": common.printable(dataset.name),
-        "source": common.printable(dataset.source),
+        "name": problems.printable(dataset.name),
+        "source": problems.printable(dataset.source),
         "synthetic": bool(dataset.synthetic),
         "split": how,
         "sides": [_side(dataset, side, indices) for side, indices in sides.items()],
         "found": [{"side": side or "-", "class": etiology, "found": found,
                    "expected": expected if kermany else None} for side, etiology, found, expected in facts],
-        "unreadable": [{"file": common.printable(f), "reason": common.printable(why)} for f, why in dataset.bad],
+        "unreadable": [{"file": problems.printable(f), "reason": problems.printable(why)} for f, why in dataset.bad],
         "sizes": _sizes(dataset),
         "modes": [{"mode": m, "images": count} for m, count in collections.Counter(dataset.modes).most_common()],
         **_identical(dataset, names, side_of),
@@ -292,7 +292,7 @@ def _patients(dataset: Dataset, sides: Sides) -> dict:
     rows = zip(("1", "2", "3", "4 or more", "any number"), (*counts[1:], sum(counts)), strict=True)
     rows = [{"images of one patient": number, "patients": count} for number, count in rows]
     return {"patients": rows if dataset.has_patients else [],
-            "shared": [{"patient": common.printable(key)} for key in shared]}  # fmt: skip
+            "shared": [{"patient": problems.printable(key)} for key in shared]}  # fmt: skip
 
 
 def _say(count: int, what: str, example: str) -> list[str]:
@@ -400,7 +400,7 @@ def contact_sheet(
 
 def _drawable(text: str, length: int) -> str:
     """What matplotlib's own font can draw, other letters escaped; of a long text the beginning and the end."""
-    text = common.printable(unicodedata.normalize("NFC", text))
+    text = problems.printable(unicodedata.normalize("NFC", text))
     text = text.encode("latin-1", "backslashreplace").decode("latin-1")
     half = (length - 3) // 2
     return text if len(text) <= length else f"{text[:half]}...{text[-half:]}"

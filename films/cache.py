@@ -23,10 +23,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-import common
-import images
-from common import Problem, sha256_of
-from sources import Entry
+from basics import disk, problems
+from basics.disk import sha256_of
+from basics.problems import Problem
+from films import images
+from films.sources import Entry
 
 SUMS = "checksums.txt"
 TASK = 16  # images that a thread takes at a time
@@ -108,14 +109,14 @@ def open_or_build(folder: Path, entries: list[Entry], size: int, fit: str) -> tu
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Generator[bool]:
-    """Waits until no other process builds this cache; yields whether that is certain: see common.lock."""
+    """Waits until no other process builds this cache; yields whether that is certain: see disk.lock."""
     said = False
     with contextlib.ExitStack() as stack:
         while True:
             try:
-                alone = stack.enter_context(common.lock(folder.with_name(f".{folder.name}.lock"), "it is being built"))
+                alone = stack.enter_context(disk.lock(folder.with_name(f".{folder.name}.lock"), "it is being built"))
                 break
-            except common.Busy:
+            except problems.Busy:
                 if not said:
                     print(f"waiting for another process, which is building {folder}", file=sys.stderr)
                 said = True
@@ -141,7 +142,7 @@ def _rebuilt(folder: Path, entries: list[Entry], size: int, fit: str, alone: boo
         except OSError:
             if not folder.is_dir():  # else another process was first, where locks do not work, and made the same
                 raise
-    common.sync_folder(folder.parent)
+    disk.sync_folder(folder.parent)
     return _open(folder, size)
 
 
@@ -174,8 +175,8 @@ def _build(folder: Path, entries: list[Entry], size: int, fit: str) -> None:
         stream.write(_npy_header(len(films), size))
         stream.flush()
         os.fsync(stream.fileno())
-    common.write_text(folder / "listing.json", json.dumps({"films": films, "bad": bad}))
-    common.write_text(folder / SUMS, _sums(folder))
+    disk.write_text(folder / "listing.json", json.dumps({"films": films, "bad": bad}))
+    disk.write_text(folder / SUMS, _sums(folder))
 
 
 def _sums(folder: Path) -> str:

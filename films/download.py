@@ -27,7 +27,8 @@ from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
-from common import VERSION, Problem, UsageProblem, sync_folder, write_json
+from basics.disk import VERSION, sync_folder, write_json
+from basics.problems import Problem, UsageProblem
 
 
 @dataclass(frozen=True)

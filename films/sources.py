@@ -22,9 +22,9 @@ from typing import TypeVar
 
 import numpy as np
 
-import images
-import phantoms
-from common import Problem, UsageProblem, sha256_of_file
+from basics.disk import sha256_of_file
+from basics.problems import Problem, UsageProblem
+from films import images, phantoms
 
 Place = TypeVar("Place", Path, zipfile.Path)  # a folder or a file, on disk or in a zip
 CLASSES: tuple[str, str] = ("NORMAL", "PNEUMONIA")  # label 0 and label 1

@@ -19,12 +19,12 @@ from google.protobuf.message import DecodeError
 from tabulate import tabulate
 
 import data
-import graphs
-import images
-import infer
-import metrics
-from batches import Batches
-from common import Problem
+from basics.problems import Problem
+from films import images
+from graphs import building, sessions
+from metrics import measures
+from training import inference
+from training.batches import Batches
 
 BATCH = 64  # of the pass over all images
 SMALL_BATCHES, SMALL_BATCH_IMAGES = (1, 2), 128  # small batches are slow
@@ -59,11 +59,11 @@ class Reference:
 
     @property
     def probabilities(self) -> np.ndarray:
-        return metrics.positive_probability(self.logits, self.temperature)
+        return measures.positive_probability(self.logits, self.temperature)
 
     @property
     def decisions(self) -> np.ndarray:
-        return metrics.decide(self.probabilities, self.threshold)
+        return measures.decide(self.probabilities, self.threshold)
 
     @property
     def scale(self) -> float:
@@ -102,12 +102,12 @@ def torch_logits(network: torch.nn.Module, checkpoint: dict, squares: np.ndarray
     cpu = torch.device("cpu")
     every, nothing = np.arange(len(squares)), np.zeros(len(squares), np.int64)
     batches = Batches(torch.from_numpy(squares), nothing, every, 32, cpu, tuple(checkpoint["normalisation"]))
-    return infer.network_logits(network, batches)
+    return inference.network_logits(network, batches)
 
 
 def torch_resized(network: torch.nn.Module, checkpoint: dict, image: np.ndarray) -> np.ndarray:
     """(S, S) uint8, rounded once as the graph does it; `prove` compares the graph's own pixels with images.decode."""
-    resized = graphs.Deployed(network, checkpoint).resize(torch.from_numpy(image)[None])
+    resized = building.Deployed(network, checkpoint).resize(torch.from_numpy(image)[None])
     return resized[0, 0].numpy().astype(np.uint8)
 
 
@@ -129,8 +129,8 @@ def prove(path: Path, expected: Reference, names: list[str]) -> dict[str, list[d
         onnx.checker.check_model(graph, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, DecodeError) as error:
         raise Problem(f"onnx.checker refuses the graph: {str(error).splitlines()[0]}") from error
-    facts = graphs.facts_of(graph)
-    precision = graphs.fact(facts, "precision")["name"] if "precision" in facts else "fp32"
+    facts = building.facts_of(graph)
+    precision = building.fact(facts, "precision")["name"] if "precision" in facts else "fp32"
     found: dict[str, list[dict]] = {"checks": [], "scores": []}
     for name in names:
         for key, rows in measure(path, graph, expected, precision, name).items():
@@ -142,7 +142,7 @@ def prove(path: Path, expected: Reference, names: list[str]) -> dict[str, list[d
 
 def measure(path: Path, graph: onnx.ModelProto, expected: Reference, precision: str, provider: str) -> dict:
     """All checks of a graph on one provider, as rows. Raises Problem when it does not load or run there."""
-    session = infer.open_graph(path, provider)
+    session = sessions.open_graph(path, provider)
     tolerance = TOLERANCE.get((precision, provider))
     bias = heatmap_bias(graph)
     every = np.arange(len(expected.images))
@@ -171,7 +171,7 @@ def measure(path: Path, graph: onnx.ModelProto, expected: Reference, precision: 
 def answers(session: onnxruntime.InferenceSession, pixels: np.ndarray, batch: int, provider: str) -> dict:
     """All outputs for raw (N, H, W) pixels. Raises Problem where onnxruntime does."""
     try:
-        return infer.graph_outputs(session, pixels, batch, [output.name for output in session.get_outputs()])
+        return sessions.graph_outputs(session, pixels, batch, [output.name for output in session.get_outputs()])
     except Exception as error:  # onnxruntime raises classes of its own, all derived from Exception directly
         raise Problem(f"{provider}, batches of {batch}: {str(error).splitlines()[0]}") from error
 
@@ -212,7 +212,7 @@ def coherent(found: dict[str, np.ndarray], expected: Reference, bias: float | No
     if not np.isfinite(logits).all() or not np.isfinite(found["probability"]).all():
         return False
     odds = (logits[:, 1] - logits[:, 0]) / expected.temperature
-    good = np.abs(found["probability"] - metrics.positive_probability(logits, expected.temperature)).max() <= 1e-5
+    good = np.abs(found["probability"] - measures.positive_probability(logits, expected.temperature)).max() <= 1e-5
     good &= np.array_equal(found["decision"], found["probability"] >= np.float32(expected.threshold))
     if "heatmap" in found:
         heat = found["heatmap"].astype(np.float64)
@@ -222,8 +222,8 @@ def coherent(found: dict[str, np.ndarray], expected: Reference, bias: float | No
 
 
 def heatmap_bias(graph: onnx.ModelProto) -> float | None:
-    facts = graphs.facts_of(graph)
-    return float(graphs.fact(facts, "heatmap")["bias"]) if "heatmap" in facts else None
+    facts = building.facts_of(graph)
+    return float(building.fact(facts, "heatmap")["bias"]) if "heatmap" in facts else None
 
 
 def score(found: dict[str, np.ndarray], expected: Reference, some: np.ndarray, precision: str) -> dict:
@@ -235,7 +235,7 @@ def score(found: dict[str, np.ndarray], expected: Reference, some: np.ndarray, p
     torch_side = expected.probabilities[some]
     pairs = {}
     for side, probabilities in (("torch", torch_side), ("graph", graph_side)):
-        values = metrics.classification(labels, probabilities, expected.threshold)
+        values = measures.classification(labels, probabilities, expected.threshold)
         pairs[side] = {name: values[name] for name in MEASURES}
     change = {name: abs(pairs["graph"][name] - pairs["torch"][name]) for name in MEASURES}
     allowed = max(INT8_ACCURACY, 1 / len(some)) + 1e-9
@@ -257,16 +257,16 @@ def measure_odd(
         opened = onnx.ModelProto()
         opened.CopyFrom(graph)
         del opened.metadata_props[:]  # its SHA-256 would be wrong
-        if not any(graphs.PIXELS in node.output for node in graph.graph.node):
-            raise Problem(f"the graph has no tensor {graphs.PIXELS}: export.py did not make it")
-        pixels = onnx.helper.make_tensor_value_info(graphs.PIXELS, onnx.TensorProto.FLOAT, None)
+        if not any(building.PIXELS in node.output for node in graph.graph.node):
+            raise Problem(f"the graph has no tensor {building.PIXELS}: export.py did not make it")
+        pixels = onnx.helper.make_tensor_value_info(building.PIXELS, onnx.TensorProto.FLOAT, None)
         opened.graph.output.append(pixels)
         onnx.save(opened, Path(folder) / "opened.onnx")
-        inside = infer.open_graph(Path(folder) / "opened.onnx", provider)
+        inside = sessions.open_graph(Path(folder) / "opened.onnx", provider)
         for i, (name, image) in enumerate(odd.items()):
             limit = tolerance if tolerance is None or image.shape == (expected.size,) * 2 else max(tolerance, ROUNDED)
             row = compare(answers(session, image[None], 1, provider), wanted, np.array([i]), limit, bias)
-            resized = np.asarray(inside.run([graphs.PIXELS], {"image": image[None]})[0])[0, 0]
+            resized = np.asarray(inside.run([building.PIXELS], {"image": image[None]})[0])[0, 0]
             decoded = images.decode(image, expected.size, expected.fit).pixels
             levels = float(np.abs(resized - decoded.astype(np.float32)).max())
             row |= {"grey_levels": levels, "passed": row["passed"] and levels <= RESIZED}

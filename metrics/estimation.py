@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-import intervals
-import metrics
+from metrics import intervals, measures
 
 REPLICATES = 2000
 PROMISED = ("accuracy", "sensitivity", "specificity")  # what an operating point is chosen for
@@ -57,7 +56,7 @@ def whole(sample: Sample, probabilities: NDArray) -> dict[str, Estimate]:
     ranked = sample.resampled(lambda weights: intervals.bootstrap_ranking(labels, probabilities, weights))
     calibrated = sample.resampled(lambda weights: intervals.bootstrap_calibration(labels, probabilities, weights))
     found = {name: bca(*parts) for name, parts in {**ranked, **calibrated}.items()}
-    found["auroc"] = estimate(metrics.auroc(labels, probabilities))
+    found["auroc"] = estimate(measures.auroc(labels, probabilities))
     if sample.several and not math.isnan(found["auroc"]["value"]):
         bounds = intervals.auroc_interval(labels, probabilities, sample.patients)
         found["auroc"] = estimate(found["auroc"]["value"], bounds)
@@ -79,7 +78,7 @@ def at_threshold(sample: Sample, probabilities: NDArray, threshold: float) -> di
 
 def proportions(labels: NDArray, probabilities: NDArray, patients: ArrayLike, threshold: float) -> dict[str, Estimate]:
     """Those of at_threshold that are shares of images, which needs no resampling."""
-    decisions = metrics.decide(probabilities, threshold)
+    decisions = measures.decide(probabilities, threshold)
     everything = np.ones(len(labels), bool)
     asked = {
         "accuracy": everything,
@@ -104,7 +103,7 @@ def operating_points(
     labels, probabilities and patients are validation's; `threshold` is the one that was fitted there already.
     """
     thresholds = {"0.5": 0.5, "validation": threshold}
-    thresholds |= {name: metrics.threshold_at_sensitivity(labels, probabilities, to) for name, to in TARGETS.items()}
+    thresholds |= {name: measures.threshold_at_sensitivity(labels, probabilities, to) for name, to in TARGETS.items()}
     counts = {"images": len(labels), "patients": len(set(patients))}
     points = {}
     for name, value in thresholds.items():
@@ -133,7 +132,7 @@ def describe(
     """
     described = {}
     for name, point in points.items():
-        counts = metrics.confusion(sample.labels, metrics.decide(probabilities, point["threshold"]))
+        counts = measures.confusion(sample.labels, measures.decide(probabilities, point["threshold"]))
         estimates = at_threshold(sample, probabilities, point["threshold"])
         promised = {key: value for key, value in point.items() if key != "threshold"} or None
         described[name] = {
@@ -146,7 +145,7 @@ def describe(
         }
         if prevalence is not None:
             rates = (estimates[measure]["value"] for measure in ("sensitivity", "specificity"))
-            described[name]["at_prevalence"] = {"prevalence": prevalence, **metrics.at_prevalence(*rates, prevalence)}
+            described[name]["at_prevalence"] = {"prevalence": prevalence, **measures.at_prevalence(*rates, prevalence)}
     return whole(sample, probabilities), described
 
 

@@ -13,8 +13,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-import metrics
-from metrics import _checked
+from metrics import measures
+from metrics.measures import _checked
 
 ENTRIES = 2**15  # of the weights, worked on at once: 256 kB as float64, which stays in a processor's cache
 UNDEFINED = 0.05  # the share of replicates that may be undefined before an interval is
@@ -117,14 +117,14 @@ def bootstrap(labels: ArrayLike, probabilities: ArrayLike, threshold: float, wei
 def bootstrap_decisions(
     labels: ArrayLike, probabilities: ArrayLike, threshold: float, weights: NDArray
 ) -> dict[str, NDArray]:
-    """What metrics.classification() gives at a threshold, in every replicate.
+    """What measures.classification() gives at a threshold, in every replicate.
 
     labels: (N,) of 0/1; probabilities: (N,) in [0, 1]; weights: (R, N), as patient_counts makes them. Returns
     accuracy, balanced_accuracy, sensitivity, specificity, precision, npv, f1 and mcc, each (R,) float64, nan
     where 0/0 in that replicate. Raises ValueError on malformed input.
     """
     labels, probabilities = _checked(labels=labels, probabilities=probabilities)
-    cell = 2 * labels + metrics.decide(probabilities, threshold)
+    cell = 2 * labels + measures.decide(probabilities, threshold)
     cells = (cell[:, None] == np.arange(4)).astype(np.float64)
     tn, fp, fn, tp = np.concatenate([part @ cells for part in _rows(weights, len(labels))]).T
     sensitivity, specificity = _divide(tp, tp + fn), _divide(tn, tn + fp)
@@ -141,7 +141,7 @@ def bootstrap_decisions(
 
 
 def bootstrap_ranking(labels: ArrayLike, probabilities: ArrayLike, weights: NDArray) -> dict[str, NDArray]:
-    """metrics.auroc() and metrics.average_precision() in every replicate.
+    """metrics.auroc() and measures.average_precision() in every replicate.
 
     Input as for bootstrap_decisions. Returns auroc and average_precision, each (R,) float64; nan where a
     replicate lacks a class (average_precision: positives). Raises ValueError on malformed input.
@@ -173,7 +173,7 @@ def bootstrap_calibration(
     """log_loss, brier, calibration_error, calibration_slope and calibration_intercept in every replicate.
 
     Input as for bootstrap_decisions. Each (R,) float64, as metrics has them; the log loss (nats) is that of
-    metrics.log_odds(probabilities), so the same as metrics.log_loss() of the logits as long as these differ by
+    measures.log_odds(probabilities), so the same as measures.log_loss() of the logits as long as these differ by
     less than 27 nats. calibration_error grows with noise and resampling adds noise, so that its replicates lie
     above the sample's own value: no interval here is one for it (77 to 96 % held the truth in simulations, 1 %
     with 40 patients). Raises ValueError on malformed input.
@@ -181,7 +181,7 @@ def bootstrap_calibration(
     labels, probabilities = _checked(labels=labels, probabilities=probabilities)
     order = np.argsort(probabilities, kind="stable")
     labels, probabilities = labels[order], probabilities[order]
-    margin = metrics.log_odds(probabilities)
+    margin = measures.log_odds(probabilities)
     error = probabilities - labels
     terms = np.stack((np.logaddexp(0.0, np.where(labels == 1, -margin, margin)), error**2), axis=1)
     ends, parts = np.append(np.flatnonzero(np.diff(probabilities)), len(order) - 1), []
@@ -189,7 +189,7 @@ def bootstrap_calibration(
         part = part[:, order]
         total = part.sum(axis=1)
         loss, brier = (part @ terms).T / total
-        slopes, intercepts = metrics.calibration_lines(labels, probabilities, part)
+        slopes, intercepts = measures.calibration_lines(labels, probabilities, part)
         parts.append(
             {
                 "log_loss": loss,
@@ -209,7 +209,7 @@ def _calibration_errors(error: NDArray, weights: NDArray, ends: NDArray, bins: i
     reached = np.cumsum(weights, axis=1)[:, ends]
     mass = np.diff(reached, axis=1, prepend=0.0)
     gap = np.diff(np.cumsum(weights * error, axis=1)[:, ends], axis=1, prepend=0.0)
-    # The bin of the mid-rank, as in metrics.reliability(): whole numbers, so truncation is exact here too. Who was
+    # The bin of the mid-rank, as in measures.reliability(): whole numbers, so truncation is exact here too. Who was
     # not drawn has no gap, and may be counted in any bin.
     place = (bins * (2 * reached - mass) / (2 * reached[:, -1:])).astype(np.int64).clip(max=bins - 1)
     place += bins * np.arange(len(weights))[:, None]
@@ -315,7 +315,7 @@ def clustered_wilson(successes: ArrayLike, patients: ArrayLike, confidence: floa
     else:
         between = n / (n - 1) * float(np.sum((hits - share * images) ** 2)) / total**2
         effect = max(1.0, between / (share * (1 - share) / total))
-    return metrics.wilson(share * (total / effect), total / effect, confidence)
+    return measures.wilson(share * (total / effect), total / effect, confidence)
 
 
 def mcnemar_detectable(n: int, discordant_share: float, power: float = 0.8, alpha: float = 0.05) -> float:
@@ -393,7 +393,7 @@ def delong(
     labels, probabilities = checked[0][0], np.stack([row for _, row in checked])
     codes, n = (np.arange(len(labels)), len(labels)) if patients is None else _codes(patients, len(labels))
     m = len(probabilities)
-    areas = np.array([metrics.auroc(labels, row) for row in probabilities])
+    areas = np.array([measures.auroc(labels, row) for row in probabilities])
     counts = [int(np.sum(labels == label)) for label in (0, 1)]
     groups = [len(np.unique(codes[labels == label])) for label in (0, 1)]
     if min(groups) < 2:
@@ -428,7 +428,7 @@ def auroc_interval(
     area, variance = float(areas[0]), float(covariance[0, 0])
     if area in (0.0, 1.0):
         pairs = min(len(np.unique(codes[labels == 0])), len(np.unique(codes[labels == 1])), n // 2)
-        return metrics.wilson(area * pairs, pairs, confidence)
+        return measures.wilson(area * pairs, pairs, confidence)
     if not variance > 0:
         return math.nan, math.nan
     middle, half = math.log(area / (1 - area)), z * math.sqrt(variance) / (area * (1 - area))

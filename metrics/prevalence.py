@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from metrics import _checked
+from metrics.measures import _checked
 
 
 def corrected(probabilities: ArrayLike, calibrated_at: float, expected: float) -> NDArray[np.float64]:

@@ -16,16 +16,13 @@ import torch
 from tabulate import tabulate
 from tqdm import tqdm
 
-import batches
-import bench_train
 import data
-import gpu
-import infer
 import models
-import recipes
-import train
-from common import Problem
-from stopping import StopSignals
+from basics.problems import Problem
+from devices import hardware, recording
+from studies import bench_training
+from training import batches, inference, loop, recipes
+from training.stopping import StopSignals
 
 EPOCHS = 4  # that are timed, after one that is not
 BATCHES = (64, 256, 512)
@@ -35,26 +32,26 @@ HEADERS = ["", "images/s", "of what matrix products allow", "peak GB"]
 def trainer_of(
     architecture: str, dataset: data.Dataset, args: argparse.Namespace, batch_size: int,
     kernels: bool = True, recorded: bool = True,
-) -> train.Trainer:  # fmt: skip
+) -> loop.Trainer:  # fmt: skip
     """train.py's loop by the default recipe, at the full side, on nine tenths of the images.
 
     Without `kernels` the network is its modules; without `recorded` each launch is one of its own.
     """
-    device = infer.pick_device(args.device)
+    device = hardware.pick_device(args.device)
     recipe = replace(recipes.RECIPES["default"][architecture], resize_from=0, epochs=10**6, batch_size=batch_size)
     every = np.arange(len(dataset.labels))
     chosen, held_out = every[every % 10 > 0], every[every % 10 == 0]
-    table, shared = batches.table_on(dataset.images, device), (device, (bench_train.MEAN, bench_train.STD))
+    table, shared = batches.table_on(dataset.images, device), (device, (bench_training.MEAN, bench_training.STD))
     torch.manual_seed(0)
     network = models.build(architecture, args.size).to(device).to(memory_format=torch.channels_last)
-    trainer = train.Trainer(
+    trainer = loop.Trainer(
         network, recipe,
         batches.Batches(table, dataset.labels, chosen, batch_size, *shared, recipe.augment, shapes=1.29),
-        batches.Batches(table, dataset.labels, held_out, infer.EVALUATION_BATCH[device.type], *shared),
+        batches.Batches(table, dataset.labels, held_out, inference.EVALUATION_BATCH[device.type], *shared),
     )  # fmt: skip
     if not kernels:
         trainer.forward = network
-    trainer.take_step.record = gpu.recorder(device) if recorded else None
+    trainer.take_step.record = recording.recorder(device) if recorded else None
     if not recorded:
         trainer.training.recorded.record = None
     return trainer
@@ -74,7 +71,7 @@ def rate(count: int, work: Callable[[int], object]) -> tuple[float, float]:
     return EPOCHS * count / (time.perf_counter() - start), torch.cuda.max_memory_reserved() / 1e9
 
 
-def loop_of(trainer: train.Trainer, size: int) -> Callable[[int], None]:
+def loop_of(trainer: loop.Trainer, size: int) -> Callable[[int], None]:
     def work(number: int) -> None:
         with tqdm(disable=True) as bar:
             trainer.train_one_epoch(number, size, bar, StopSignals(), 0.0)
@@ -84,10 +81,10 @@ def loop_of(trainer: train.Trainer, size: int) -> Callable[[int], None]:
 
 
 def rates(architecture: str, dataset: data.Dataset, args: argparse.Namespace) -> list[list]:
-    floor = bench_train.floor_rate(architecture, args.size, infer.pick_device(args.device))
+    floor = bench_training.floor_rate(architecture, args.size, hardware.pick_device(args.device))
     rows = []
 
-    def row(what: str, trainer: train.Trainer, work: Callable[[int], object], share: bool = True) -> None:
+    def row(what: str, trainer: loop.Trainer, work: Callable[[int], object], share: bool = True) -> None:
         found, held = rate(len(trainer.training.indices), work)
         rows.append([f"{architecture}: {what}", found, found / floor if share else None, held])
 
@@ -129,7 +126,7 @@ def whole_command(architecture: str, split: str, args: argparse.Namespace, folde
 
 
 def bench(args: argparse.Namespace) -> dict[str, list]:
-    if infer.pick_device(args.device).type != "cuda":
+    if hardware.pick_device(args.device).type != "cuda":
         raise Problem("there is no GPU here that PyTorch can use: nothing is measured")
     dataset = data.load(args.data or "phantoms", args.size, args.cache)
     print(dataset.name)

@@ -18,17 +18,16 @@ import torch
 import torchvision
 from tqdm import tqdm
 
-import batches
 import data
-import infer
 import models
-import recipes
-import train
-from common import Problem
-from stopping import StopSignals
+from basics.problems import Problem
+from devices import hardware
+from films import variation
+from training import batches, inference, loop, recipes
+from training.stopping import StopSignals
 
 # On the way to an accuracy: as long as the plain loop took when it was tried, on images that start small.
-SHORT = {"epochs": 3, "batch_size": 32, "augment": batches.NO_AUGMENT}
+SHORT = {"epochs": 3, "batch_size": 32, "augment": variation.NO_AUGMENT}
 SHORT_FROM = 96
 CUDA_UNTIL, CUDA_EPOCHS = 0.95, 6
 MEAN, STD = 0.48, 0.24  # any will do: both sides normalise
@@ -75,7 +74,7 @@ def plain_training(architecture: str, args: argparse.Namespace, amp: bool = Fals
 
     amp: with what is advised most often: autocast, channels last, pinned memory, a fused optimizer.
     """
-    folder, device = image_folder(args), infer.pick_device(args.device)
+    folder, device = image_folder(args), hardware.pick_device(args.device)
     images = plain_images(folder, args.size)
     network = plain_network(architecture, args.size).to(device)
     if amp:
@@ -99,7 +98,7 @@ def plain_training(architecture: str, args: argparse.Namespace, amp: bool = Fals
             if amp:
                 inputs = inputs.contiguous(memory_format=torch.channels_last)
             optimizer.zero_grad()
-            with infer.autocast(device, enabled=amp):
+            with hardware.autocast(device, enabled=amp):
                 loss = loss_of(network(inputs), labels)
             loss.backward()
             optimizer.step()
@@ -139,9 +138,9 @@ def our_training(architecture: str, args: argparse.Namespace, growing: bool = Fa
     With --until a short version of it, on films as they are: the plain loop trains on those. Else a turn is at the full
     side, or, if `growing`, an equal share at the side of each of the recipe's epochs.
     """
-    infer.keep_freed_memory()
-    infer.set_precision()
-    device = infer.pick_device(args.device)
+    hardware.keep_freed_memory()
+    hardware.set_precision()
+    device = hardware.pick_device(args.device)
     dataset = data.load(str(image_folder(args)), args.size, args.cache)
     recipe = recipes.RECIPES["default"][architecture]
     chosen = held_out = np.array(turn_of(len(dataset.labels), "ours", architecture, device))
@@ -159,9 +158,9 @@ def our_training(architecture: str, args: argparse.Namespace, growing: bool = Fa
     table = batches.table_on(dataset.images, device)
     shared = (device, (MEAN, STD))
     training = batches.Batches(table, dataset.labels, chosen, recipe.batch_size, *shared, recipe.augment)
-    validation = batches.Batches(table, dataset.labels, held_out, infer.EVALUATION_BATCH[device.type], *shared)
+    validation = batches.Batches(table, dataset.labels, held_out, inference.EVALUATION_BATCH[device.type], *shared)
     network = models.build(architecture, args.size).to(device).to(memory_format=torch.channels_last)
-    trainer = train.Trainer(network, recipe, training, validation)
+    trainer = loop.Trainer(network, recipe, training, validation)
     with tqdm(disable=True) as bar:
         while trainer.epoch < trainer.epochs:
             if args.until:
@@ -283,7 +282,7 @@ def resident(pid: int) -> int | None:
 def bench(args: argparse.Namespace) -> list[dict]:
     """Images/s of each architecture, and on CUDA, where it takes seconds, the time to 95 % validation accuracy too."""
     plain_images(image_folder(args), args.size)  # said here, not by a process that was started for it
-    on_cuda = infer.pick_device(args.device).type == "cuda"
+    on_cuda = hardware.pick_device(args.device).type == "cuda"
     rows = []
     for architecture in args.arch:
         if not args.until:
@@ -316,7 +315,7 @@ def memory(plain: Contestant, ours: Contestant) -> dict[str, float | None]:
 
 def matrix_rate(device: torch.device) -> float:
     """Operations per second of large matrix products in the type that convolutions are trained in, best of 5."""
-    kind = infer.reduced_type(device)
+    kind = hardware.reduced_type(device)
     a = torch.randn(4096, 4096).to(device, kind)
 
     def once() -> float:
@@ -343,7 +342,7 @@ def throughput(architecture: str, sides: dict[str, Contestant], args: argparse.N
             count, seconds = side.turn()
             if turn:
                 rates[name].append(count / seconds)
-    floor = floor_rate(architecture, args.size, infer.pick_device(args.device))
+    floor = floor_rate(architecture, args.size, hardware.pick_device(args.device))
     rows = [row_of(f"training {architecture}, {args.size} pixels", {"plain": rates["plain"], "ours": rates["ours"]},
                    floor=floor, **memory(sides["plain"], sides["ours"]))]  # fmt: skip
     if "amp" in sides:

@@ -16,17 +16,14 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import data
-import decisions
-import infer
-import metrics
-import prevalence
-import records
-import train
-import views
-from batches import Batches, Changes, change, pixel_statistics, table_on
 from data import Dataset, Split
-from optimizer import AdamW, groups_of
-from recipes import Recipe
+from devices import hardware
+from films.augmentation import Changes, change
+from metrics import measures, prevalence
+from training import calibration, inference, loop, run_folder, stress_views
+from training.batches import Batches, pixel_statistics, table_on, toned_on
+from training.optimizer import AdamW, groups_of
+from training.recipes import Recipe
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ class Candidate:
     balanced: bool = False  # films of the rarer class are seen as often as the others, over and over
     slower: float = 1.0  # learning rate of each layer as a share of that of the next one
     staged: float = 0.0  # share of the training in which the last layer alone learns
-    exchanged: views.View | None = None  # what half of the films of each class are also made to look like
+    exchanged: stress_views.View | None = None  # what half of the films of each class are also made to look like
     zooms: tuple[float, ...] = ()  # answers are means over the film shown in these parts
     corrected: bool = False  # decided at 0.5 of probabilities corrected for the prevalence that EM finds in each view
 
@@ -128,10 +125,10 @@ def lungs(images: torch.Tensor) -> torch.Tensor:
 def moved(images: torch.Tensor, affine: torch.Tensor, mean: float = 0.0, deviation: float = 1.0) -> torch.Tensor:
     """As batches.change does, with (B, 2, 3) maps and nothing else."""
     tone = torch.tensor([[1.0, 0.0, 0.0]], device=images.device)
-    return change(images, Changes(affine, tone.repeat(len(images), 1)), mean, deviation)
+    return change(images, Changes(affine, tone.repeat(len(images), 1)), mean, deviation, toned_on(images.device))
 
 
-OTHER_LOOKS = (views.NORMAL_AS_PNEUMONIA, views.PNEUMONIA_AS_NORMAL)
+OTHER_LOOKS = (stress_views.NORMAL_AS_PNEUMONIA, stress_views.PNEUMONIA_AS_NORMAL)
 CANDIDATES: dict[str, Candidate] = {
     "histogram equalisation": Candidate(picture=equalised),
     "CLAHE": Candidate(picture=lambda images: equalised(images, tiles=4, limit=2.0)),
@@ -154,7 +151,7 @@ CANDIDATES: dict[str, Candidate] = {
 # ------------------------------------------------------------------------------- training
 
 
-class Trainer(train.Trainer):
+class Trainer(loop.Trainer):
     """The loop of train.py with a candidate's loss."""
 
     candidate = Candidate()
@@ -174,7 +171,7 @@ class Trainer(train.Trainer):
             share = float(self.generator.beta(self.candidate.mixup, self.candidate.mixup))
             order = torch.from_numpy(self.generator.permutation(len(labels))).to(labels.device)
             images, others = images.lerp(images[order], 1 - share), labels[order]
-        with infer.autocast(self.device):
+        with hardware.autocast(self.device):
             logits = self.forward(images)
 
         def loss(truth: torch.Tensor) -> torch.Tensor:
@@ -188,7 +185,7 @@ class Exchanging(Batches):
     """Batches in which half of the films of each class are also given what tells the other class: by chance, anew in
     each epoch, on top of the recipe's own changes and in the same resampling."""
 
-    looks: views.View | None = None  # None: plain batches
+    looks: stress_views.View | None = None  # None: plain batches
 
     def _drawn(self, number: int) -> tuple[torch.Tensor, Changes | None]:
         order, changes = super()._drawn(number)
@@ -236,7 +233,7 @@ def fitted_with(candidate: Candidate, network: nn.Module, normalisation: tuple[f
 class ByLayer(AdamW):
     """Layers with learning rates of their own: an optimizer for each, from the last layer to the first."""
 
-    def __init__(self, candidate: Candidate, network: nn.Module, trainer: train.Trainer) -> None:
+    def __init__(self, candidate: Candidate, network: nn.Module, trainer: loop.Trainer) -> None:
         self.candidate, self.trainer = candidate, trainer
         layers = [layer for layer in network.children() if any(True for _ in layer.parameters())]
         decay = trainer.recipe.weight_decay
@@ -281,7 +278,7 @@ def train_candidate(
 
     Nothing is written.
     """
-    device, training, validation = infer.pick_device(args.device), split.train, split.validation
+    device, training, validation = hardware.pick_device(args.device), split.train, split.validation
     table, labels, truth = table_on(dataset.images, device), dataset.labels, dataset.labels[validation]
     normalisation = pixel_statistics(table, training)
     counts = np.bincount(labels[training], minlength=2)
@@ -289,11 +286,11 @@ def train_candidate(
         rarer, commoner = (training[labels[training] == k] for k in np.argsort(counts))
         training = np.concatenate([np.resize(rarer, len(commoner)), commoner])
     shapes = data.shape_ratio(dataset, split.train)
-    stress = views.StressValidation(table, labels, split.train, validation, shapes)
+    stress = stress_views.StressValidation(table, labels, split.train, validation, shapes)
 
     def batches(images: torch.Tensor) -> Batches:
         every = np.arange(len(truth))
-        return Batches(images, truth, every, infer.EVALUATION_BATCH[device.type], device, normalisation)
+        return Batches(images, truth, every, inference.EVALUATION_BATCH[device.type], device, normalisation)
 
     torch.manual_seed(args.seed)
     network = network.to(device).to(memory_format=torch.channels_last)
@@ -319,29 +316,31 @@ def train_candidate(
         nonlocal seconds
         seconds += row["seconds"]
         if candidate.average:
-            logits = infer.network_logits(judged, trainer.validation, reduced=True)
-            row = row | records.scores("val", logits, truth)
-        if records.rank(row) > best["rank"]:
-            best.update(rank=records.rank(row), state={k: v.clone() for k, v in judged.state_dict().items()})
+            logits = inference.network_logits(judged, trainer.validation, reduced=True)
+            row = row | run_folder.scores("val", logits, truth)
+        if run_folder.rank(row) > best["rank"]:
+            best.update(rank=run_folder.rank(row), state={k: v.clone() for k, v in judged.state_dict().items()})
 
     trainer.fit(keep)
     judged.load_state_dict(best["state"])
     if candidate.zooms:
         judged = Zoomed(judged, candidate.zooms, normalisation)
-    found = {view: infer.network_logits(judged, batches(stress.show(view)), reduced=True) for view in stress.views}
+    found = {view: inference.network_logits(judged, batches(stress.show(view)), reduced=True) for view in stress.views}
     measured = rows(candidate, stress, found, truth)
-    return {"stress": measured, "device": records.describe(device), "seconds": seconds}
+    return {"stress": measured, "device": run_folder.describe(device), "seconds": seconds}
 
 
-def rows(candidate: Candidate, stress: views.StressValidation, found: dict[str, NDArray], truth: NDArray) -> list[dict]:
+def rows(
+    candidate: Candidate, stress: stress_views.StressValidation, found: dict[str, NDArray], truth: NDArray
+) -> list[dict]:
     """Stress validation of a view's logits each, decided as train.py decides, or as the candidate does."""
-    decided = decisions.fit(np.concatenate([*found.values()]), np.tile(truth, len(found)))
+    decided = calibration.fit(np.concatenate([*found.values()]), np.tile(truth, len(found)))
     if not candidate.corrected:
         return stress.measured(found, decided["temperature"], decided["threshold"])
     corrected, before = {}, truth.mean()
     for view, logits in found.items():
-        expected = prevalence.estimated(metrics.positive_probability(logits, decided["temperature"]), before)
-        now, then = metrics.log_odds([expected, before])
+        expected = prevalence.estimated(measures.positive_probability(logits, decided["temperature"]), before)
+        now, then = measures.log_odds([expected, before])
         shift = np.array([0, decided["temperature"] * (now - then)])  # as prevalence.corrected, of logits
         corrected[view] = logits + shift
     return stress.measured(corrected, decided["temperature"], 0.5)

@@ -18,18 +18,19 @@ from pathlib import Path
 
 import pytest
 
-import download
+from films import download
 
 CONTENT = random.Random(0).randbytes(300_000)
 HALF = 150_000
 RUN = """
 import sys
 from pathlib import Path
-import common, download
+from basics import problems
+from films import download
 if limit := int(sys.argv[1]):
     import resource
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-sys.exit(common.run(lambda: 0 if download.fetch(download.Source(*sys.argv[3:]), Path(sys.argv[2])) else 1))
+sys.exit(problems.run(lambda: 0 if download.fetch(download.Source(*sys.argv[3:]), Path(sys.argv[2])) else 1))
 """
 
 
@@ -122,7 +123,7 @@ def names(folder: Path) -> list[str]:
 
 
 def start_child(server: Server, source: download.Source, out: Path, limit: int = 0) -> subprocess.Popen:
-    environment = os.environ | {"PYTHONPATH": str(Path(download.__file__).parent)}
+    environment = os.environ | {"PYTHONPATH": str(Path(download.__file__).parent.parent)}
     fields = [source.url, source.file, source.algorithm, source.digest, source.folder]
     return subprocess.Popen([sys.executable, "-c", RUN, str(limit), str(out), *fields], env=environment,
                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)  # fmt: skip

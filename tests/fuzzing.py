@@ -48,12 +48,12 @@ from mutations import (
 
 import evaluate
 import export
-import images
-import ledger
-import models
 import predict
 import train
-from common import Problem
+from basics.problems import Problem
+from evaluation import ledger, testing
+from films import images
+from training import checkpoints
 
 MEMORY = 2 << 30  # bytes that a case may take beside what is loaded already
 SECONDS = 10  # of processor time, which a busy machine does not change
@@ -87,14 +87,14 @@ class World:
 
     def trained(self) -> bytes:
         """Trains, and returns last.pt as it was after the first of the two epochs."""
-        kept, save = [], models.save_checkpoint
+        kept, save = [], checkpoints.save_checkpoint
 
         def watched(path: Path, checkpoint: dict) -> dict:
             written = save(path, checkpoint)
             kept.extend([path.read_bytes()] if path.name == "last.pt" else [])
             return written
 
-        with unittest.mock.patch.object(models, "save_checkpoint", watched):
+        with unittest.mock.patch.object(checkpoints, "save_checkpoint", watched):
             quietly(train.main, self.train_options())
         return kept[0]
 
@@ -113,7 +113,7 @@ class World:
     def probabilities(self, model: Path) -> np.ndarray:
         """What evaluate.py reports of a model's test images; empty where it refuses the model."""
         args = evaluate.parse([str(model), *self.options(), "--device", "cpu"])
-        results, _, _ = evaluate.evaluate_all(args.models, args)
+        results, _, _ = testing.evaluate_all(args.models, args)
         return results[0]["probabilities"] if results else np.array([])
 
     def predicted(self, graph: Path) -> list[dict]:

@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import batches
 import models
+from films import augmentation
 
 
 def close(found: torch.Tensor, expected: torch.Tensor, what: str, bound: float = 1e-5) -> None:
@@ -44,7 +44,7 @@ def same(one, other, inputs: list[torch.Tensor], what: str, bound: float = 1e-5)
 
 
 def check_normalisation(device: torch.device) -> None:
-    import resnet_kernels as kernels
+    from devices import resnet_kernels as kernels
 
     generator = torch.Generator().manual_seed(0)
 
@@ -78,7 +78,7 @@ def check_normalisation(device: torch.device) -> None:
 
 
 def check_stem(device: torch.device) -> None:
-    import resnet_kernels as kernels
+    from devices import resnet_kernels as kernels
 
     generator = torch.Generator().manual_seed(2)
     for size in (20, 33):
@@ -105,7 +105,7 @@ def check_stem(device: torch.device) -> None:
 
 def check_networks(device: torch.device) -> None:
     """Whole networks, at even and odd sides: logits, all gradients, all buffers."""
-    import kernels
+    from devices import kernels
 
     for architecture, size, count in (("simple", 20, 3), ("simple", 33, 2), ("resnet34", 33, 2)):
         torch.manual_seed(0)
@@ -145,7 +145,7 @@ def check_reduced(device: torch.device) -> None:
 
     In bf16; in fp16 by the interpreter, which multiplies matrices of bf16 as if they were whole numbers (Triton 3.8).
     """
-    import kernels
+    from devices import kernels
 
     few_bits = torch.bfloat16 if device.type == "cuda" else torch.float16
     for architecture in networks_for(device):
@@ -163,7 +163,7 @@ def check_reduced(device: torch.device) -> None:
 
 def check_no_number(device: torch.device) -> None:
     """A pixel that is no number is one in the logits too, in training and in evaluation: the loop stops by it."""
-    import kernels
+    from devices import kernels
 
     for architecture in networks_for(device):
         network = models.build(architecture, 24).to(device).to(memory_format=torch.channels_last)
@@ -179,7 +179,7 @@ def check_no_number(device: torch.device) -> None:
 
 
 def check_tone(device: torch.device) -> None:
-    import kernels
+    from devices import kernels
 
     generator = torch.Generator().manual_seed(1)
     moved = torch.rand(5, 1, 37, 37, generator=generator)
@@ -191,7 +191,9 @@ def check_tone(device: torch.device) -> None:
             contrast, brightness, curve = (tone.double()[:, k, None, None, None] for k in range(3))
             expected = moved.double()
             if some is not None:
-                expected = expected.lerp(batches.smoothed(expected), -some.double()[:, None, None, None]).clamp(0, 1)
+                expected = expected.lerp(augmentation.smoothed(expected), -some.double()[:, None, None, None]).clamp(
+                    0, 1
+                )
             if curved:
                 expected = expected + curve * expected * (1 - expected)
             expected = (((expected - centre) * contrast + centre + brightness).clamp(0, 1) - 0.48) / 0.24

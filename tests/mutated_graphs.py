@@ -9,7 +9,7 @@ import onnx
 from mutations import JUNK, mutated_bytes
 from onnx import TensorProto, helper, numpy_helper
 
-import graphs
+from graphs import building
 
 
 def mutated_graph(rng: random.Random, content: bytes, folder: Path) -> bytes:
@@ -22,8 +22,8 @@ def mutated_graph(rng: random.Random, content: bytes, folder: Path) -> bytes:
     )
     change(rng, model, folder)
     if rng.random() < 0.8:  # whoever means harm can make the right sum
-        return graphs.sealed(model)
-    helper.set_model_props(model, graphs.facts_of(model))
+        return building.sealed(model)
+    helper.set_model_props(model, building.facts_of(model))
     return model.SerializeToString()
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import models
+from training import checkpoints
 
 HUGE = (0, 1, 255, 256, 65_535, 65_536, 2**31 - 1, 2**31, 2**32 - 1)
 JUNK = (
@@ -216,9 +216,9 @@ def resaved(rng: random.Random, checkpoint: dict) -> bytes:
         ):
             try:
                 if key in checkpoint:
-                    tensors = value if key.startswith("weights") else models.tensors_in(value)
+                    tensors = value if key.startswith("weights") else checkpoints.tensors_in(value)
                     big = any(tensor.numel() > 10**8 for tensor in tensors.values())
-                    checkpoint = checkpoint if big else {**checkpoint, key: models.state_sha256(tensors)}
+                    checkpoint = checkpoint if big else {**checkpoint, key: checkpoints.state_sha256(tensors)}
             except (AttributeError, RuntimeError, TypeError, NotImplementedError):
                 pass
     torch.save(checkpoint, stream)

@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-import graphs
 import predict
+from graphs import building
 
 SCRIPT = Path(predict.__file__)
 
@@ -54,7 +54,7 @@ def bright_graph(path: Path, heatmap: bool = False, metadata: dict | None = None
         opset_imports=[helper.make_opsetid("", 18)], ir_version=10,
     )  # fmt: skip
     known = facts(threshold=0.7, temperature=1.0, data={"name": "x", "fingerprint": "0", "synthetic": False})
-    helper.set_model_props(made, graphs.metadata(known, "hash") if metadata is None else metadata)
+    helper.set_model_props(made, building.metadata(known, "hash") if metadata is None else metadata)
     onnx.save(made, path)
     return path
 

@@ -5,9 +5,9 @@ import math
 
 import numpy as np
 
-import metrics
-from markup import number
-from tables import Table
+from evaluation.markup import number
+from evaluation.tables import Table
+from metrics import measures
 
 NAN = math.nan
 DECISIONS = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "precision", "npv", "f1", "mcc")
@@ -25,7 +25,7 @@ def estimate(value: float, width: float = 0.021) -> dict:
 
 
 def point(labels: np.ndarray, probabilities: np.ndarray, threshold: float, promised: bool) -> dict:
-    found = metrics.classification(labels, probabilities, threshold)
+    found = measures.classification(labels, probabilities, threshold)
     keys = ("accuracy", "sensitivity", "specificity")
     return {
         "threshold": threshold,
@@ -35,7 +35,7 @@ def point(labels: np.ndarray, probabilities: np.ndarray, threshold: float, promi
         if promised else None,
         "gap": {key: estimate(-0.0123, 0.03) for key in keys} if promised else None,
         "at_prevalence": {"prevalence": 0.1, **{key: value for key, value in
-                          metrics.at_prevalence(found["sensitivity"], found["specificity"], 0.1).items()}},
+                          measures.at_prevalence(found["sensitivity"], found["specificity"], 0.1).items()}},
     }  # fmt: skip
 
 
@@ -97,7 +97,7 @@ def make_result(
     thresholds = {"0.5": 0.5, "validation": 0.4321, "sensitivity 95 %": 0.2718, "sensitivity 99 %": 0.0577}
     data = {"name": "SYNTHETIC: 600 phantoms drawn by this program, no X-rays" if synthetic else data_name,
             "fingerprint": "0a1b2c3d4e5f", "synthetic": synthetic}  # fmt: skip
-    slope, intercept = metrics.calibration_line(labels, probabilities)
+    slope, intercept = measures.calibration_line(labels, probabilities)
     clipped = np.clip(probabilities, 1e-12, 1 - 1e-12)
     loss = float(-np.mean(np.where(labels == 1, np.log(clipped), np.log1p(-clipped))))
     trained = kind == "checkpoint"
@@ -108,10 +108,10 @@ def make_result(
         "trained_on_synthetic": synthetic, "split": {"how": "patient", "seed": 0, "fingerprint": "4d5e6f7a8b9c"},
         "temperature": 1.234, "images": images, "patients": len(set(patients)), "positives": int(labels.sum()),
         "estimates": {
-            "auroc": estimate(metrics.auroc(labels, probabilities), 0.0123),
-            "average_precision": estimate(metrics.average_precision(labels, probabilities), 0.0077),
-            "log_loss": estimate(loss), "brier": estimate(metrics.brier(labels, probabilities)),
-            "calibration_error": {"value": metrics.calibration_error(labels, probabilities), "low": NAN, "high": NAN},
+            "auroc": estimate(measures.auroc(labels, probabilities), 0.0123),
+            "average_precision": estimate(measures.average_precision(labels, probabilities), 0.0077),
+            "log_loss": estimate(loss), "brier": estimate(measures.brier(labels, probabilities)),
+            "calibration_error": {"value": measures.calibration_error(labels, probabilities), "low": NAN, "high": NAN},
             "calibration_slope": estimate(slope, 0.2), "calibration_intercept": estimate(intercept, 0.2),
         },
         "points": {p: point(labels, probabilities, t, p != "0.5" and trained) for p, t in thresholds.items()},

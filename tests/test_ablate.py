@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 
 import ablate
-import models
-import recipes
-import train
-from batches import Augment
-from stopping import Stopped
+from films.variation import Augment
+from studies import variants
+from training import checkpoints, loop, recipes, runs
+from training.stopping import Stopped
 
 RECIPE = recipes.RECIPES["default"]["simple"]
 
@@ -32,18 +31,18 @@ RECIPE = recipes.RECIPES["default"]["simple"]
     ],
 )
 def test_a_variant_changes_what_it_names_and_nothing_else(variant, changed):
-    before, after = asdict(RECIPE), asdict(ablate.VARIANTS[variant](RECIPE))
+    before, after = asdict(RECIPE), asdict(variants.VARIANTS[variant](RECIPE))
     augment = (before.pop("augment"), after.pop("augment"))
     assert before == after
     assert {key for key in augment[0] if augment[0][key] != augment[1][key]} == changed
 
 
 def test_lengths_rates_and_the_mild_variant():
-    assert ablate.VARIANTS["twice as long"](RECIPE).epochs == 2 * RECIPE.epochs
-    assert ablate.VARIANTS["half as long"](RECIPE).epochs == RECIPE.epochs / 2
-    assert ablate.VARIANTS["twice the learning rate"](RECIPE) == replace(RECIPE, learning_rate=2e-3)
-    assert ablate.VARIANTS["no weight decay"](RECIPE) == replace(RECIPE, weight_decay=0)
-    assert ablate.VARIANTS["mild framing and tone"](RECIPE).augment == Augment()
+    assert variants.VARIANTS["twice as long"](RECIPE).epochs == 2 * RECIPE.epochs
+    assert variants.VARIANTS["half as long"](RECIPE).epochs == RECIPE.epochs / 2
+    assert variants.VARIANTS["twice the learning rate"](RECIPE) == replace(RECIPE, learning_rate=2e-3)
+    assert variants.VARIANTS["no weight decay"](RECIPE) == replace(RECIPE, weight_decay=0)
+    assert variants.VARIANTS["mild framing and tone"](RECIPE).augment == Augment()
 
 
 def test_the_table_is_of_the_runs_and_a_second_call_trains_nothing(tmp_path, cache, capsys, monkeypatch):
@@ -56,7 +55,7 @@ def test_the_table_is_of_the_runs_and_a_second_call_trains_nothing(tmp_path, cac
         ("the recipe", 0), ("without tone", 0), ("the recipe", 1), ("without tone", 1)]  # fmt: skip
     for run in runs:
         folder = tmp_path / "out" / "simple" / run["variant"].replace(" ", "-") / f"s{run['seed']}"
-        checkpoint, _ = models.load_checkpoint(folder / "model.pt")
+        checkpoint, _ = checkpoints.load_checkpoint(folder / "model.pt")
         assert run["worst auroc"] == min(row["auroc"] for row in checkpoint["stress"])
         assert run["mean accuracy"] == pytest.approx(np.mean([row["accuracy"] for row in checkpoint["stress"]]))
         assert run["auroc"] == checkpoint["stress"][0]["auroc"]
@@ -67,7 +66,7 @@ def test_the_table_is_of_the_runs_and_a_second_call_trains_nothing(tmp_path, cac
     lines = [line for line in table.splitlines() if line.startswith(("| the recipe", "| without tone"))]
     for line, mean in zip(lines, means, strict=True):
         assert f" {mean:.4f} +- " in line
-    monkeypatch.setattr(train.Trainer, "fit", None)
+    monkeypatch.setattr(loop.Trainer, "fit", None)
     assert ablate.main(call) == 0
     assert capsys.readouterr().out[-2000:].splitlines()[-4:] == table.splitlines()[-4:]
 
@@ -78,13 +77,13 @@ def test_stopped_is_one_line_and_what_others_measured_stays_in_the_log(tmp_path,
 
     call = ["--arch", "simple", "--data", "phantoms", "--size", "32", "--cache", str(cache), "--seeds", "1", "--out",
             str(tmp_path), "--variants", "the recipe"]  # fmt: skip
-    monkeypatch.setattr(train, "train_run", stop)
+    monkeypatch.setattr(runs, "train_run", stop)
     assert ablate.main(call) == 143
     assert capsys.readouterr().err == "stopped; the same command goes on\n"
     other = {"variant": "without tone", "seed": 0, "auroc": 0.5}
     (tmp_path / "simple.jsonl").write_text(json.dumps(other) + "\n")
     fake = {"stress": [{"auroc": 0.9, "accuracy": 0.8}], "seconds": 1.0, "recipe": {"epochs": 1}, "device": "CPU"}
-    monkeypatch.setattr(train, "train_run", lambda *_: fake)
+    monkeypatch.setattr(runs, "train_run", lambda *_: fake)
     assert ablate.main(call) == 0
     lines = [json.loads(line) for line in (tmp_path / "simple.jsonl").read_text().splitlines()]
     assert lines[0] == other and [line["variant"] for line in lines] == ["without tone", "the recipe"]

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import audit
-import phantoms as drawings
-import sources
+from films import audit, sources
+from films import phantoms as drawings
 
 SIZE = 96
 KERMANY = [(side, etiology, count, count) for (side, etiology), count in sources.KERMANY_V2.items()]

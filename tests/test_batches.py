@@ -6,20 +6,9 @@ import pytest
 import torch
 from scipy import ndimage
 
-from batches import (
-    NO_AUGMENT,
-    Augment,
-    Batches,
-    Changes,
-    affine_maps,
-    change,
-    draw_changes,
-    in_background,
-    pixel_statistics,
-    sampling_grid,
-    smoothed,
-    table_on,
-)
+from films.augmentation import Changes, affine_maps, change, draw_changes, sampling_grid, smoothed
+from films.variation import NO_AUGMENT, Augment
+from training.batches import Batches, in_background, pixel_statistics, table_on
 
 CPU = torch.device("cpu")
 

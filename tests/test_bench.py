@@ -11,9 +11,10 @@ import torch
 from folders import make_folder
 
 import bench
-import bench_train
-import common
-import recipes
+import data
+from basics import problems
+from studies import bench_training, benchmarks
+from training import recipes
 
 
 def test_bench_data_measures_both_sides_and_keeps_every_value(tmp_path, capsys):
@@ -31,10 +32,10 @@ def test_bench_data_measures_both_sides_and_keeps_every_value(tmp_path, capsys):
 
 def test_both_sides_see_the_same_images(tmp_path, cache):
     folder = make_folder(tmp_path)
-    dataset = bench.data.load(str(folder), 32, cache)
-    plain = bench_train.plain_loader(bench_train.plain_images(folder, 32), 0)
-    assert bench.drain(plain) == len(dataset.files)
-    assert bench.drain(bench.our_batches(dataset, None).epoch()) == len(dataset.files)
+    dataset = data.load(str(folder), 32, cache)
+    plain = bench_training.plain_loader(bench_training.plain_images(folder, 32), 0)
+    assert benchmarks.drain(plain) == len(dataset.files)
+    assert benchmarks.drain(benchmarks.our_batches(dataset, None).epoch()) == len(dataset.files)
 
 
 def test_bench_train_takes_turns_and_measures_memory(tmp_path, cache, capsys):
@@ -53,13 +54,13 @@ def test_both_loops_train_on_as_many_images_as_they_say(side, tmp_path, cache, m
     folder = make_folder(tmp_path / "x", count=20)
     arguments = ["train", "--data", str(folder), "--size", "32", "--cache", str(cache), "--device", "cpu",
                  "--workers", "0"]  # fmt: skip
-    monkeypatch.setitem(bench_train.TURN_IMAGES, "simple", 40)
+    monkeypatch.setitem(bench_training.TURN_IMAGES, "simple", 40)
     recipe = recipes.RECIPES["default"]["simple"]  # "growing" shares a turn out among its epochs
     monkeypatch.setitem(recipes.RECIPES["default"], "simple", replace(recipe, epochs=20))
     torch.manual_seed(0)
-    loop = bench_train.LOOPS[side]("simple", bench.parse(arguments))
+    loop = bench_training.LOOPS[side]("simple", bench.parse(arguments))
     assert [next(loop), next(loop)] == [40, 40]
-    loop = bench_train.LOOPS[side]("simple", bench.parse([*arguments, "--until", "0.99"]))
+    loop = bench_training.LOOPS[side]("simple", bench.parse([*arguments, "--until", "0.99"]))
     assert all(0 <= next(loop)["val_accuracy"] <= 1 for _ in range(3))
 
 
@@ -67,23 +68,23 @@ def test_memory_of_a_process_and_its_children_is_counted():
     if sys.platform != "linux":
         pytest.skip("reads /proc")
     code = "import sys; held = bytearray(80_000_000); print('held', flush=True); sys.stdin.read()"
-    before = bench_train.resident(os.getpid())
+    before = bench_training.resident(os.getpid())
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         process.stdout.readline()
-        during = bench_train.resident(os.getpid())
+        during = bench_training.resident(os.getpid())
         process.stdin.close()
     assert 60e6 < during - before < 200e6
-    assert bench_train.resident(2**22 + 1) is None  # no such process
+    assert bench_training.resident(2**22 + 1) is None  # no such process
 
 
 def test_latencies_take_turns_and_leave_out_what_does_not_run(monkeypatch, capsys):
-    monkeypatch.setattr(bench, "LATENCY_SECONDS", 0.02)
+    monkeypatch.setattr(benchmarks, "LATENCY_SECONDS", 0.02)
 
     def broken(pixels):
         raise RuntimeError("no compiler\nhere")
 
     sides = {"slow": lambda pixels: time.sleep(0.004), "quick": lambda pixels: None, "broken": broken}
-    rows = bench.latencies("net", 8, sides, np.zeros((8, 4, 4), np.uint8), 3)
+    rows = benchmarks.latencies("net", 8, sides, np.zeros((8, 4, 4), np.uint8), 3)
     assert [row["side"] for row in rows] == ["slow", "quick"]
     slow, quick = rows
     assert slow["median_ms"] >= 4 and slow["median_ms"] <= slow["p99_ms"] and quick["median_ms"] < slow["median_ms"]
@@ -94,7 +95,7 @@ def test_latencies_take_turns_and_leave_out_what_does_not_run(monkeypatch, capsy
 
 def test_pytorch_and_onnxruntime_answer_alike_in_bench_infer(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32), np.uint8)
-    sides = bench.inference_sides("simple", 32, torch.device("cpu"), tmp_path)
+    sides = benchmarks.inference_sides("simple", 32, torch.device("cpu"), tmp_path)
     eager, graph = sides["PyTorch eager, float32"](pixels), sides["onnxruntime cpu, float32"](pixels)[0]
     np.testing.assert_allclose(eager.numpy(), graph, atol=1e-5)
     for name, tolerance in (("float16", 1e-3), ("int8", 0.1)):
@@ -102,7 +103,7 @@ def test_pytorch_and_onnxruntime_answer_alike_in_bench_infer(tmp_path):
 
 
 def test_bench_predict_compares_the_same_films(tmp_path, cache, monkeypatch, capsys):
-    monkeypatch.setattr(bench, "FOLDER_FILMS", {"simple": 70})
+    monkeypatch.setattr(benchmarks, "FOLDER_FILMS", {"simple": 70})
     folder, out = make_folder(tmp_path / "x"), tmp_path / "rows.json"
     assert bench.main(["predict", "--data", str(folder), "--size", "32", "--arch", "simple", "--repeats", "2",
                        "--cache", str(cache), "--device", "cpu", "--json", str(out)]) == 0  # fmt: skip
@@ -113,14 +114,14 @@ def test_bench_predict_compares_the_same_films(tmp_path, cache, monkeypatch, cap
 
 
 def test_a_bench_of_predict_on_films_that_fail_is_no_measurement(tmp_path, cache):
-    images = bench.data.load(str(make_folder(tmp_path / "x")), 32, cache).images
-    bench.write_jpegs(tmp_path / "films", images, 40)
-    bench.write_graph(tmp_path / "x.onnx", "simple", 32)
-    alone, whole = bench.predict_sides(tmp_path / "x.onnx", tmp_path / "films", 16, "cpu")
+    images = data.load(str(make_folder(tmp_path / "x")), 32, cache).images
+    benchmarks.write_jpegs(tmp_path / "films", images, 40)
+    benchmarks.write_graph(tmp_path / "x.onnx", "simple", 32)
+    alone, whole = benchmarks.predict_sides(tmp_path / "x.onnx", tmp_path / "films", 16, "cpu")
     assert alone() == whole() == 40
     (tmp_path / "films" / "000007.jpeg").unlink()
     (tmp_path / "films" / "000007.jpeg").write_bytes(b"no film")
-    with pytest.raises(common.Problem, match=r"predict\.py failed"):
+    with pytest.raises(problems.Problem, match=r"predict\.py failed"):
         whole()
 
 

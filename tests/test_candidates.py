@@ -9,18 +9,16 @@ from scipy.interpolate import RegularGridInterpolator
 from scipy.special import log_softmax
 from scipy.stats import rankdata
 
-import candidates
 import data
-import decisions
-import infer
-import metrics
 import models
-import prevalence
-import recipes
 import train
-import views
-from batches import NO_AUGMENT, Batches
-from candidates import CANDIDATES, Candidate
+from devices import hardware
+from films.variation import NO_AUGMENT
+from metrics import measures, prevalence
+from studies import candidates
+from studies.candidates import CANDIDATES, Candidate
+from training import calibration, recipes, runs, stress_views
+from training.batches import Batches
 
 EPOCHS = 1
 NONE = Candidate()
@@ -202,10 +200,10 @@ def world(phantoms, tmp_path_factory):
     recipe = replace(recipes.RECIPES["default"]["simple"], epochs=EPOCHS)
 
     def trained(candidate: Candidate | None) -> list[dict]:
-        infer.set_precision()
-        network, origin = train.prepare("simple", 0, args)
+        hardware.set_precision()
+        network, origin = runs.prepare("simple", 0, args)
         if candidate is None:
-            return train.train_run("plain", network, origin, phantoms, split, recipe, args)["stress"]
+            return runs.train_run("plain", network, origin, phantoms, split, recipe, args)["stress"]
         return candidates.train_candidate(candidate, network, phantoms, split, recipe, args)["stress"]
 
     return trained
@@ -257,13 +255,13 @@ def test_every_candidate_trains_and_changes_something(world):
 def test_correcting_for_prevalence_is_what_prevalence_py_does(phantoms):
     some = np.arange(0, len(phantoms.labels), 3)
     labels = phantoms.labels[some]
-    stress = views.StressValidation(torch.from_numpy(phantoms.images), phantoms.labels, some, some)
+    stress = stress_views.StressValidation(torch.from_numpy(phantoms.images), phantoms.labels, some, some)
     margin = np.random.default_rng(0).normal(2.0 * labels - 1 + np.arange(13)[:, None] / 6, 1.5)  # a row a view
     found = {name: np.stack([-row, row], 1) for name, row in zip(stress.views, margin, strict=True)}
     plain, corrected = (candidates.rows(c, stress, found, labels) for c in (NONE, CANDIDATES["prevalence by EM"]))
-    temperature = decisions.fit(np.concatenate([*found.values()]), np.tile(labels, 13))["temperature"]
+    temperature = calibration.fit(np.concatenate([*found.values()]), np.tile(labels, 13))["temperature"]
     for name, before, after in zip(stress.views, plain, corrected, strict=False):
-        probabilities = metrics.positive_probability(found[name], temperature)
+        probabilities = measures.positive_probability(found[name], temperature)
         share = prevalence.estimated(probabilities, labels.mean())
         decided = prevalence.corrected(probabilities, labels.mean(), share) >= 0.5
         assert after["accuracy"] == pytest.approx((decided == labels).mean())

@@ -4,11 +4,14 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
-import common
-from common import Problem, UsageProblem
+from basics import cli, disk, problems
+from basics.problems import Problem, UsageProblem
+
+ROOT = Path(problems.__file__).parent.parent
 
 
 def test_run_turns_problems_into_one_line_and_an_exit_code(capsys):
@@ -18,31 +21,31 @@ def test_run_turns_problems_into_one_line_and_an_exit_code(capsys):
 
         return work
 
-    assert common.run(lambda: 0) == 0
-    assert common.run(fails(UsageProblem("no such folder"))) == 2
-    assert common.run(fails(Problem("the disk is full"))) == 1
-    assert common.run(fails(KeyboardInterrupt())) == 130
+    assert problems.run(lambda: 0) == 0
+    assert problems.run(fails(UsageProblem("no such folder"))) == 2
+    assert problems.run(fails(Problem("the disk is full"))) == 1
+    assert problems.run(fails(KeyboardInterrupt())) == 130
     assert capsys.readouterr().err == "error: no such folder\nerror: the disk is full\ninterrupted\n"
     with pytest.raises(ZeroDivisionError):  # a defect of ours keeps its traceback
-        common.run(lambda: 1 // 0)
+        problems.run(lambda: 1 // 0)
 
 
 @pytest.mark.parametrize("text", ["0", "-3", "1.5", "many", "99999999999"])
 def test_whole_number_refuses(text):
     with pytest.raises(argparse.ArgumentTypeError):
-        common.whole_number(1)(text)
+        cli.whole_number(1)(text)
 
 
 @pytest.mark.parametrize("text", ["0", "-1e-3", "nan", "inf", "fast"])
 def test_positive_number_refuses(text):
     with pytest.raises(argparse.ArgumentTypeError):
-        common.positive_number(text)
+        cli.positive_number(text)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "model.pt"
-    common.write_text(path, "old")
-    with pytest.raises(RuntimeError), common.atomic_path(path) as temporary:
+    disk.write_text(path, "old")
+    with pytest.raises(RuntimeError), disk.atomic_path(path) as temporary:
         temporary.write_text("half of the new one")
         raise RuntimeError
     assert path.read_text() == "old"
@@ -51,13 +54,13 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
 
 def test_a_killed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "model.pt"
-    common.write_text(path, "old")
+    disk.write_text(path, "old")
     code = (
-        "import sys, pathlib, time; sys.path.insert(0, sys.argv[1]); import common\n"
-        "with common.atomic_path(pathlib.Path(sys.argv[2])) as t: t.write_text('half'); "
+        "import sys, pathlib, time; sys.path.insert(0, sys.argv[1]); from basics import disk\n"
+        "with disk.atomic_path(pathlib.Path(sys.argv[2])) as t: t.write_text('half'); "
         "print(1, flush=True); time.sleep(60)"
     )
-    root = os.path.dirname(common.__file__)
+    root = str(ROOT)
     with subprocess.Popen([sys.executable, "-c", code, root, str(path)], stdout=subprocess.PIPE) as child:
         child.stdout.readline()
         child.kill()
@@ -67,29 +70,29 @@ def test_a_killed_write_leaves_the_old_file(tmp_path):
 def test_what_cannot_be_written_is_a_problem_that_names_it(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(Problem, match="cannot write .*file/model.pt"):
-        common.write_text(tmp_path / "file" / "model.pt", "x")
+        disk.write_text(tmp_path / "file" / "model.pt", "x")
     (tmp_path / "folder").mkdir()
     with pytest.raises(Problem, match="cannot write .*folder: Is a directory"):
-        common.write_text(tmp_path / "folder", "x")
+        disk.write_text(tmp_path / "folder", "x")
     full = tmp_path / "full"
-    with pytest.raises(Problem, match="No space left"), common.atomic_path(full):
+    with pytest.raises(Problem, match="No space left"), disk.atomic_path(full):
         raise OSError(28, "No space left on device")
     assert not full.exists()
 
 
 def test_json_has_null_where_a_number_is_undefined(tmp_path):
-    common.write_json(tmp_path / "x.json", {"a": [float("nan"), 1.5], "b": (None, True)})
+    disk.write_json(tmp_path / "x.json", {"a": [float("nan"), 1.5], "b": (None, True)})
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": [None, 1.5], "b": [None, True]}
 
 
 def test_hashes_keep_parts_apart(tmp_path):
-    assert common.sha256_of(["ab", "c"]) != common.sha256_of(["a", "bc"])
+    assert disk.sha256_of(["ab", "c"]) != disk.sha256_of(["a", "bc"])
     (tmp_path / "empty").touch()
-    assert common.sha256_of_file(tmp_path / "empty").startswith("e3b0c44298fc1c149afbf4c8996fb924")
+    assert disk.sha256_of_file(tmp_path / "empty").startswith("e3b0c44298fc1c149afbf4c8996fb924")
 
 
 def test_importing_any_script_does_no_work():
-    root = os.path.dirname(common.__file__)
+    root = str(ROOT)
     names = sorted(name[:-3] for name in os.listdir(root) if name.endswith(".py"))
     code = f"import sys; sys.path.insert(0, {root!r}); import {', '.join(names)}"
     start = time.perf_counter()
@@ -100,6 +103,6 @@ def test_importing_any_script_does_no_work():
 
 def test_a_name_that_is_no_text_can_be_written_and_hashed(tmp_path):
     name = os.fsdecode(b"film-\xff.jpeg")
-    common.write_json(tmp_path / "x.json", {"file": name})
-    assert common.parse_json((tmp_path / "x.json").read_bytes()) == {"file": name}
-    assert common.sha256_of([name]) != common.sha256_of(["film-.jpeg"])
+    disk.write_json(tmp_path / "x.json", {"file": name})
+    assert disk.parse_json((tmp_path / "x.json").read_bytes()) == {"file": name}
+    assert disk.sha256_of([name]) != disk.sha256_of(["film-.jpeg"])

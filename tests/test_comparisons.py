@@ -8,9 +8,8 @@ import pytest
 import scipy.stats
 import sklearn.metrics
 
-import comparisons
-import metrics
-import scoring
+from evaluation import comparisons
+from metrics import estimation, measures
 
 
 @cache
@@ -32,9 +31,9 @@ def result(name: str, probabilities: np.ndarray, architecture: str = "", thresho
     """What evaluate.py says of a model, as far as comparisons are concerned."""
     labels, patients = films(len(probabilities))
     labels, patients = more.pop("labels", labels), list(more.pop("patients", patients))
-    sample = scoring.Sample(labels, patients, 50)
+    sample = estimation.Sample(labels, patients, 50)
     points = {"0.5": {"threshold": 0.5}, "validation": {"threshold": threshold}}
-    estimates, at = scoring.describe(sample, probabilities, points)
+    estimates, at = estimation.describe(sample, probabilities, points)
     return {
         "name": name, "kind": "checkpoint", "architecture": architecture or name.split("-s")[0], "quick": False,
         "seed": int(name.rsplit("-s")[-1]) if "-s" in name else 0, "initial_weights": "random",
@@ -224,7 +223,7 @@ def test_a_difference_in_a_few_replicates_only_is_no_difference():
 
 
 def measure(name: str, value: float, p: float, detectable: float = math.nan) -> dict:
-    return comparisons.row(name, scoring.estimate(value), p / 10, detectable, "") | {"p_holm": p}
+    return comparisons.row(name, estimation.estimate(value), p / 10, detectable, "") | {"p_holm": p}
 
 
 @pytest.mark.parametrize(
@@ -318,7 +317,7 @@ def test_groups_of_seeds_are_compared_by_their_means(seeds):
 
 def test_each_replicate_draws_one_seed_less_than_there_are(seeds):
     """So that the mean varies as the seeds do, over their number: with all patients in every draw that is all."""
-    sample = scoring.Sample(*films(), replicates=4000)
+    sample = estimation.Sample(*films(), replicates=4000)
     sample.drawn = np.ones_like(sample.drawn)  # the patients stay
     value, drawn, _ = comparisons.mean_over_seeds("auroc", "", seeds[:3], sample, np.random.default_rng(0))
     areas = [sklearn.metrics.roc_auc_score(films()[0], member["probabilities"]) for member in seeds[:3]]
@@ -335,7 +334,7 @@ def simulated(random: np.random.Generator, better: float, count: int = 3) -> dic
         skills = random.normal(1.6 + extra, 0.2, count)  # what the seed changes
         margins = [skill * (labels - 0.5) + film + random.normal(0, 0.5, 100) for skill in skills]
         groups.append([{"probabilities": 1 / (1 + np.exp(-margin))} for margin in margins])
-    sample = scoring.Sample(labels, patients, replicates=200)
+    sample = estimation.Sample(labels, patients, replicates=200)
     return comparisons.auroc_of_seeds(*groups, sample)
 
 
@@ -353,4 +352,4 @@ def test_ensembles_are_named_after_their_seeds(seeds):
     (first, three), (second, _) = comparisons.ensembles(seeds)
     assert (first, second) == ("simple (ensemble of 3)", "resnet34 (ensemble of 2)")
     assert [member["name"] for member in three] == ["simple-s0", "simple-s1", "simple-s2"]
-    assert metrics.auroc(films()[0], np.mean([member["probabilities"] for member in three], 0)) > 0.8
+    assert measures.auroc(films()[0], np.mean([member["probabilities"] for member in three], 0)) > 0.8

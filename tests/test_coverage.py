@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-import intervals
-import metrics
+from metrics import intervals, measures
 
 PATIENTS, DATASETS, REPLICATES = 250, 1000, 399
 SHIFT = (1.2, 1.5)  # how far the positives of each model lie above its negatives
@@ -66,8 +65,8 @@ THRESHOLD = float(scipy.special.expit(CUT))
 def test_the_truth_is_what_a_large_sample_shows(monkeypatch) -> None:
     monkeypatch.setattr("test_coverage.PATIENTS", 200_000)
     labels, probabilities, _ = simulate(np.random.default_rng(0))
-    shown = metrics.classification(labels, probabilities[0], THRESHOLD)
-    shown["difference"] = metrics.auroc(labels, probabilities[1]) - shown["auroc"]
+    shown = measures.classification(labels, probabilities[0], THRESHOLD)
+    shown["difference"] = measures.auroc(labels, probabilities[1]) - shown["auroc"]
     expected = truth()
     assert {key: shown[key] for key in expected} == pytest.approx(expected, abs=0.004)
 
@@ -75,7 +74,7 @@ def test_the_truth_is_what_a_large_sample_shows(monkeypatch) -> None:
 def test_coverage_of_clustered_wilson(samples) -> None:
     accuracy, sensitivity = [], []
     for labels, (probabilities, _), patients in samples:
-        decisions = metrics.decide(probabilities, THRESHOLD)
+        decisions = measures.decide(probabilities, THRESHOLD)
         accuracy.append(intervals.clustered_wilson(decisions == labels, patients))
         sensitivity.append(intervals.clustered_wilson(decisions[labels == 1], patients[labels == 1]))
     assert BAND[0] <= share_covered(accuracy, truth()["accuracy"]) <= BAND[1]

@@ -4,9 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import cpu_layers
-import infer
 import models
+from devices import cpu_layers, layers
 
 
 @pytest.mark.parametrize(
@@ -67,13 +66,13 @@ def test_of_equal_pixels_the_first_gets_the_gradient_and_none_where_relu_cut_it_
 def test_what_nothing_here_is_for_stays_as_it_is(monkeypatch):
     other = torch.nn.Linear(2, 2)
     cpu = torch.device("cpu")
-    assert infer.fused(other, cpu) is other
+    assert layers.fused(other, cpu) is other
     resnet = models.build("resnet34", 32)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": False})
-    assert infer.fused(resnet, cpu) is resnet  # its gradients are slow by AMX alone
+    assert layers.fused(resnet, cpu) is resnet  # its gradients are slow by AMX alone
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
-    assert isinstance(infer.fused(resnet, cpu), cpu_layers.OnCpu)
+    assert isinstance(layers.fused(resnet, cpu), cpu_layers.OnCpu)
     simple = models.build("simple", 32)
-    assert isinstance(infer.fused(simple, cpu), cpu_layers.OnCpu)
+    assert isinstance(layers.fused(simple, cpu), cpu_layers.OnCpu)
     simple.fc2.register_forward_pre_hook(lambda layer, given: given)  # it would not be called
-    assert infer.fused(simple, cpu) is simple
+    assert layers.fused(simple, cpu) is simple

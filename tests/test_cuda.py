@@ -13,13 +13,13 @@ import pytest
 import torch
 
 import data
-import gpu
-import graphs
-import infer
 import models
-import recipes
 import train
-from batches import ELSEWHERE, Batches, pixel_statistics, table_on
+from devices import hardware, recording
+from films.variation import ELSEWHERE
+from graphs import building, sessions
+from training import checkpoints, loop, recipes
+from training.batches import Batches, pixel_statistics, table_on
 
 HERE = Path(__file__).parent.parent
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no GPU here")
@@ -28,9 +28,9 @@ CUDA = torch.device("cuda", 0)
 
 @pytest.fixture(autouse=True)
 def settings():
-    infer.set_precision()
+    hardware.set_precision()
     yield
-    infer.set_precision()
+    hardware.set_precision()
     gc.collect()
     torch.cuda.empty_cache()
 
@@ -45,14 +45,14 @@ def films() -> tuple[np.ndarray, np.ndarray]:
     return images, labels
 
 
-def trainer_of(architecture: str, films, batch_size: int, side: int, record: bool = True) -> train.Trainer:
+def trainer_of(architecture: str, films, batch_size: int, side: int, record: bool = True) -> loop.Trainer:
     images, labels = films
     table = table_on(images, CUDA)
     torch.manual_seed(0)
     network = models.build(architecture, 224).to(CUDA).to(memory_format=torch.channels_last)
     recipe = recipes.Recipe(epochs=2, learning_rate=1e-3, batch_size=batch_size, resize_from=side % 224)
     every = np.arange(len(labels))
-    made = train.Trainer(
+    made = loop.Trainer(
         network, recipe,
         Batches(table, labels, every, batch_size, CUDA, (0.4, 0.2), ELSEWHERE, shapes=1.29),
         Batches(table, labels, every[:90], 40, CUDA, (0.4, 0.2)),
@@ -63,7 +63,7 @@ def trainer_of(architecture: str, films, batch_size: int, side: int, record: boo
     return made
 
 
-def fitted(trainer: train.Trainer) -> tuple[np.ndarray, dict[str, torch.Tensor], list[float]]:
+def fitted(trainer: loop.Trainer) -> tuple[np.ndarray, dict[str, torch.Tensor], list[float]]:
     losses, logits = [], []
     trainer.fit(lambda row, answers: (losses.append(row["train_loss"]), logits.append(answers)))
     return logits[-1], {k: v.clone() for k, v in trainer.network.state_dict().items()}, losses
@@ -76,7 +76,7 @@ def fitted(trainer: train.Trainer) -> tuple[np.ndarray, dict[str, torch.Tensor],
 )
 def test_a_recorded_step_is_the_plain_one(architecture, batch_size, side, deterministic, films, capsys):
     """Bit for bit, both of them: the kernels are the same ones, in the same order."""
-    infer.set_precision(deterministic)
+    hardware.set_precision(deterministic)
     recorded = trainer_of(architecture, films, batch_size, side)
     logits, weights, losses = fitted(recorded)
     assert recorded.take_step.recordings and recorded.training.recorded.recordings and not capsys.readouterr().err
@@ -131,7 +131,7 @@ def test_an_older_training_that_is_let_go_spoils_no_recording(films, capsys):
 
 
 def test_work_that_waits_for_the_device_is_not_recorded_and_goes_on(capsys):
-    captured = gpu.Captured(lambda a: (a + a.sum().item(),), gpu.recorder(CUDA))
+    captured = recording.Captured(lambda a: (a + a.sum().item(),), recording.recorder(CUDA))
     for step in range(5):
         given = torch.full((3,), float(step), device=CUDA)
         assert captured(given)[0].tolist() == [4.0 * step] * 3
@@ -150,7 +150,7 @@ def test_a_table_that_does_not_fit_is_streamed(films, monkeypatch):
 
 
 def test_fp16_scales_its_gradients_and_learns(films, monkeypatch):
-    monkeypatch.setattr(infer, "reduced_type", lambda device: torch.float16)
+    monkeypatch.setattr(hardware, "reduced_type", lambda device: torch.float16)
     trainer = trainer_of("resnet34", films, 16, 224)
     _, _, losses = fitted(trainer)
     assert trainer.scaler.is_enabled() and trainer.scaler.get_scale() > 1 and not trainer.take_step.recordings
@@ -190,7 +190,9 @@ def test_killed_and_resumed_a_deterministic_run_ends_with_the_same_bits(tmp_path
     resumed = subprocess.run([sys.executable, *command(tmp_path / "killed", cache, "--resume")], cwd=HERE,
                              capture_output=True, text=True)  # fmt: skip
     assert resumed.returncode == 0 and "going on after" in resumed.stdout, resumed.stderr
-    whole, killed = (models.load_checkpoint(tmp_path / name / "simple" / "model.pt")[0] for name in ("whole", "killed"))
+    whole, killed = (
+        checkpoints.load_checkpoint(tmp_path / name / "simple" / "model.pt")[0] for name in ("whole", "killed")
+    )
     assert whole["weights_sha256"] == killed["weights_sha256"]
     times = ("seconds", "images_per_second")
     plain = [[{k: v for k, v in row.items() if k not in times} for row in one["history"]] for one in (whole, killed)]
@@ -219,11 +221,11 @@ def test_a_graph_on_cuda_answers_as_pytorch_on_the_cpu(architecture, tmp_path):
             module.running_var.uniform_(0.5, 1.5)
     checkpoint = {"size": 224, "fit": "stretch", "normalisation": [0.48, 0.24], "temperature": 1.0, "threshold": 0.5}
     path = tmp_path / "graph.onnx"
-    path.write_bytes(graphs.bare_graph(network, checkpoint).SerializeToString())
+    path.write_bytes(building.bare_graph(network, checkpoint).SerializeToString())
     pixels = np.random.default_rng(0).integers(0, 256, (9, 300, 260), np.uint8)
     with torch.inference_mode():
-        expected = graphs.Deployed(network, checkpoint).eval()(torch.from_numpy(pixels))[0].numpy()
-    found = infer.graph_outputs(infer.open_graph(path, "cuda"), pixels, 4, ["probability"])["probability"]
+        expected = building.Deployed(network, checkpoint).eval()(torch.from_numpy(pixels))[0].numpy()
+    found = sessions.graph_outputs(sessions.open_graph(path, "cuda"), pixels, 4, ["probability"])["probability"]
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 

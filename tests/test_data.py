@@ -11,9 +11,8 @@ import pytest
 from folders import draw, make_folder
 
 import data
-import images
-import sources
-from common import Problem, UsageProblem
+from basics.problems import Problem, UsageProblem
+from films import images, sources
 
 # ------------------------------------------------------------------------------------- layouts and errors
 

@@ -25,8 +25,8 @@ from downloads import (
 )
 
 import data
-import download
-from common import Problem, UsageProblem
+from basics.problems import Problem, UsageProblem
+from films import download
 
 
 @pytest.fixture

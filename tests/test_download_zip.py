@@ -9,8 +9,8 @@ import zipfile
 import pytest
 from downloads import FILES, XRAYS, files_below, make_zip, member, names, serving, zip_source
 
-import download
-from common import Problem
+from basics.problems import Problem
+from films import download
 
 
 @pytest.fixture

@@ -15,16 +15,14 @@ import sklearn.metrics
 import torch
 from folders import draw, make_folder
 
-import answers
-import common
-import comparisons
 import data
 import evaluate
 import export
-import ledger
-import models
-import scoring
 import train
+from basics import problems
+from evaluation import comparisons, ledger, tested_model, testing
+from metrics import estimation
+from training import checkpoints
 
 
 class World:
@@ -81,7 +79,7 @@ def knowing(monkeypatch, margins) -> None:
         given = np.asarray(margins(dataset, indices), np.float32)
         return np.stack([np.zeros_like(given), given], 1)
 
-    monkeypatch.setattr(answers, "logits", logits)
+    monkeypatch.setattr(tested_model, "logits", logits)
 
 
 # ---------------------------------------------------------------------------------------- which images test it
@@ -144,10 +142,10 @@ def test_a_set_that_shares_films_or_people_with_training_is_refused(world, tmp_p
         assert code == 0 or re.search(r"error: .*1 of the test (images|patients) were seen in its training", error)
         if code == 0:
             assert world.model()["images"] < 40 and world.model()["split"]["how"] == "patient"
-    model = answers.open_model(world.runs / "simple" / "model.pt")
-    with pytest.raises(common.Problem, match=r"of the test images and \d+ of the test patients were seen"):
+    model = tested_model.open_model(world.runs / "simple" / "model.pt")
+    with pytest.raises(problems.Problem, match=r"of the test images and \d+ of the test patients were seen"):
         moved = replace(model, facts={**model.facts, "split": {**model.facts["split"], "seed": 5}})
-        answers.test_side(moved, world.dataset())
+        tested_model.test_side(moved, world.dataset())
 
 
 def test_official_models_take_a_test_folder_that_came_later_and_a_set_that_is_nothing_else(cache, tmp_path, capsys):
@@ -175,20 +173,20 @@ def test_official_models_take_a_test_folder_that_came_later_and_a_set_that_is_no
 
 
 def test_external_sets_of_equal_names_are_two_test_sets(world, tmp_path):
-    model = answers.open_model(world.runs / "simple" / "model.pt")
+    model = tested_model.open_model(world.runs / "simple" / "model.pt")
     prints = set()
     for k in range(2):
         for i in range(3):
             draw(tmp_path / str(k) / "NORMAL" / f"IM-{7000 + i}-0001.jpeg", 100 * k + 9000 + i)
             draw(tmp_path / str(k) / "PNEUMONIA" / f"person{7000 + i}_virus_1.jpeg", 100 * k + 9500 + i)
-        prints.add(answers.test_side(model, world.dataset(tmp_path / str(k))).fingerprint)
+        prints.add(tested_model.test_side(model, world.dataset(tmp_path / str(k))).fingerprint)
     assert len(prints) == 2
 
 
 def test_a_checkpoint_without_operating_points_still_works(world, tmp_path, capsys):
-    checkpoint, network = models.load_checkpoint(world.runs / "simple" / "model.pt")
+    checkpoint, network = checkpoints.load_checkpoint(world.runs / "simple" / "model.pt")
     del checkpoint["operating_points"], checkpoint["validation_answers"]
-    models.save_checkpoint(tmp_path / "old.pt", {**checkpoint, "state": network.state_dict()})
+    checkpoints.save_checkpoint(tmp_path / "old.pt", {**checkpoint, "state": network.state_dict()})
     assert evaluate.main([str(tmp_path / "old.pt"), *world.common, "--report", str(world.folder / "report")]) == 0
     found = world.model()
     assert list(found["points"]) == ["0.5", "validation"]
@@ -209,7 +207,7 @@ def test_seeds_are_averaged_and_their_ensemble_decides_by_validation_alone(world
     assert mine == pytest.approx(np.mean(members, 0), abs=1e-8)
     stored, validation = [], []
     for member in both:
-        checkpoint, _ = models.load_checkpoint(world.runs / member / "model.pt")
+        checkpoint, _ = checkpoints.load_checkpoint(world.runs / member / "model.pt")
         answer = checkpoint["validation_answers"]
         stored.append(torch.softmax(answer["logits"].double() / checkpoint["temperature"], 1)[:, 1].numpy())
         validation.append(answer["labels"].numpy())
@@ -231,9 +229,9 @@ def test_seeds_are_averaged_and_their_ensemble_decides_by_validation_alone(world
 
 
 def opened(world: World, names: tuple[str, ...], dataset: data.Dataset) -> tuple[dict, list[dict]]:
-    made = [answers.open_model(world.runs / name / "model.pt") for name in names]
+    made = [tested_model.open_model(world.runs / name / "model.pt") for name in names]
     split = data.split(world.dataset())
-    results = [evaluate.evaluate(model, dataset, split, options()) for model in made]
+    results = [testing.evaluate(model, dataset, split, options()) for model in made]
     return {model.path: (model, dataset, split) for model in made}, results
 
 
@@ -246,7 +244,7 @@ def test_test_labels_choose_nothing(world):
     thresholds = []
     for films in (dataset, replace(dataset, labels=labels)):
         known, results = opened(world, ("simple-s3", "simple-s4"), films)
-        results += evaluate.ensembles(known, results, options())
+        results += testing.ensembles(known, results, options())
         assert len(results) == 3
         thresholds.append([at["threshold"] for one in results for at in one["points"].values()])
         thresholds[-1] += [one["temperature"] for one in results]
@@ -260,7 +258,7 @@ def test_seeds_that_were_validated_on_other_images_make_no_ensemble(world):
     kept = model.facts["validation_answers"]
     for stored in (None, {key: value[:-3] for key, value in kept.items()}):
         model.facts["validation_answers"] = stored
-        assert evaluate.ensembles(known, results, options()) == []
+        assert testing.ensembles(known, results, options()) == []
 
 
 def test_a_model_that_is_named_twice_is_evaluated_once(world):
@@ -279,7 +277,7 @@ def test_bacterial_and_viral_pneumonia_and_thirds_by_size(world, monkeypatch):
     dataset = replace(dataset, etiologies=kinds, widths=widths)
     margins = random.normal(0, 2, len(kinds))
     knowing(monkeypatch, lambda _, indices: margins[indices])
-    result = evaluate.evaluate(answers.open_model(world.runs / "simple" / "model.pt"), dataset, split, options())
+    result = testing.evaluate(tested_model.open_model(world.runs / "simple" / "model.pt"), dataset, split, options())
     found = {(row["group"], row["measure"]): row for row in result["subgroups"]}
     right = (result["probabilities"] >= result["points"]["validation"]["threshold"]) == result["labels"]
     test = split.test
@@ -372,13 +370,13 @@ def test_the_prevalence_of_the_test_images_is_estimated_in_a_row_of_its_own(worl
     assert found["corrected"]["estimated"] == pytest.approx(dataset.labels[split.test].mean(), abs=1e-3)
     assert found["corrected"]["estimates"]["accuracy"]["value"] == 1
     assert "With the test images' prevalence estimated from themselves" in capsys.readouterr().out
-    sample = scoring.Sample(np.array([0, 1]), ["a", "b"], 10)
-    assert evaluate.corrected(sample, np.array([0.2, 0.7]), None) is None
-    assert evaluate.corrected(sample, np.array([0.2, 0.7]), {"labels": torch.ones(3, dtype=torch.int64)}) is None
+    sample = estimation.Sample(np.array([0, 1]), ["a", "b"], 10)
+    assert testing.corrected(sample, np.array([0.2, 0.7]), None) is None
+    assert testing.corrected(sample, np.array([0.2, 0.7]), {"labels": torch.ones(3, dtype=torch.int64)}) is None
 
 
 def test_answers_that_are_not_finite_are_named_and_the_others_go_on(world, monkeypatch, capsys):
-    sound = answers.logits
+    sound = tested_model.logits
 
     def broken(model, dataset, indices, device, reduced=False):
         found = sound(model, dataset, indices, device)
@@ -386,7 +384,7 @@ def test_answers_that_are_not_finite_are_named_and_the_others_go_on(world, monke
             found[[1, 4], [0, 1]] = np.nan, np.inf
         return found
 
-    monkeypatch.setattr(answers, "logits", broken)
+    monkeypatch.setattr(tested_model, "logits", broken)
     assert world.evaluate(models=("simple-s3", "simple")) == 1
     test = len(data.split(world.dataset()).test)
     error = capsys.readouterr().err
@@ -417,7 +415,9 @@ def test_a_poor_test_set_gives_dashes_and_no_traceback(world, which):
     else:
         split = replace(split, test=split.test[:1])
     results = [
-        evaluate.evaluate(answers.open_model(world.runs / name / "model.pt"), dataset, split, options(prevalence=0.1))
+        testing.evaluate(
+            tested_model.open_model(world.runs / name / "model.pt"), dataset, split, options(prevalence=0.1)
+        )
         for name in ("simple-s3", "simple-s4")
     ]
     results[1]["architecture"] = "resnet34"  # so that a question is asked

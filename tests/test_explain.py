@@ -10,11 +10,12 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, log_loss, recall_score
 
 import explain
-import graphs
-import metrics
 import models
 import train
-import views
+from evaluation import explanation
+from graphs import building
+from metrics import measures
+from training import checkpoints, stress_views
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +29,12 @@ def run(cache, tmp_path_factory):
 def test_the_table_is_the_checkpoints_and_the_counts_are_of_its_decisions(run, cache, capsys, tmp_path):
     picture = tmp_path / "x.png"
     assert explain.main([str(run), "--cache", str(cache), "--out", str(picture), "--count", "2"]) == 0
-    out, (checkpoint, _) = capsys.readouterr().out, models.load_checkpoint(run)
-    assert views.table(checkpoint["stress"]) in out
+    out, (checkpoint, _) = capsys.readouterr().out, checkpoints.load_checkpoint(run)
+    assert stress_views.table(checkpoint["stress"]) in out
     own = re.search(r"^all views +Youden's J +(\S+) +(\S+)", out, re.MULTILINE).groups()
     assert [float(x) for x in own] == pytest.approx([checkpoint["temperature"], checkpoint["threshold"]], abs=0.005)
     kept = {key: value.numpy() for key, value in checkpoint["validation_answers"].items() if key != "patients"}
-    probabilities = metrics.positive_probability(kept["logits"], checkpoint["temperature"])
+    probabilities = measures.positive_probability(kept["logits"], checkpoint["temperature"])
     wrong = (probabilities >= checkpoint["threshold"]) != kept["labels"]
     rows = re.findall(r"^(\S.*?) {2,}(\d+) {2,}(\d+)$", out, re.MULTILINE)
     assert [row[0] for row in rows] == [row["view"] for row in checkpoint["stress"][:-1]]
@@ -48,16 +49,16 @@ def test_validated_on_films_as_they_are_it_is_shown_the_other_views_too(cache, c
     common = ["--data", "phantoms", "--size", "64", "--cache", str(cache), "--epochs", "1", "--out", str(tmp_path)]
     assert train.main(["--arch", "simple", "--val", "random", *common]) == 0
     file = tmp_path / "simple" / "model.pt"
-    assert not models.load_checkpoint(file)[0]["stress"]
+    assert not checkpoints.load_checkpoint(file)[0]["stress"]
     assert explain.main([str(file), "--cache", str(cache)]) == 0
     assert "reversed" in capsys.readouterr().out and (tmp_path / "simple" / "errors.png").exists()
 
 
 def test_errors_are_sorted_by_how_sure_the_network_was():
     labels, probabilities = np.array([1, 0, 1, 0, 1]), np.array([0.001, 0.95, 0.3, 0.2, 0.9])
-    found = explain.Errors(torch.zeros(5, 4, 4), labels, probabilities, 0.4)
+    found = explanation.Errors(torch.zeros(5, 4, 4), labels, probabilities, 0.4)
     assert found.wrong.tolist() == [0, 1, 2] and found.missed == 2
-    assert explain.Errors(torch.zeros(5, 4, 4), labels, probabilities, 0.97).wrong.tolist() == [0, 2, 4]
+    assert explanation.Errors(torch.zeros(5, 4, 4), labels, probabilities, 0.97).wrong.tolist() == [0, 2, 4]
 
 
 def test_what_other_choices_would_make_of_the_same_answers():
@@ -67,7 +68,7 @@ def test_what_other_choices_would_make_of_the_same_answers():
         view: np.column_stack([np.zeros(100), generator.normal(shift + 3.0 * labels, 1.5)])
         for view, shift in (("as it is", -1.5), ("tight", 1.5), ("wide", -3.0))
     }
-    lines = explain.decided_otherwise(logits, labels).splitlines()
+    lines = explanation.decided_otherwise(logits, labels).splitlines()
     rows = {
         tuple(cells[:2]): [float(cell) for cell in cells[2:]] for cells in (re.split(" {2,}", x) for x in lines[3:])
     }
@@ -105,31 +106,31 @@ def test_a_heat_map_adds_up_to_the_log_odds():
     torch.manual_seed(0)
     network, checkpoint = models.build("resnet34", 64).eval(), checkpoint_of(64)
     films = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
-    maps = explain.heat_maps(checkpoint, network, films)
+    maps = explanation.heat_maps(checkpoint, network, films)
     with torch.inference_mode():
         logits = network((films[:, None] / 255 - 0.45) / 0.2)
     bias = (network.fc.bias[1] - network.fc.bias[0]).item() / 1.7
     # Bilinear from 2 x 2 places to 64 x 64 keeps the mean.
     assert maps.mean((1, 2)) + bias == pytest.approx(((logits[:, 1] - logits[:, 0]) / 1.7).numpy(), abs=1e-4)
-    assert explain.heat_maps(checkpoint, models.build("simple", 64), films) is None
+    assert explanation.heat_maps(checkpoint, models.build("simple", 64), films) is None
 
 
 def test_red_is_for_pneumonia_and_views_without_errors_are_left_out():
     network, checkpoint = models.build("resnet34", 64).eval(), checkpoint_of(64)
     films, labels = torch.full((2, 64, 64), 128, dtype=torch.uint8), np.array([0, 1])
-    errors = {"wrong": explain.Errors(films, labels, np.array([0.9, 0.9]), 0.4),
-              "right": explain.Errors(films, labels, np.array([0.1, 0.9]), 0.4)}  # fmt: skip
+    errors = {"wrong": explanation.Errors(films, labels, np.array([0.9, 0.9]), 0.4),
+              "right": explanation.Errors(films, labels, np.array([0.1, 0.9]), 0.4)}  # fmt: skip
     sizes = []
     for sign, stronger in ((1, 0), (-1, 2)):
         with torch.no_grad():
             network.fc.weight[1], network.fc.weight[0] = sign * 5.0, -sign * 5.0  # features are never negative
-        picture = Image.open(io.BytesIO(explain.draw(checkpoint, network, errors, ["a", "b"], 1, "title"))).convert(
+        picture = Image.open(io.BytesIO(explanation.draw(checkpoint, network, errors, ["a", "b"], 1, "title"))).convert(
             "RGB"
         )
         totals = np.asarray(picture, float).sum((0, 1))
-        assert totals[stronger] > totals[2 - stronger] and graphs.has_heatmap(network)
+        assert totals[stronger] > totals[2 - stronger] and building.has_heatmap(network)
         sizes.append(picture.size)
-    more = explain.draw(checkpoint, network, errors | {"right": errors["wrong"]}, ["a", "b"], 1, "title")
+    more = explanation.draw(checkpoint, network, errors | {"right": errors["wrong"]}, ["a", "b"], 1, "title")
     assert Image.open(io.BytesIO(more)).size[1] > sizes[0][1] * 1.5
 
 

@@ -11,14 +11,13 @@ from PIL import Image
 
 import data
 import export
-import graphs
-import images
-import infer
-import metrics
 import models
 import train
-import verify
-from common import Problem
+from basics.problems import Problem
+from films import images
+from graphs import building, proof, sessions
+from metrics import measures
+from training.checkpoints import load_checkpoint, save_checkpoint
 
 CPU = torch.device("cpu")
 
@@ -48,7 +47,7 @@ def checkpoints(tmp_path_factory, cache, phantoms) -> dict[str, Path]:
     out = tmp_path_factory.mktemp("runs")
     options = ["--data", "phantoms", "--cache", str(cache), "--size", "64", "--out", str(out), "--quick"]
     assert train.main(["--arch", "simple", *options]) == 0
-    checkpoint, network = models.load_checkpoint(out / "simple" / "model.pt")
+    checkpoint, network = load_checkpoint(out / "simple" / "model.pt")
     split = data.split(phantoms)
     found = {}
     for architecture in ("simple", "resnet34"):
@@ -56,10 +55,10 @@ def checkpoints(tmp_path_factory, cache, phantoms) -> dict[str, Path]:
             network = shaken(architecture, 64)
         content = {**checkpoint, "name": architecture, "architecture": architecture, "temperature": 1.7,
                    "state": network.state_dict()}  # fmt: skip
-        expected = verify.reference(network, {**content, "threshold": 0.5}, phantoms, split)
+        expected = proof.reference(network, {**content, "threshold": 0.5}, phantoms, split)
         content["threshold"] = float(np.median(expected.probabilities)) + 1e-3
         found[architecture] = out / architecture / "model.pt"
-        models.save_checkpoint(found[architecture], content)
+        save_checkpoint(found[architecture], content)
     return found
 
 
@@ -72,24 +71,24 @@ def exported(checkpoints, cache, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def expected(checkpoints, phantoms) -> dict[str, verify.Reference]:
+def expected(checkpoints, phantoms) -> dict[str, proof.Reference]:
     return {name: expected_of(path, phantoms) for name, path in checkpoints.items()}
 
 
-def expected_of(path: Path, phantoms: data.Dataset) -> verify.Reference:
-    checkpoint, network = models.load_checkpoint(path)
-    return verify.reference(network, checkpoint, phantoms, data.split(phantoms))
+def expected_of(path: Path, phantoms: data.Dataset) -> proof.Reference:
+    checkpoint, network = load_checkpoint(path)
+    return proof.reference(network, checkpoint, phantoms, data.split(phantoms))
 
 
 @pytest.mark.parametrize("architecture", ["simple", "resnet34"])
 def test_a_graph_gives_pytorchs_answers_and_says_what_it_is(exported, checkpoints, expected, architecture):
     graph = onnx.load(exported / f"{architecture}.onnx")
-    assert [item.version for item in graph.opset_import if item.domain == ""] == [graphs.OPSET]
+    assert [item.version for item in graph.opset_import if item.domain == ""] == [building.OPSET]
     assert not any(tensor.external_data for tensor in graph.graph.initializer)
     # Nodes that compute shapes would be left on the CPU when the graph runs on a GPU.
     assert not {node.op_type for node in graph.graph.node} & {"Shape", "Size", "Concat", "NonZero"}
     facts = {item.key: item.value for item in graph.metadata_props}
-    checkpoint, _ = models.load_checkpoint(checkpoints[architecture])
+    checkpoint, _ = load_checkpoint(checkpoints[architecture])
     assert json.loads(facts["classes"]) == ["NORMAL", "PNEUMONIA"]
     assert json.loads(facts["temperature"]) == 1.7
     assert json.loads(facts["threshold"]) == checkpoint["threshold"]
@@ -103,7 +102,7 @@ def test_a_graph_gives_pytorchs_answers_and_says_what_it_is(exported, checkpoint
     # The numbers of the certificate again, without our verifier: onnxruntime and scipy-free softmax by hand.
     expected = expected[architecture]
     session = onnxruntime.InferenceSession(exported / f"{architecture}.onnx", providers=["CPUExecutionProvider"])
-    probability, decision, logits = session.run(infer.GRAPH_OUTPUTS, {"image": expected.images})
+    probability, decision, logits = session.run(building.GRAPH_OUTPUTS, {"image": expected.images})
     odds = np.exp((logits[:, 1].astype(np.float64) - logits[:, 0]) / 1.7)
     np.testing.assert_allclose(probability, odds / (1 + odds), atol=1e-6)
     np.testing.assert_array_equal(decision, probability >= np.float32(checkpoint["threshold"]))
@@ -126,37 +125,37 @@ def test_the_graph_resizes_as_data_does(exported, checkpoints, size):
     coarse = Image.fromarray(rng.integers(0, 256, (12, 12), np.uint8))
     image = coarse.resize(size[::-1], Image.Resampling.BICUBIC)
     decoded = images.decode(np.asarray(image), 64).pixels
-    checkpoint, network = models.load_checkpoint(checkpoints["simple"])
+    checkpoint, network = load_checkpoint(checkpoints["simple"])
     raw = np.asarray(image)[None]
-    resized = graphs.Deployed(network, checkpoint).resize(torch.from_numpy(raw.copy()))[0, 0].numpy()
+    resized = building.Deployed(network, checkpoint).resize(torch.from_numpy(raw.copy()))[0, 0].numpy()
     assert np.abs(resized - decoded.astype(float)).max() <= 1
     mean, std = checkpoint["normalisation"]
     with torch.no_grad():
         logits = network(torch.from_numpy((decoded[None, None] / 255.0 - mean) / std).float()).numpy()
-    found = infer.graph_outputs(infer.open_graph(exported / "simple.onnx"), raw, 1)
-    assert abs(found["probability"][0] - metrics.positive_probability(logits, checkpoint["temperature"])[0]) < 5e-3
+    found = sessions.graph_outputs(sessions.open_graph(exported / "simple.onnx"), raw, 1)
+    assert abs(found["probability"][0] - measures.positive_probability(logits, checkpoint["temperature"])[0]) < 5e-3
 
 
 @pytest.mark.parametrize("fit", ["pad", "crop"])
 @pytest.mark.parametrize("size", [(64, 64), (300, 211), (31, 97), (1, 40)])
 def test_other_fits_are_in_the_graph_too(checkpoints, tmp_path, fit, size):
-    checkpoint, network = models.load_checkpoint(checkpoints["simple"])
+    checkpoint, network = load_checkpoint(checkpoints["simple"])
     checkpoint["fit"] = fit
-    onnx.save(graphs.to_graph(network, checkpoint, "hash"), tmp_path / "x.onnx")
+    onnx.save(building.to_graph(network, checkpoint, "hash"), tmp_path / "x.onnx")
     coarse = Image.fromarray(np.random.default_rng(1).integers(0, 256, (12, 12), np.uint8))
     raw = np.asarray(coarse.resize(size[::-1], Image.Resampling.BICUBIC))
     decoded = images.decode(raw, 64, fit).pixels
     mean, std = checkpoint["normalisation"]
     with torch.no_grad():
         logits = network(torch.from_numpy((decoded[None, None] / 255.0 - mean) / std).float()).numpy()
-    found = infer.graph_outputs(infer.open_graph(tmp_path / "x.onnx"), raw[None], 1)
-    assert abs(found["probability"][0] - metrics.positive_probability(logits, checkpoint["temperature"])[0]) < 5e-3
+    found = sessions.graph_outputs(sessions.open_graph(tmp_path / "x.onnx"), raw[None], 1)
+    assert abs(found["probability"][0] - measures.positive_probability(logits, checkpoint["temperature"])[0]) < 5e-3
 
 
 def edited(source: Path, target: Path, edit) -> Path:
     graph = onnx.load(source)
     edit(graph)
-    target.write_bytes(graphs.sealed(graph))
+    target.write_bytes(building.sealed(graph))
     return target
 
 
@@ -177,7 +176,7 @@ def test_a_perturbed_weight_is_caught(exported, expected, tmp_path, architecture
     part = part if any(part in name for name in names) else next(n for n in names if n.endswith("weight"))
     path = edited(exported / f"{architecture}.onnx", tmp_path / "x.onnx", scale_initializer(part, factor))
     with pytest.raises(Problem, match="the graph's answers differ from PyTorch's on cpu, validation, batches of 64"):
-        verify.prove(path, expected[architecture], ["cpu"])
+        proof.prove(path, expected[architecture], ["cpu"])
 
 
 @pytest.mark.parametrize(
@@ -186,30 +185,30 @@ def test_a_perturbed_weight_is_caught(exported, expected, tmp_path, architecture
     ids=["dropped temperature", "other threshold", "wrong normalisation"],
 )
 def test_a_graph_made_with_other_facts_is_caught(checkpoints, expected, tmp_path, change):
-    checkpoint, network = models.load_checkpoint(checkpoints["simple"])
-    graph = graphs.to_graph(network, {**checkpoint, **change}, "hash")
+    checkpoint, network = load_checkpoint(checkpoints["simple"])
+    graph = building.to_graph(network, {**checkpoint, **change}, "hash")
     onnx.save(graph, tmp_path / "x.onnx")
     with pytest.raises(Problem, match="the graph's answers differ"):
-        verify.prove(tmp_path / "x.onnx", expected["simple"], ["cpu"])
+        proof.prove(tmp_path / "x.onnx", expected["simple"], ["cpu"])
 
 
 def test_batch_norm_in_training_mode_and_swapped_classes_are_caught(checkpoints, expected):
     expected = expected["resnet34"]
     every = np.arange(len(expected.images))
     good = {"logits": expected.logits, "probability": expected.probabilities, "decision": expected.decisions}
-    assert verify.compare(good, expected, every, 1e-4, None)["passed"]
-    _, network = models.load_checkpoint(checkpoints["resnet34"])
-    checkpoint, _ = models.load_checkpoint(checkpoints["resnet34"])
-    deployed = graphs.Deployed(network, checkpoint)
+    assert proof.compare(good, expected, every, 1e-4, None)["passed"]
+    _, network = load_checkpoint(checkpoints["resnet34"])
+    checkpoint, _ = load_checkpoint(checkpoints["resnet34"])
+    deployed = building.Deployed(network, checkpoint)
     deployed.network.train()
     with torch.no_grad():
         outputs = deployed(torch.from_numpy(expected.images))
-        wrong = dict(zip(infer.GRAPH_OUTPUTS, (t.numpy() for t in outputs[:3]), strict=True))
-    assert not verify.compare(wrong, expected, every, 1e-4, None)["passed"]
+        wrong = dict(zip(building.GRAPH_OUTPUTS, (t.numpy() for t in outputs[:3]), strict=True))
+    assert not proof.compare(wrong, expected, every, 1e-4, None)["passed"]
     swapped = {**good, "logits": expected.logits[:, ::-1]}
-    assert not verify.compare(swapped, expected, every, 1e-4, None)["passed"]
+    assert not proof.compare(swapped, expected, every, 1e-4, None)["passed"]
     flipped = {**good, "decision": 1 - expected.decisions}
-    row = verify.compare(flipped, expected, every, 1e-4, None)
+    row = proof.compare(flipped, expected, every, 1e-4, None)
     assert not row["passed"] and len(row["flipped"]) == len(every)
 
 
@@ -221,18 +220,18 @@ def test_a_fixed_batch_dimension_is_caught(exported, expected, tmp_path):
 
     path = edited(exported / "simple.onnx", tmp_path / "x.onnx", fix)
     with pytest.raises(Problem):
-        verify.prove(path, expected["simple"], ["cpu"])
+        proof.prove(path, expected["simple"], ["cpu"])
 
 
 def test_a_broken_export_exits_with_1_and_leaves_no_graph(exported, checkpoints, cache, tmp_path, monkeypatch, capsys):
-    honest = graphs.to_graph
+    honest = building.to_graph
 
     def broken(*arguments):
         graph = honest(*arguments)
         scale_initializer("fc2.weight", 1.05)(graph)
         return graph
 
-    monkeypatch.setattr(graphs, "to_graph", broken)
+    monkeypatch.setattr(building, "to_graph", broken)
     (tmp_path / "simple.onnx").write_bytes(b"an earlier graph")
     arguments = [str(checkpoints["simple"]), "--cache", str(cache), "--onnx", str(tmp_path)]
     assert export.main(arguments) == 1
@@ -252,20 +251,20 @@ def test_resizing_without_antialiasing_is_caught(exported, expected, tmp_path):
 
     path = edited(exported / "simple.onnx", tmp_path / "x.onnx", alias)
     with pytest.raises(Problem, match=r"on cpu, 31 x 997, .*pixels off by \d+ grey levels"):
-        verify.prove(path, expected["simple"], ["cpu"])
+        proof.prove(path, expected["simple"], ["cpu"])
 
 
 def test_a_heat_map_that_does_not_add_up_is_caught(exported, expected, tmp_path):
     path = edited(exported / "resnet34.onnx", tmp_path / "x.onnx", scale_initializer("evidence", 1.01))
     with pytest.raises(Problem, match="the graph's answers differ"):
-        verify.prove(path, expected["resnet34"], ["cpu"])
+        proof.prove(path, expected["resnet34"], ["cpu"])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here: CUDA does not fall back")
 def test_a_silent_fall_back_from_cuda_is_a_failure(exported):
     with warnings.catch_warnings(), pytest.raises(Problem, match="cuda was asked for, and onnxruntime runs it on CPU"):
         warnings.simplefilter("ignore", UserWarning)  # onnxruntime's own warning that it falls back
-        infer.open_graph(exported / "simple.onnx", "cuda")
+        sessions.open_graph(exported / "simple.onnx", "cuda")
 
 
 def test_a_provider_that_is_replaced_is_noticed(exported, monkeypatch):
@@ -279,14 +278,14 @@ def test_a_provider_that_is_replaced_is_noticed(exported, monkeypatch):
     monkeypatch.setattr(onnxruntime, "InferenceSession", Replaced)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     with pytest.raises(Problem, match="cuda was asked for, and onnxruntime runs it on CPUExecutionProvider"):
-        infer.open_graph(exported / "simple.onnx", "cuda")
+        sessions.open_graph(exported / "simple.onnx", "cuda")
 
 
 def test_where_there_is_a_gpu_cuda_is_checked_too(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert verify.providers() == (["cpu", "cuda"], [])
+    assert proof.providers() == (["cpu", "cuda"], [])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    names, unchecked = verify.providers()
+    names, unchecked = proof.providers()
     assert names == ["cpu"] and "CUDA was not checked" in unchecked[0]
 
 
@@ -301,9 +300,9 @@ def test_errors_are_named(tmp_path, cache, capsys):
     assert "x.pt: not a whole checkpoint" in capsys.readouterr().err
     (tmp_path / "x.onnx").write_text("no graph")
     with pytest.raises(Problem, match="x.onnx: onnxruntime cannot open it on cpu"):
-        infer.open_graph(tmp_path / "x.onnx")
+        sessions.open_graph(tmp_path / "x.onnx")
     with pytest.raises(Problem, match="none.onnx: no such file"):
-        infer.open_graph(tmp_path / "none.onnx")
+        sessions.open_graph(tmp_path / "none.onnx")
     with pytest.raises(SystemExit) as caught:
         export.main(["--help"])
     assert caught.value.code == 0 and "--all" in capsys.readouterr().out

@@ -24,10 +24,10 @@ from folders import make_folder
 from PIL import Image
 from processes import Disk
 
-import common
-import ledger
-import models
-import records
+from basics import disk, problems
+from evaluation import ledger
+from films import cache
+from training import checkpoints, run_folder
 
 KILLS = int(os.environ.get("CXR_FAULTS") or 0)  # of each command: set by `make faults`, which takes half an hour
 long_form = pytest.mark.skipif(not KILLS, reason="takes minutes: `make faults`")
@@ -102,7 +102,7 @@ def assert_whole(path: Path) -> None:
     )
     assert text.endswith("\n") or path.name in ("a.csv", "listing.json"), path
     if path.suffix == ".pt":
-        models.load_checkpoint(path, unfinished=True)
+        checkpoints.load_checkpoint(path, unfinished=True)
     elif path.suffix == ".json":
         json.loads(text)
     elif path.suffix == ".jsonl":
@@ -163,17 +163,18 @@ def test_killed_at_random_moments_all_is_whole_and_a_repeat_gives_the_same(name,
 
 def test_what_a_killed_export_leaves_is_no_model(base, tmp_path, capsys):
     import evaluate
+    from evaluation import testing
 
     shutil.copytree(base / "runs", tmp_path / "runs")
     (tmp_path / "onnx").mkdir()
     (tmp_path / "onnx" / ".simple.x.part.onnx").write_bytes(b"half")
-    found = evaluate.found_models(evaluate.parse(["--all", "--runs", f"{tmp_path}/runs", "--onnx", f"{tmp_path}/onnx"]))
+    found = testing.found_models(evaluate.parse(["--all", "--runs", f"{tmp_path}/runs", "--onnx", f"{tmp_path}/onnx"]))
     assert found == [tmp_path / "runs" / "simple" / "model.pt"]
 
 
 def hanging_build(flag: Path) -> None:
     """A `prepare`: the fifth image makes the file `flag`, and waits until it is removed."""
-    import cache
+    pass
 
     decode, count = cache.images.decode, iter(range(10**6))
 
@@ -215,13 +216,13 @@ def test_a_build_removes_what_killed_ones_left_and_a_second_one_waits_for_it(bas
 
 
 def hanging_training(flag: Path) -> None:
-    import train
+    from training import runs
 
     def hang(*_: object) -> None:
         flag.touch()
         time.sleep(600)
 
-    train.train_run = hang
+    runs.train_run = hang
 
 
 def test_of_two_trainings_under_one_name_the_second_is_refused_until_the_first_is_gone(base, tmp_path):
@@ -234,7 +235,7 @@ def test_of_two_trainings_under_one_name_the_second_is_refused_until_the_first_i
     assert (second.code, second.err) == (1, said) and not place.exists()
     first.process.kill()
     assert first.done().code == -signal.SIGKILL
-    assert attack.start(tmp_path / "second").done().code == 0 and records.finished(place)
+    assert attack.start(tmp_path / "second").done().code == 0 and run_folder.finished(place)
     assert list((tmp_path / "runs").iterdir()) == [place]
 
 
@@ -242,12 +243,12 @@ def test_where_locks_do_not_work_nobody_is_kept_out(tmp_path, monkeypatch):
     def unsupported(handle: int) -> None:
         raise OSError(95, "Operation not supported")
 
-    with common.lock(tmp_path / "lock", "busy") as held:
+    with disk.lock(tmp_path / "lock", "busy") as held:
         assert held
-        with pytest.raises(common.Problem, match="busy"), common.lock(tmp_path / "lock", "busy"):
+        with pytest.raises(problems.Problem, match="busy"), disk.lock(tmp_path / "lock", "busy"):
             pass
-    monkeypatch.setattr(common, "_lock_file", unsupported)
-    with common.lock(tmp_path / "lock", "busy") as held:
+    monkeypatch.setattr(disk, "_lock_file", unsupported)
+    with disk.lock(tmp_path / "lock", "busy") as held:
         assert not held
 
 
@@ -257,9 +258,9 @@ def test_a_clock_that_stands_still_loses_no_earlier_run(tmp_path, monkeypatch):
         def now(cls, zone: datetime.tzinfo | None = None) -> "Stopped":
             return cls(2020, 1, 1, tzinfo=zone)
 
-    monkeypatch.setattr(records.datetime, "datetime", Stopped)
+    monkeypatch.setattr(run_folder.datetime, "datetime", Stopped)
     for i in range(3):
-        (records.fresh_folder(tmp_path, "simple") / "model.pt").write_text(str(i))
+        (run_folder.fresh_folder(tmp_path, "simple") / "model.pt").write_text(str(i))
     assert sorted(path.read_text() for path in (tmp_path / "old").glob("*/model.pt")) == ["0", "1"]
 
 
@@ -416,8 +417,9 @@ def interrupted_in(module: str, function: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "module", "function"),
-    [("cache", "images", "decode"), ("export", "verify", "measure_odd"), ("heatmaps", "predict", "overlay"),
-     ("bench", "graphs", "to_precision"), pytest.param("evaluate", "report", "html_text", marks=long_form)],
+    [("cache", "films.images", "decode"), ("export", "graphs.proof", "measure_odd"), ("heatmaps", "predict", "overlay"),
+     ("bench", "graphs.precisions", "to_precision"),
+     pytest.param("evaluate", "evaluation.report", "html_text", marks=long_form)],
 )  # fmt: skip
 def test_ctrl_c_is_one_line_and_leaves_nothing_half_written(name, module, function, base, tmp_path):
     place = tmp_path / "place"
@@ -444,17 +446,17 @@ def test_the_oldest_python_that_we_promise_can_read_all_files():
 
 def noting_memory(file: Path) -> None:
     """A `prepare`: after each epoch the resident bytes are noted."""
-    import records
+    from training import run_folder
 
-    keep = records.Run.keep
+    keep = run_folder.Run.keep
 
-    def noting(self: records.Run, *arguments: object) -> None:
+    def noting(self: run_folder.Run, *arguments: object) -> None:
         keep(self, *arguments)
         self.wait()
         with open(file, "a") as stream:
             stream.write(f"{processes.memory_of(os.getpid())}\n")
 
-    records.Run.keep = noting
+    run_folder.Run.keep = noting
 
 
 def assert_flat(resident: list[int]) -> None:

@@ -13,9 +13,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from results import NAN, estimate, make_result, make_results
 
-import figures
-import intervals
-import metrics
+from evaluation import figures
+from metrics import intervals, measures
 
 LONG = "resnet34-pretrained on a collection of films whose name somebody made rather long, seed"
 
@@ -183,7 +182,7 @@ def test_bands_are_the_second_and_the_last_but_one_of_79_curves(monkeypatch):
 @pytest.mark.parametrize("separation", [0.3, 1.5, 2.5, 3.5])
 def test_bands_contain_their_curve_and_are_bands(separation):
     result = make_result(separation=separation, seed=7)
-    fpr, tpr, _ = metrics.roc_curve(result["labels"], result["probabilities"])
+    fpr, tpr, _ = measures.roc_curve(result["labels"], result["probabilities"])
     grid, low, high = figures.roc_band(result)
     upper = np.interp(grid, fpr, tpr)
     assert (low <= upper + 1e-12).all() and (upper <= high + 1e-12).all()
@@ -210,7 +209,7 @@ def test_the_area_below_the_precision_curve_is_the_average_precision():
     for result in (make_result(), make_result(images=31, seed=4), perfect()):
         recall, precision = figures.pr_curve(result["labels"], result["probabilities"])
         area = float(np.sum(np.diff(recall, prepend=0.0) * precision))
-        assert area == pytest.approx(metrics.average_precision(result["labels"], result["probabilities"]))
+        assert area == pytest.approx(measures.average_precision(result["labels"], result["probabilities"]))
         line = figures.precision_recall([result]).axes[0].lines[1]
         assert line.get_drawstyle() == "steps-pre"
         assert np.allclose(line.get_ydata()[1:], precision)

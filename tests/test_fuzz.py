@@ -19,13 +19,13 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from test_images import dicom, stored
 
-import answers
 import data
 import evaluate
 import export
-import graphs
 import predict
 import train
+from evaluation import tested_model
+from graphs import building
 
 SHORT = {"images": 40, "dicoms": 20, "checkpoints": 24, "graphs": 40, "manifests": 30, "archives": 30, "caches": 10,
          "states": 12, "records": 8, "ledgers": 40, "certificates": 10}  # fmt: skip
@@ -158,8 +158,8 @@ def test_a_foreign_graph_is_refused_with_its_reason(world, tmp_path, capsys, att
     for place in (above, file.parent / "beside.bin"):
         place.write_bytes(max((tensor.raw_data for tensor in model.graph.initializer), key=len))
     change(model, above)
-    helper.set_model_props(model, {} if attack == "facts" else graphs.facts_of(model))
-    file.write_bytes(graphs.sealed(model))
+    helper.set_model_props(model, {} if attack == "facts" else building.facts_of(model))
+    file.write_bytes(building.sealed(model))
     kept = json.loads(world.certificate.read_text()) | {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
     file.with_suffix(".json").write_text(json.dumps(kept))
     for main, first in ((evaluate.main, []), (export.main, ["verify"])):
@@ -190,8 +190,8 @@ def test_metadata_that_are_not_the_graphs_are_noticed(world, tmp_path, capsys):
     file = tmp_path / "x.onnx"
     for key, value in (("temperature", "3.0"), ("threshold", "0.01"), ("classes", '["PNEUMONIA", "NORMAL"]')):
         model = onnx.load(world.graph)
-        helper.set_model_props(model, graphs.facts_of(model) | {key: value})
-        file.write_bytes(graphs.sealed(model))
+        helper.set_model_props(model, building.facts_of(model) | {key: value})
+        file.write_bytes(building.sealed(model))
         for main, arguments in ((evaluate.main, world.options()), (predict.main, [str(world.film)])):
             assert main([str(file), *arguments]) == 1, key
             assert re.search("x.onnx: |the graph's probability is .*, its decision ", capsys.readouterr().err)
@@ -199,9 +199,9 @@ def test_metadata_that_are_not_the_graphs_are_noticed(world, tmp_path, capsys):
 
 def test_a_graph_without_a_sum_still_answers(world, tmp_path):
     model = onnx.load(world.graph)
-    helper.set_model_props(model, graphs.facts_of(model))
+    helper.set_model_props(model, building.facts_of(model))
     onnx.save(model, tmp_path / "x.onnx")
-    assert answers.open_model(tmp_path / "x.onnx").name == "x.onnx"
+    assert tested_model.open_model(tmp_path / "x.onnx").name == "x.onnx"
     assert world.predicted(tmp_path / "x.onnx")[0]["probability"] == world.answer["probability"]
 
 

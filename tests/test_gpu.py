@@ -12,11 +12,11 @@ import pytest
 import torch
 
 import data
-import gpu
+import devices
 import models
-import recipes
-import train
-from batches import Batches, pixel_statistics, table_on
+from devices import recording
+from training import loop, recipes
+from training.batches import Batches, pixel_statistics, table_on
 
 CPU = torch.device("cpu")
 TIMES = ("seconds", "images_per_second")
@@ -44,12 +44,12 @@ def test_what_is_replayed_is_what_is_called_plainly():
         calls.append(a)
         return a * times + b, a.sum()
 
-    captured = gpu.Captured(work, repeating(2))
+    captured = recording.Captured(work, repeating(2))
     for step in range(8):
         a, b = torch.full((3, 2), float(step)), torch.arange(6.0).view(3, 2)
         found = captured(a, b, times=2.0)
         assert torch.equal(found[0], 2 * a + b) and found[1] == a.sum()
-        assert (calls[-1] is a) == (step < gpu.WARM_UP)  # then from inputs of its own
+        assert (calls[-1] is a) == (step < recording.WARM_UP)  # then from inputs of its own
         assert len(calls) == step + 1
     assert len(captured.recordings) == 1
     assert torch.equal(captured(torch.ones(3, 2), b, times=3.0)[0], 3 + b)  # another constant, another recording
@@ -61,7 +61,7 @@ def test_a_recording_that_fails_is_said_once_and_everything_goes_on(capsys):
     def fails(*_):
         raise RuntimeError("operation not permitted when stream is capturing\nand a long story")
 
-    captured = gpu.Captured(lambda a: (a + 1,), fails)
+    captured = recording.Captured(lambda a: (a + 1,), fails)
     for step in range(6):
         assert captured(torch.tensor([float(step)]))[0].item() == step + 1
     assert capsys.readouterr().err == (
@@ -73,7 +73,7 @@ def test_nothing_is_collected_while_something_is_recorded():
     for enabled in (True, False):
         (gc.enable if enabled else gc.disable)()
         try:
-            with pytest.raises(ValueError), gpu.nothing_collected():
+            with pytest.raises(ValueError), recording.nothing_collected():
                 assert not gc.isenabled()
                 raise ValueError
             assert gc.isenabled() == enabled
@@ -85,8 +85,8 @@ def test_full_memory_is_not_taken_for_a_recording_that_fails():
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    captured = gpu.Captured(lambda a: (a + 1,), full)
-    for _ in range(gpu.WARM_UP):
+    captured = recording.Captured(lambda a: (a + 1,), full)
+    for _ in range(recording.WARM_UP):
         captured(torch.zeros(1))
     with pytest.raises(torch.OutOfMemoryError):
         captured(torch.zeros(1))
@@ -103,7 +103,7 @@ def test_a_replayed_training_step_is_a_plain_one_bit_for_bit(architecture, phant
 
     def trained() -> tuple[list[dict], dict, int]:
         torch.manual_seed(0)
-        trainer = train.Trainer(
+        trainer = loop.Trainer(
             models.build(architecture, 64), recipe,
             Batches(table, phantoms.labels, split.train[::3], 16, *shared, recipe.augment),
             Batches(table, phantoms.labels, split.validation, 10, *shared),
@@ -133,20 +133,25 @@ def test_kernels_agree_with_the_modules_in_tritons_interpreter():
 
 def test_without_triton_the_modules_are_used(monkeypatch, capsys):
     """Nor where it finds no compiler, which it says when a kernel is first launched."""
-    stand_in = types.ModuleType("kernels")
+    stand_in = types.ModuleType("devices.kernels")
 
     def tried(device):
         raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.\nand more")
 
     stand_in.tried = tried
     for found, reason in ((None, "import of kernels halted"), (stand_in, "Failed to find C compiler")):
-        gpu._tried_kernels.cache_clear()
-        monkeypatch.setitem(sys.modules, "kernels", found)
-        assert gpu.own_kernels(torch.device("cuda")) is None and gpu.own_kernels(torch.device("cuda")) is None
+        recording._tried_kernels.cache_clear()
+        monkeypatch.delattr(devices, "kernels", raising=False)
+        monkeypatch.setitem(sys.modules, "devices.kernels", found)
+        if found:
+            monkeypatch.setattr(devices, "kernels", found, raising=False)
+        assert (
+            recording.own_kernels(torch.device("cuda")) is None and recording.own_kernels(torch.device("cuda")) is None
+        )
         said = capsys.readouterr().err
         assert said.count("note: no kernels of our own here") == 1 and reason in said and said.count("\n") == 1
-    assert gpu.own_kernels(CPU) is None
-    gpu._tried_kernels.cache_clear()
+    assert recording.own_kernels(CPU) is None
+    recording._tried_kernels.cache_clear()
 
 
 def test_resnet34_is_torchvisions_bit_for_bit():

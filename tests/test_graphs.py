@@ -11,11 +11,10 @@ import torch
 from PIL import Image
 from test_export import shaken
 
-import graphs
-import images
-import infer
 import models
-from common import Problem
+from basics.problems import Problem
+from films import images
+from graphs import building, precisions
 
 FACTS = {
     "name": "net", "architecture": "resnet34", "classes": ["NORMAL", "PNEUMONIA"], "size": 64, "fit": "stretch",
@@ -38,7 +37,7 @@ def noise(*shape: int) -> np.ndarray:
 @pytest.fixture(scope="module")
 def deep() -> tuple[torch.nn.Module, onnx.ModelProto]:
     network = shaken("resnet34", 64)
-    return network, graphs.to_graph(network, FACTS, "hash")
+    return network, building.to_graph(network, FACTS, "hash")
 
 
 def test_the_heat_map_is_each_places_share_of_the_log_odds(deep):
@@ -46,7 +45,7 @@ def test_the_heat_map_is_each_places_share_of_the_log_odds(deep):
     found = run(graph, noise(3, 64, 64))
     assert found["heatmap"].shape == (3, 2, 2) and found["heatmap"].dtype == np.float32
     odds = np.log(found["probability"].astype(float)) - np.log1p(-found["probability"].astype(float))
-    bias = json.loads(graphs.facts_of(graph)["heatmap"])["bias"]
+    bias = json.loads(building.facts_of(graph)["heatmap"])["bias"]
     np.testing.assert_allclose(found["heatmap"].mean((1, 2)) + bias, odds, atol=1e-4)
     # The same from the network's own layers: the linear layer applied to the features of one place.
     kept = []
@@ -58,15 +57,15 @@ def test_the_heat_map_is_each_places_share_of_the_log_odds(deep):
 
 
 def test_the_simple_network_has_no_heat_map():
-    graph = graphs.to_graph(models.build("simple", 64), FACTS, "hash")
-    assert [output.name for output in graph.graph.output] == infer.GRAPH_OUTPUTS
-    assert "heatmap" not in graphs.facts_of(graph)
+    graph = building.to_graph(models.build("simple", 64), FACTS, "hash")
+    assert [output.name for output in graph.graph.output] == building.GRAPH_OUTPUTS
+    assert "heatmap" not in building.facts_of(graph)
 
 
 @pytest.mark.parametrize("fit", images.FITS)
 def test_pixels_of_many_sizes_are_those_that_images_decodes(fit):
     network = models.build("simple", 32)
-    deployed = graphs.Deployed(network, FACTS | {"size": 32, "fit": fit})
+    deployed = building.Deployed(network, FACTS | {"size": 32, "fit": fit})
     rng = np.random.default_rng(1)
     for _ in range(60):
         raw = rng.integers(0, 256, np.exp(rng.uniform(0, 6, 2)).astype(int), np.uint8)
@@ -82,12 +81,12 @@ def test_pixels_of_original_films_are_those_that_images_decodes(real_folder):
         pytest.skip(f"{folder} holds no films of original size")
     network = models.build("simple", 224)
     for fit in images.FITS:
-        graph = graphs.bare_graph(network, FACTS | {"size": 224, "fit": fit})
-        graph.graph.output.append(onnx.helper.make_tensor_value_info(graphs.PIXELS, onnx.TensorProto.FLOAT, None))
+        graph = building.bare_graph(network, FACTS | {"size": 224, "fit": fit})
+        graph.graph.output.append(onnx.helper.make_tensor_value_info(building.PIXELS, onnx.TensorProto.FLOAT, None))
         session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
         for file in files[:: 1 if fit == "stretch" else 8]:
             raw, _ = images._decode_picture(file.read_bytes())
-            found = session.run([graphs.PIXELS], {"image": raw[None]})[0][0, 0]
+            found = session.run([building.PIXELS], {"image": raw[None]})[0][0, 0]
             decoded = images.decode(raw, 224, fit).pixels
             assert np.abs(found - decoded.astype(np.float32)).max() <= 1, file.name
 
@@ -97,31 +96,31 @@ def test_other_precisions_keep_types_and_are_the_same_bytes_each_time(deep, prec
     _, graph = deep
     before = graph.SerializeToString(deterministic=True)
     calibration = noise(16, 64, 64)
-    made = graphs.to_precision(graph, precision, calibration)
+    made = precisions.to_precision(graph, precision, calibration)
     assert graph.SerializeToString(deterministic=True) == before
     onnx.checker.check_model(made, full_check=True)
     content = made.SerializeToString(deterministic=True)
-    assert content == graphs.to_precision(graph, precision, calibration).SerializeToString(deterministic=True)
+    assert content == precisions.to_precision(graph, precision, calibration).SerializeToString(deterministic=True)
     assert len(content) < len(before) * {"fp16": 0.51, "int8": 0.26}[precision]
-    assert [item.version for item in made.opset_import] == [graphs.OPSET]
+    assert [item.version for item in made.opset_import] == [building.OPSET]
     plain, found = run(graph, calibration), run(made, calibration)
     assert {name: values.dtype for name, values in found.items()} == {n: v.dtype for n, v in plain.items()}
     margin, wanted = (np.diff(outputs["logits"])[:, 0] for outputs in (found, plain))
     scale = np.abs(plain["logits"]).max()
     # Of random weights on noise int8 is a rough likeness only; test_export.py judges it on a trained network.
     assert np.abs(margin - wanted).max() < scale * {"fp16": 0.005, "int8": 0.5}[precision]
-    facts = graphs.facts_of(made)
-    bias = graphs.fact(facts, "heatmap")["bias"]
+    facts = building.facts_of(made)
+    bias = building.fact(facts, "heatmap")["bias"]
     np.testing.assert_allclose(found["heatmap"].mean((1, 2)) + bias, margin / 1.5, atol=1e-4 * scale)
-    assert facts["name"] == f"net-{precision}" and graphs.fact(facts, "precision")["name"] == precision
+    assert facts["name"] == f"net-{precision}" and building.fact(facts, "precision")["name"] == precision
     odd = run(made, noise(1, 31, 97))
     assert odd["probability"].shape == (1,) and np.isfinite(odd["probability"]).all()
 
 
 def test_what_surrounds_the_hidden_layers_stays_in_float32(deep):
     _, graph = deep
-    for network_graph in (graph, graphs.to_graph(models.build("simple", 64), FACTS, "hash")):
-        nodes, first, last = graphs.hidden_layers(network_graph.graph)
+    for network_graph in (graph, building.to_graph(models.build("simple", 64), FACTS, "hash")):
+        nodes, first, last = precisions.hidden_layers(network_graph.graph)
         assert {node.op_type for node in nodes} <= {"Conv", "Relu", "MaxPool", "ReduceMax", "Add", "Gemm", "Reshape"}
         assert nodes[0].input[0] == first and nodes[-1].output[0] == last and nodes[-1].op_type == "Relu"
         outside = [node.op_type for node in network_graph.graph.node if node not in nodes]
@@ -133,44 +132,46 @@ def test_the_shortened_network_answers_as_the_network(size):
     network = models.build("simple", size).double()
     images = torch.randn(5, 1, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        np.testing.assert_allclose(graphs.Shortened(network)(images), network(images), rtol=0, atol=1e-12)
+        np.testing.assert_allclose(building.Shortened(network)(images), network(images), rtol=0, atol=1e-12)
 
 
 def test_convolutions_of_few_filters_are_not_put_into_int8():
-    graph = graphs.to_graph(models.build("simple", 64), FACTS, "hash")
-    assert [node.op_type for node in graphs.worth_int8(graph.graph) if node.op_type in ("Conv", "Gemm")] == ["Gemm"] * 2
+    graph = building.to_graph(models.build("simple", 64), FACTS, "hash")
+    assert [node.op_type for node in precisions.worth_int8(graph.graph) if node.op_type in ("Conv", "Gemm")] == [
+        "Gemm"
+    ] * 2
 
 
 def test_metadata_claim_a_licence_for_the_data_that_have_it():
     def facts(name: str) -> dict:
-        return json.loads(graphs.metadata(FACTS | {"data": FACTS["data"] | {"name": name}}, "hash")["data"])
+        return json.loads(building.metadata(FACTS | {"data": FACTS["data"] | {"name": name}}, "hash")["data"])
 
     assert facts("Kermany v2: 5,232 of 5,856 images, train only")["licence"]["licence"] == "CC BY 4.0"
     assert "MedMNIST" in facts("PneumoniaMNIST: train 4,708 images")["licence"]["source"]
     for name in ("40 images: 20 normal, 20 pneumonia", "SYNTHETIC: 600 phantoms drawn by this program, no X-rays",
                  "Kermany v2: 9 of 5,856 images by their file names, not a complete copy (...)"):  # fmt: skip
         assert facts(name)["licence"] is None
-    said = graphs.metadata(FACTS, "hash")
+    said = building.metadata(FACTS, "hash")
     assert "not for clinical use" in said["intended_use"] and json.loads(said["precision"]) == {"name": "fp32"}
 
 
 def test_a_new_threshold_changes_decisions_and_nothing_else():
     """Also where the old threshold equals another constant of the graph, which the exporter shares."""
     network = models.build("simple", 64).eval()
-    graph = graphs.to_graph(network, FACTS | {"threshold": 0.5, "temperature": 0.5}, "hash")
+    graph = building.to_graph(network, FACTS | {"threshold": 0.5, "temperature": 0.5}, "hash")
     pixels = noise(20, 64, 64) >> np.arange(20, dtype=np.uint8)[:, None, None] // 3
     before = run(graph, pixels)
     threshold = float(np.median(before["probability"]))
-    assert graphs.set_threshold(graph, threshold) == 0.5
+    assert building.set_threshold(graph, threshold) == 0.5
     after = run(graph, pixels)
     np.testing.assert_array_equal(after["probability"], before["probability"])
     np.testing.assert_array_equal(after["decision"], before["probability"] >= np.float32(threshold))
     assert 0 < after["decision"].sum() < 20
-    facts = graphs.facts_of(graph)
+    facts = building.facts_of(graph)
     assert facts["threshold_rule"] == "set by hand" and float(facts["threshold"]) == threshold
     del graph.metadata_props[:]
     with pytest.raises(Problem, match="not a graph that export.py made"):
-        graphs.set_threshold(graph, 0.3)
+        building.set_threshold(graph, 0.3)
 
 
 def test_a_failure_of_the_exporter_is_one_line(monkeypatch):
@@ -179,7 +180,7 @@ def test_a_failure_of_the_exporter_is_one_line(monkeypatch):
 
     monkeypatch.setattr(torch.onnx, "export", broken)
     with pytest.raises(Problem, match=r"^PyTorch cannot export this network \(Failed to export the model\)$"):
-        graphs.bare_graph(models.build("simple", 64), FACTS)
+        building.bare_graph(models.build("simple", 64), FACTS)
 
 
 def test_films_are_read_as_they_lie_under_the_map():

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional
 
-import images
+from films import images
 
 
 def film(size: tuple[int, int] = (50, 40), seed: int = 0) -> np.ndarray:

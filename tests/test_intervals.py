@@ -9,8 +9,7 @@ import pytest
 import scipy.stats
 from test_metrics import SEEDS, sample
 
-import intervals
-import metrics
+from metrics import intervals, measures
 
 NAN = math.nan
 pytestmark = pytest.mark.filterwarnings("error")
@@ -43,16 +42,16 @@ def test_patient_counts_draw_whole_patients_with_replacement() -> None:
 def repeated(labels: np.ndarray, probabilities: np.ndarray, row: np.ndarray, threshold: float) -> dict[str, float]:
     """Every metric of metrics.py on images that are really there as often as the weights say."""
     labels, probabilities = np.repeat(labels, row), np.repeat(probabilities, row)
-    shown = metrics.classification(labels, probabilities, threshold)
-    slope, intercept = metrics.calibration_line(labels, probabilities)
-    margin = metrics.log_odds(probabilities)
+    shown = measures.classification(labels, probabilities, threshold)
+    slope, intercept = measures.calibration_line(labels, probabilities)
+    margin = measures.log_odds(probabilities)
     counts = {key: shown.pop(key) for key in ("n", "threshold", "tn", "fp", "fn", "tp")}
     assert counts["n"] == row.sum()
     return shown | {
-        "average_precision": metrics.average_precision(labels, probabilities),
-        "log_loss": metrics.log_loss(np.stack((0 * margin, margin), axis=1), labels),
-        "brier": metrics.brier(labels, probabilities),
-        "calibration_error": metrics.calibration_error(labels, probabilities),
+        "average_precision": measures.average_precision(labels, probabilities),
+        "log_loss": measures.log_loss(np.stack((0 * margin, margin), axis=1), labels),
+        "brier": measures.brier(labels, probabilities),
+        "calibration_error": measures.calibration_error(labels, probabilities),
         "calibration_slope": slope,
         "calibration_intercept": intercept,
     }
@@ -167,19 +166,19 @@ def test_clustered_wilson_knows_copies_and_independent_images() -> None:
     alone = intervals.clustered_wilson(labels, names)
     successes = int(labels.sum())
     # n / (n - 1) makes up for the estimated share: an effect of 60/59 where there is none.
-    assert alone == pytest.approx(metrics.wilson(successes * 59 / 60, 59))
+    assert alone == pytest.approx(measures.wilson(successes * 59 / 60, 59))
     copies = intervals.clustered_wilson(np.repeat(labels, 3), np.repeat(names, 3))
     assert copies == pytest.approx(alone)
     half = intervals.clustered_wilson([0, 1] * 30, np.repeat(names[:30], 2))  # no variance between patients
-    assert half == metrics.wilson(30, 60)
+    assert half == measures.wilson(30, 60)
 
 
 def test_clustered_wilson_at_the_extremes() -> None:
     patients = ["a", "a", "a", "b", "c"]
-    assert intervals.clustered_wilson([1] * 5, patients) == metrics.wilson(25 / 11, 25 / 11)
+    assert intervals.clustered_wilson([1] * 5, patients) == measures.wilson(25 / 11, 25 / 11)
     low, high = intervals.clustered_wilson([0] * 5, patients)
-    assert low == 0 and high == pytest.approx(metrics.wilson(0, 25 / 11)[1])
-    assert intervals.clustered_wilson([True] * 4, list("abcd")) == metrics.wilson(4, 4)
+    assert low == 0 and high == pytest.approx(measures.wilson(0, 25 / 11)[1])
+    assert intervals.clustered_wilson([True] * 4, list("abcd")) == measures.wilson(4, 4)
     for nothing in (([], []), ([1, 0], ["a", "a"]), ([1], ["a"])):
         assert all(math.isnan(end) for end in intervals.clustered_wilson(*nothing))
 
@@ -296,7 +295,7 @@ def test_clustered_delong_is_near_the_jackknife_and_the_bootstrap_by_patient(see
     error = math.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
     names = np.array(patients)
     drop = [names != name for name in set(patients)]
-    left = [metrics.auroc(labels[k], probabilities[k]) - metrics.auroc(labels[k], others[k]) for k in drop]
+    left = [measures.auroc(labels[k], probabilities[k]) - measures.auroc(labels[k], others[k]) for k in drop]
     assert error == pytest.approx(math.sqrt(len(left) - 1) * np.std(left), rel=0.02)
     weights = intervals.patient_counts(patients, 2000, seed)
     a, b = (intervals.bootstrap_ranking(labels, p, weights)["auroc"] for p in (probabilities, others))
@@ -322,11 +321,11 @@ def test_auroc_interval_is_symmetric_in_the_log_odds() -> None:
 
 def test_auroc_interval_of_a_perfect_ranking_counts_disjoint_pairs() -> None:
     labels, probabilities = [0] * 6 + [1] * 10, np.linspace(0, 1, 16)
-    assert intervals.auroc_interval(labels, probabilities) == metrics.wilson(6, 6)
-    assert intervals.auroc_interval(labels, probabilities[::-1])[1] == metrics.wilson(0, 6)[1]
+    assert intervals.auroc_interval(labels, probabilities) == measures.wilson(6, 6)
+    assert intervals.auroc_interval(labels, probabilities[::-1])[1] == measures.wilson(0, 6)[1]
     patients = list("aabbccddeeffgghh")  # three patients with negatives
-    assert intervals.auroc_interval(labels, probabilities, patients) == metrics.wilson(3, 3)
-    assert intervals.auroc_interval([0, 1] * 2, [0.1, 0.8, 0.2, 0.9], list("aabb")) == metrics.wilson(1, 1)
+    assert intervals.auroc_interval(labels, probabilities, patients) == measures.wilson(3, 3)
+    assert intervals.auroc_interval([0, 1] * 2, [0.1, 0.8, 0.2, 0.9], list("aabb")) == measures.wilson(1, 1)
 
 
 def test_undefined_auroc_intervals_are_nan() -> None:
@@ -345,7 +344,7 @@ def test_compare_auroc_is_second_minus_first() -> None:
     b = np.clip(a + np.random.default_rng(0).normal(0, 0.3, 200), 0, 1)
     got = intervals.compare_auroc(labels, a, b, patients)
     assert list(got) == ["difference", "low", "high", "standard_error", "p", "detectable"]
-    assert got["difference"] == pytest.approx(metrics.auroc(labels, b) - metrics.auroc(labels, a)) != 0
+    assert got["difference"] == pytest.approx(measures.auroc(labels, b) - measures.auroc(labels, a)) != 0
     _, covariance = intervals.delong(labels, np.stack((a, b)), patients)
     error = math.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
     assert got["standard_error"] == pytest.approx(error)

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-import ledger
-from common import Problem
+from basics.problems import Problem
+from evaluation import ledger
 
 
 def note(folder, run: str, fingerprint: str = "abc", model: str = "simple") -> int:

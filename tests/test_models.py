@@ -10,7 +10,9 @@ import torch
 import torchvision
 
 import models
-from common import Problem
+from basics import terms
+from basics.problems import Problem
+from training import checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +22,7 @@ def imagenet_like() -> dict[str, torch.Tensor]:
     return torchvision.models.resnet34(weights=None).state_dict()
 
 
-@pytest.mark.parametrize("architecture", models.ARCHITECTURES)
+@pytest.mark.parametrize("architecture", terms.ARCHITECTURES)
 def test_every_parameter_gets_a_gradient(architecture):
     torch.manual_seed(0)
     network = models.build(architecture, 64)
@@ -183,12 +185,12 @@ FACTS = {
 def saved(path: Path, **changes) -> Path:
     torch.manual_seed(0)
     network = models.build("simple", 32)
-    models.save_checkpoint(path, {**FACTS, "state": network.state_dict(), **changes})
+    checkpoints.save_checkpoint(path, {**FACTS, "state": network.state_dict(), **changes})
     return path
 
 
 def test_a_checkpoint_comes_back_as_it_was(tmp_path):
-    checkpoint, network = models.load_checkpoint(saved(tmp_path / "model.pt", threshold=0.25))
+    checkpoint, network = checkpoints.load_checkpoint(saved(tmp_path / "model.pt", threshold=0.25))
     assert checkpoint["threshold"] == 0.25
     assert not network.training
     torch.manual_seed(0)
@@ -203,7 +205,7 @@ def test_other_weights_than_the_hash_says_are_noticed(tmp_path):
     checkpoint["state"]["fc1.bias"] += 1
     torch.save(checkpoint, path)
     with pytest.raises(Problem, match="model.pt: the weights do not match their SHA-256"):
-        models.load_checkpoint(path)
+        checkpoints.load_checkpoint(path)
 
 
 @pytest.mark.parametrize(("key", "value"), [
@@ -213,22 +215,22 @@ def test_other_weights_than_the_hash_says_are_noticed(tmp_path):
 ])  # fmt: skip
 def test_a_value_that_cannot_be_is_named(tmp_path, key, value):
     with pytest.raises(Problem, match=f"model.pt: its {key} is "):
-        models.load_checkpoint(saved(tmp_path / "model.pt", **{key: value}))
+        checkpoints.load_checkpoint(saved(tmp_path / "model.pt", **{key: value}))
 
 
 def test_a_shape_of_terabytes_over_one_number_takes_no_memory(tmp_path):
     network = models.build("simple", 32)
     vast = {**network.state_dict(), "fc1.weight": torch.zeros(1).expand(10**6, 10**6)}
-    torch.save({**FACTS, "format": models.FORMAT, "state": vast, "weights_sha256": ""}, tmp_path / "model.pt")
+    torch.save({**FACTS, "format": checkpoints.FORMAT, "state": vast, "weights_sha256": ""}, tmp_path / "model.pt")
     with pytest.raises(Problem, match="model.pt: .state.fc1.weight is no plain tensor"):
-        models.load_checkpoint(tmp_path / "model.pt")
+        checkpoints.load_checkpoint(tmp_path / "model.pt")
 
 
 def test_weights_that_are_not_finite_are_named(tmp_path):
     state = models.build("simple", 32).state_dict()
     state["fc2.bias"][3] = float("nan")
     with pytest.raises(Problem, match="model.pt: its weights are not all finite .fc2.bias"):
-        models.load_checkpoint(saved(tmp_path / "model.pt", state=state))
+        checkpoints.load_checkpoint(saved(tmp_path / "model.pt", state=state))
 
 
 def test_a_flipped_byte_is_noticed(tmp_path):
@@ -240,7 +242,7 @@ def test_a_flipped_byte_is_noticed(tmp_path):
     path.write_bytes(content)
     torch.load(path, weights_only=True)  # torch does not notice
     with pytest.raises(Problem, match="the file was damaged"):
-        models.load_checkpoint(path)
+        checkpoints.load_checkpoint(path)
 
 
 class Payload:
@@ -256,25 +258,25 @@ def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path):
     torch.save({"format": 1, "state": Payload(tmp_path / "made")}, tmp_path / "evil2.pt")
     for name in ("evil.pt", "evil2.pt"):
         with pytest.raises(Problem, match=f"{name}: not a whole checkpoint") as caught:
-            models.load_checkpoint(tmp_path / name)
+            checkpoints.load_checkpoint(tmp_path / name)
         assert "weights_only" not in str(caught.value)  # torch's message advises to load it all the same
     assert not (tmp_path / "made").exists()
 
 
 def test_what_is_no_checkpoint_is_refused_by_name(tmp_path):
     with pytest.raises(Problem, match="none.pt: no such file"):
-        models.load_checkpoint(tmp_path / "none.pt")
+        checkpoints.load_checkpoint(tmp_path / "none.pt")
     whole = saved(tmp_path / "model.pt").read_bytes()
     for length in (0, 10, len(whole) // 2, len(whole) - 1):
         (tmp_path / "cut.pt").write_bytes(whole[:length])
         with pytest.raises(Problem, match="cut.pt: not a whole checkpoint"):
-            models.load_checkpoint(tmp_path / "cut.pt")
+            checkpoints.load_checkpoint(tmp_path / "cut.pt")
     torch.save({"weights": 1}, tmp_path / "other.pt")
     with pytest.raises(Problem, match="other.pt: not a checkpoint that train.py wrote"):
-        models.load_checkpoint(tmp_path / "other.pt")
+        checkpoints.load_checkpoint(tmp_path / "other.pt")
     with pytest.raises(Problem, match="its weights do not fit simple"):
-        models.load_checkpoint(saved(tmp_path / "model.pt", size=64))
+        checkpoints.load_checkpoint(saved(tmp_path / "model.pt", size=64))
     checkpoint = torch.load(saved(tmp_path / "model.pt"), weights_only=True)
     torch.save({**checkpoint, "format": 99}, tmp_path / "new.pt")
     with pytest.raises(Problem, match="checkpoint format 99, this program reads format 1"):
-        models.load_checkpoint(tmp_path / "new.pt")
+        checkpoints.load_checkpoint(tmp_path / "new.pt")

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from optimizer import AdamW, groups_of
+from training.optimizer import AdamW, groups_of
 
 
 def parameters() -> list[torch.nn.Parameter]:

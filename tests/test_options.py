@@ -12,9 +12,9 @@ import data
 import evaluate
 import explain
 import export
-import models
 import predict
 import train
+from basics import terms
 
 HUGE = str(10**30)
 WHOLE = ("-1", "1.5", "1e99", HUGE, "nan", "", "many")
@@ -133,7 +133,7 @@ def test_of_a_misspelt_name_the_right_one_is_suggested(main, arguments, meant, c
 
 def test_of_a_name_like_no_other_all_are_listed(capsys):
     assert call(train.main, ["--arch", "vgg"]) == 2
-    assert f"choose from {', '.join(models.ARCHITECTURES)};" in said(capsys.readouterr().err)
+    assert f"choose from {', '.join(terms.ARCHITECTURES)};" in said(capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("name", ["file", "folder", "empty", "none", "folder.onnx", "file.onnx", "none.onnx"])

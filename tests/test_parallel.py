@@ -11,9 +11,10 @@ import pytest
 import torch
 
 import models
-import parallel
 import train
-from batches import Augment, Batches
+from devices import parallel
+from films.variation import Augment
+from training.batches import Batches
 
 CPU = torch.device("cpu")
 HERE = Path(train.__file__).parent
@@ -50,14 +51,16 @@ def test_alone_nothing_is_shared():
 
 SCRIPT = f"""
 import sys; sys.path.insert(0, {str(HERE)!r})
-import torch, batches, infer, train
-infer.has_bf16 = lambda device: False
+import torch, train
+from devices import hardware
+from training import batches, runs
+hardware.has_bf16 = lambda device: False
 class Doubled(batches.Batches):
     def epoch(self, *arguments):
         return ((images.double(), labels) for images, labels in super().epoch(*arguments))
 if sys.argv.pop(1) == "float64":
     torch.set_default_dtype(torch.float64)
-    train.Batches = Doubled
+    runs.Batches = Doubled
 sys.exit(train.main(sys.argv[1:]))
 """
 

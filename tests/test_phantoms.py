@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-import phantoms
+from films import phantoms
 
 PNEUMONIA = re.compile(r"^person(\d+)_(bacteria|virus)_(\d+)")
 NORMAL = re.compile(r"^(NORMAL2-)?IM-(\d+)-(\d+)")

@@ -19,9 +19,9 @@ from folders import draw
 from PIL import Image
 from predicting import SCRIPT, bright_graph, call, facts, shell, table
 
-import graphs
 import models
 import predict
+from graphs import building
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +31,10 @@ def graph(tmp_path_factory) -> Path:
     network = models.build("simple", 32).eval()
     network.fc2.weight.data *= 100  # else all probabilities are near each other
     path = tmp_path_factory.mktemp("onnx") / "tiny.onnx"
-    onnx.save(graphs.to_graph(network, facts(), "hash"), path)
+    onnx.save(building.to_graph(network, facts(), "hash"), path)
     noise = np.random.default_rng(0).integers(0, 256, (50, 40, 50), np.uint8)
     probability = predict.open_model(path, "cpu").run(noise, "probability")[0]
-    onnx.save(graphs.to_graph(network, facts(threshold=float(np.median(probability))), "hash"), path)
+    onnx.save(building.to_graph(network, facts(threshold=float(np.median(probability))), "hash"), path)
     return path
 
 

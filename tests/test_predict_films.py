@@ -15,8 +15,8 @@ import test_images
 from PIL import Image
 from predicting import bright_graph, call
 
-import images
 import predict
+from films import images
 
 
 @pytest.fixture(scope="module")

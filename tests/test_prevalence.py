@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
 
-import metrics
-import prevalence
+from metrics import measures, prevalence
 
 
 def answers(seed: int, positives: int, negatives: int, calibrated_at: float) -> np.ndarray:
@@ -49,9 +48,9 @@ def test_estimated_finds_the_prevalence_of_a_large_sample_and_correcting_calibra
     labels = np.repeat([1, 0], [20_000, 80_000])
     found = prevalence.estimated(probabilities, 0.742)
     assert found == pytest.approx(0.2, abs=0.005)
-    slope, intercept = metrics.calibration_line(labels, prevalence.corrected(probabilities, 0.742, found))
+    slope, intercept = measures.calibration_line(labels, prevalence.corrected(probabilities, 0.742, found))
     assert (slope, intercept) == (pytest.approx(1, abs=0.02), pytest.approx(0, abs=0.04))
-    before = metrics.calibration_line(labels, probabilities)[1]
+    before = measures.calibration_line(labels, probabilities)[1]
     assert before == pytest.approx(np.log(0.2 / 0.8) - np.log(0.742 / 0.258), abs=0.04)
 
 

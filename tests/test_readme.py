@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 import export
-import phantoms as drawings
-import recipes
 import train
+from films import phantoms as drawings
+from training import recipes
 
 README = Path(train.__file__).with_name("README.md").read_text(encoding="utf-8")
 QUALITY = Path(train.__file__).with_name("docs").joinpath("quality.md").read_text(encoding="utf-8")

@@ -7,14 +7,13 @@ import threading
 import pytest
 import torch
 
-import common
-import models
-import records
-from stopping import Stopped
+from basics import problems
+from training import checkpoints, run_folder
+from training.stopping import Stopped
 
 
 class Slow:
-    """Stands in for models.save_checkpoint: writes when it is let, and remembers what."""
+    """Stands in for checkpoints.save_checkpoint: writes when it is let, and remembers what."""
 
     def __init__(self) -> None:
         self.written: list[tuple[str, int]] = []
@@ -26,7 +25,7 @@ class Slow:
         self.begun.set()
         assert self.let.wait(10)
         if self.fails:
-            raise common.Problem(f"cannot write {path}: No space left on device")
+            raise problems.Problem(f"cannot write {path}: No space left on device")
         self.written.append((path.name, int(checkpoint["state"]["weight"].item())))
         return checkpoint
 
@@ -34,11 +33,11 @@ class Slow:
 @pytest.fixture
 def slow(monkeypatch) -> Slow:
     stand_in = Slow()
-    monkeypatch.setattr(models, "save_checkpoint", stand_in)
+    monkeypatch.setattr(checkpoints, "save_checkpoint", stand_in)
     return stand_in
 
 
-def keep(run: records.Run, epoch: int, auroc: float) -> None:
+def keep(run: run_folder.Run, epoch: int, auroc: float) -> None:
     row = {"epoch": epoch, "learning_rate": 0.1, "train_loss": 1.0, "train_accuracy": 1.0, "val_loss": 1.0,
            "val_accuracy": 1.0, "val_auroc": auroc, "seconds": 0.1, "images_per_second": 1.0}  # fmt: skip
     weight = torch.tensor(float(epoch))
@@ -49,7 +48,7 @@ def keep(run: records.Run, epoch: int, auroc: float) -> None:
 
 def test_where_epochs_are_short_the_newest_state_and_the_best_one_are_written(tmp_path, slow):
     """While the first is being written four more epochs end; the third is the best."""
-    run = records.Run(tmp_path, {})
+    run = run_folder.Run(tmp_path, {})
     with run:
         keep(run, 1, 0.5)
         assert slow.begun.wait(10)
@@ -63,10 +62,10 @@ def test_where_epochs_are_short_the_newest_state_and_the_best_one_are_written(tm
 
 def test_writing_takes_a_tenth_of_the_time(tmp_path, slow, monkeypatch):
     waited = []
-    run = records.Run(tmp_path, {})
+    run = run_folder.Run(tmp_path, {})
     monkeypatch.setattr(run._ending, "wait", lambda seconds: waited.append(seconds))
     clock = iter([0.0, 2.0, 100.0, 107.0])
-    monkeypatch.setattr(records.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(run_folder.time, "monotonic", lambda: next(clock))
     slow.let.set()
     with run:
         keep(run, 1, 0.5)
@@ -79,10 +78,10 @@ def test_writing_takes_a_tenth_of_the_time(tmp_path, slow, monkeypatch):
 def test_a_save_that_fails_is_said_to_whoever_stops_a_run(tmp_path, slow):
     slow.fails = True
     slow.let.set()
-    with pytest.raises(common.Problem, match="No space left"), records.Run(tmp_path, {}) as run:
+    with pytest.raises(problems.Problem, match="No space left"), run_folder.Run(tmp_path, {}) as run:
         keep(run, 1, 0.5)
         raise Stopped(signal.SIGINT, "stopped; the same command with --resume goes on from there")
-    with pytest.raises(ValueError, match="another"), records.Run(tmp_path, {}) as run:
+    with pytest.raises(ValueError, match="another"), run_folder.Run(tmp_path, {}) as run:
         keep(run, 1, 0.5)
         raise ValueError("another error is on its way already")
 
@@ -90,21 +89,26 @@ def test_a_save_that_fails_is_said_to_whoever_stops_a_run(tmp_path, slow):
 def test_the_record_has_the_hash_of_the_model_that_lies_beside_it(tmp_path, cache, monkeypatch):
     """After a resume too, in which the best epoch comes later than what was resumed."""
     import train
+    from training import loop
 
     options = ["--arch", "simple", "--data", "phantoms", "--size", "64", "--epochs", "3", "--device", "cpu"]
     options += ["--cache", str(cache), "--out", str(tmp_path)]
-    one_epoch = train.Trainer.one_epoch
+    one_epoch = loop.Trainer.one_epoch
 
     def interrupted(self, *arguments):
         if self.epoch == 1:
             raise KeyboardInterrupt
         return one_epoch(self, *arguments)
 
-    monkeypatch.setattr(train.Trainer, "one_epoch", interrupted)
+    monkeypatch.setattr(loop.Trainer, "one_epoch", interrupted)
     assert train.main(options) == 130
     monkeypatch.undo()
     assert train.main([*options, "--resume"]) == 0
     record = json.loads((tmp_path / "simple" / "run.json").read_text())
-    checkpoint, _ = models.load_checkpoint(tmp_path / "simple" / "model.pt")
-    assert record["weights_sha256"] == checkpoint["weights_sha256"] == models.state_sha256(checkpoint["state"])
-    assert record["format"] == models.FORMAT and "training_sha256" not in record and "training_sha256" not in checkpoint
+    checkpoint, _ = checkpoints.load_checkpoint(tmp_path / "simple" / "model.pt")
+    assert record["weights_sha256"] == checkpoint["weights_sha256"] == checkpoints.state_sha256(checkpoint["state"])
+    assert (
+        record["format"] == checkpoints.FORMAT
+        and "training_sha256" not in record
+        and "training_sha256" not in checkpoint
+    )

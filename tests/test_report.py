@@ -13,12 +13,9 @@ import pytest
 from PIL import Image
 from results import NAN, estimate, make_comparisons, make_result, make_results, make_tables
 
-import cards
-import common
-import figures
-import markup
-import report
-from tables import Table
+from basics import problems
+from evaluation import cards, figures, markup, report
+from evaluation.tables import Table
 
 EVIL = 'a"><script>alert(1)</script>|`x` [y](http://evil.example) $z$ *w* &amp; \\ \x1b\u202e'
 NOTES = ["first look at these test images", "first look at these test images", "WARNING: a | b"]
@@ -296,14 +293,14 @@ def test_names_never_become_markup_in_html():
                           "li", "div", "table", "thead", "tbody", "tr", "th", "td", "figure", "img", "figcaption", "br",
                           "strong"}  # fmt: skip
     assert "<script" not in text and "\x1b" not in text and "\u202e" not in text
-    shown = common.printable(EVIL)
+    shown = problems.printable(EVIL)
     assert found.text.count(shown) > 12 and shown in found.captions[0]
     assert all(link.startswith(("#", "cards/")) for link in found.links)
 
 
 def test_names_never_become_markup_in_markdown_and_cards():
     results = poisoned()
-    shown, evil_tables = common.printable(EVIL), [Table(EVIL, [EVIL], [[EVIL]], [EVIL])]
+    shown, evil_tables = problems.printable(EVIL), [Table(EVIL, [EVIL], [[EVIL]], [EVIL])]
     for text in (
         report.markdown_text(results, [], evil_tables, [EVIL], {EVIL: EVIL}),
         report.model_card(results[0]),
@@ -439,7 +436,7 @@ def test_write_leaves_all_documents_and_figures_whole(tmp_path):
         assert (folder / name).read_text() == report.model_card(result)
     assert (folder / "report.html").stat().st_size < 3e6
     (tmp_path / "file").write_text("x")
-    with pytest.raises(common.Problem, match="cannot write"):
+    with pytest.raises(problems.Problem, match="cannot write"):
         report.write(tmp_path / "file", results[:1], [], [], [], {})
 
 

@@ -16,11 +16,11 @@ import pytest
 import torch
 
 import models
-import recipes
-import records
 import train
-from batches import Augment, Batches
-from common import Problem
+from basics.problems import Problem
+from films.variation import Augment
+from training import checkpoints, inference, loop, recipes, run_folder, runs
+from training.batches import Batches
 
 HERE = Path(train.__file__).parent
 TIMES = ("seconds", "images_per_second")
@@ -52,7 +52,7 @@ def rows_of(folder: Path) -> list[dict]:
 def assert_same_run(folder: Path, reference: Path) -> None:
     assert rows_of(folder) == rows_of(reference)
     for name in ("model.pt", "last.pt"):
-        (found, _), (expected, _) = (models.load_checkpoint(place / name) for place in (folder, reference))
+        (found, _), (expected, _) = (checkpoints.load_checkpoint(place / name) for place in (folder, reference))
         assert found["weights_sha256"] == expected["weights_sha256"]
         assert found["threshold"] == expected["threshold"] and found["temperature"] == expected["temperature"]
     assert found["training_sha256"] == expected["training_sha256"]  # optimizer, generators, position
@@ -85,7 +85,7 @@ def test_killed_at_random_moments_a_run_ends_with_the_same_bits(tmp_path, cache,
     moments = random.Random(3)
     killed = 0
     for _ in range(KILLS):
-        if records.finished(tmp_path / "simple"):
+        if run_folder.finished(tmp_path / "simple"):
             shutil.rmtree(tmp_path / "simple")
         process = start(RUN, options(tmp_path, cache, "--resume"))
         deadline = time.monotonic() + 60
@@ -98,7 +98,7 @@ def test_killed_at_random_moments_a_run_ends_with_the_same_bits(tmp_path, cache,
         process.communicate()
         killed += process.returncode == -signal.SIGKILL
         for file in (tmp_path / "simple").glob("[!.]*.pt"):
-            models.load_checkpoint(file, unfinished=True)  # whole, whatever the moment
+            checkpoints.load_checkpoint(file, unfinished=True)  # whole, whatever the moment
     assert killed >= 3
     process = start(RUN, options(tmp_path, cache, "--resume"))
     _, errors = process.communicate()
@@ -109,19 +109,20 @@ def test_killed_at_random_moments_a_run_ends_with_the_same_bits(tmp_path, cache,
 def test_killed_between_model_and_last_the_best_epoch_is_not_lost(tmp_path, cache, undisturbed):
     """model.pt is written before last.pt: killed in between, the epoch is done again, with the same result."""
     script = """
-import os, signal, models, train
-save = models.save_checkpoint
+import os, signal, train
+from training import checkpoints
+save = checkpoints.save_checkpoint
 def dying(path, content):
     if path.name == "last.pt" and content["epoch"] >= 2:  # the second one is written for sure, the second epoch's not
         os.kill(os.getpid(), signal.SIGKILL)
     return save(path, content)
-models.save_checkpoint = dying
+checkpoints.save_checkpoint = dying
 sys.exit(train.main(sys.argv[1:]))
 """
     process = start(script, options(tmp_path, cache))
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    assert models.load_checkpoint(tmp_path / "simple" / "last.pt")[0]["epoch"] == 1
+    assert checkpoints.load_checkpoint(tmp_path / "simple" / "last.pt")[0]["epoch"] == 1
     assert train.main(options(tmp_path, cache, "--resume")) == 0
     assert_same_run(tmp_path / "simple", undisturbed)
 
@@ -139,7 +140,7 @@ def signal_at(monkeypatch, epoch: int, batch: int, signum: int) -> None:
                     os.kill(os.getpid(), signum)
                 yield pair
 
-    monkeypatch.setattr(train, "Batches", Signalling)
+    monkeypatch.setattr(runs, "Batches", Signalling)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +155,7 @@ def test_a_signal_finishes_the_step_and_resuming_changes_no_bit(
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
     said = capsys.readouterr().err
     assert f"stopped after {epoch - 1} epochs and {batch + 1} steps" in said and "--resume" in said
-    last, _ = models.load_checkpoint(tmp_path / "simple" / "last.pt", unfinished=True)
+    last, _ = checkpoints.load_checkpoint(tmp_path / "simple" / "last.pt", unfinished=True)
     assert (last["training"]["epoch"], last["training"]["step"]) == (epoch - 1, batch + 1)
     monkeypatch.undo()
     assert train.main(options(tmp_path, cache, "--resume")) == 0
@@ -163,7 +164,7 @@ def test_a_signal_finishes_the_step_and_resuming_changes_no_bit(
 
 
 def test_a_signal_during_validation_loses_no_step(tmp_path, cache, undisturbed, monkeypatch):
-    answers = train.infer.network_logits
+    answers = inference.network_logits
     called = []
 
     def interrupted(*arguments, **keywords):
@@ -172,9 +173,9 @@ def test_a_signal_during_validation_loses_no_step(tmp_path, cache, undisturbed, 
             os.kill(os.getpid(), signal.SIGTERM)
         return answers(*arguments, **keywords)
 
-    monkeypatch.setattr(train.infer, "network_logits", interrupted)
+    monkeypatch.setattr(inference, "network_logits", interrupted)
     assert train.main(options(tmp_path, cache)) == 143
-    last, _ = models.load_checkpoint(tmp_path / "simple" / "last.pt")
+    last, _ = checkpoints.load_checkpoint(tmp_path / "simple" / "last.pt")
     assert (last["training"]["epoch"], last["training"]["step"]) == (1, 27)
     monkeypatch.undo()
     assert train.main(options(tmp_path, cache, "--resume")) == 0
@@ -183,7 +184,8 @@ def test_a_signal_during_validation_loses_no_step(tmp_path, cache, undisturbed, 
 
 def test_a_second_signal_ends_at_once_and_breaks_no_file(tmp_path, cache):
     script = """
-import time, batches, train
+import time, train
+from training import batches, runs
 class Slow(batches.Batches):
     def epoch(self, *arguments):
         for i, pair in enumerate(super().epoch(*arguments)):
@@ -191,7 +193,7 @@ class Slow(batches.Batches):
                 print("in the second epoch", flush=True)
                 time.sleep(60)
             yield pair
-train.Batches = Slow
+runs.Batches = Slow
 sys.exit(train.main(sys.argv[1:]))
 """
     process = start(script, options(tmp_path, cache))
@@ -207,7 +209,7 @@ sys.exit(train.main(sys.argv[1:]))
     process.communicate(timeout=30)
     assert process.returncode == 130 and time.monotonic() - begun < 20
     for name in ("last.pt", "model.pt"):
-        assert models.load_checkpoint(tmp_path / "simple" / name)[0]["epoch"] == 1
+        assert checkpoints.load_checkpoint(tmp_path / "simple" / name)[0]["epoch"] == 1
 
 
 # --------------------------------------------------------------------------------- resuming what cannot be
@@ -248,7 +250,7 @@ def test_a_first_epoch_that_was_stopped_is_no_model_yet(tmp_path, cache, monkeyp
     signal_at(monkeypatch, 1, 0, signal.SIGTERM)
     assert train.main(options(tmp_path, cache)) == 143
     with pytest.raises(Problem, match="stopped before the first epoch was complete; --resume goes on with it"):
-        models.load_checkpoint(tmp_path / "simple" / "last.pt")
+        checkpoints.load_checkpoint(tmp_path / "simple" / "last.pt")
 
 
 # --------------------------------------------------------------------------------------------- other trouble
@@ -276,11 +278,11 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(tmp_path, cach
             for i, (images, labels) in enumerate(super().epoch(number, skip, side)):
                 yield images * (float("nan") if self.augment and (number, i) == (2, 4) else 1), labels
 
-    monkeypatch.setattr(train, "Batches", Poisoned)
+    monkeypatch.setattr(runs, "Batches", Poisoned)
     assert train.main(options(tmp_path, cache)) == 1
     assert "error: epoch 2, step 5: the network's output is not finite; try a lower --lr" in capsys.readouterr().err
     for name in ("last.pt", "model.pt"):
-        checkpoint, network = models.load_checkpoint(tmp_path / "simple" / name)
+        checkpoint, network = checkpoints.load_checkpoint(tmp_path / "simple" / name)
         assert checkpoint["epoch"] == 1
         assert all(parameter.isfinite().all() for parameter in network.parameters())
 
@@ -295,11 +297,11 @@ def test_minutes_takes_the_epochs_that_fit_and_ends_the_schedule_with_them(minut
             return super().epoch(*arguments)
 
     fake = SimpleNamespace(monotonic=lambda: clock.now, perf_counter=lambda: clock.now)
-    monkeypatch.setattr(train, "time", fake)
+    monkeypatch.setattr(loop, "time", fake)
     common = (torch.from_numpy(phantoms.images), phantoms.labels, np.arange(64), 32, torch.device("cpu"), (0.5, 0.25))
     rates, rows = [], []
     recipe = recipes.Recipe(6, 1e-3, 32)
-    trainer = train.Trainer(models.build("simple", 64), recipe, Ticking(*common, Augment()), Ticking(*common),
+    trainer = loop.Trainer(models.build("simple", 64), recipe, Ticking(*common, Augment()), Ticking(*common),
                             minutes=minutes)  # fmt: skip
     rate = trainer.rate
     monkeypatch.setattr(trainer, "rate", lambda step: rates.append(rate(step)) or rates[-1])

@@ -8,9 +8,7 @@ import scipy.stats
 import sklearn.linear_model
 import sklearn.metrics
 
-import intervals
-import metrics
-import scoring
+from metrics import estimation, intervals, measures
 
 POINTS = {"0.5": 0.5, "validation": 0.31, "sensitivity 95 %": 0.2, "sensitivity 99 %": 0.07}
 
@@ -28,8 +26,8 @@ def films(seed: int = 0, n: int = 160, levels: int | None = None) -> tuple[np.nd
 
 
 def of(labels, probabilities, patients, points=POINTS, **more) -> tuple[dict, dict]:
-    sample = scoring.Sample(labels, patients, replicates=400)
-    return scoring.describe(sample, probabilities, {name: {"threshold": at} for name, at in points.items()}, **more)
+    sample = estimation.Sample(labels, patients, replicates=400)
+    return estimation.describe(sample, probabilities, {name: {"threshold": at} for name, at in points.items()}, **more)
 
 
 def assert_ordered(estimate: dict) -> None:
@@ -84,7 +82,7 @@ def test_what_needs_no_threshold_is_scikit_learns(levels):
         assert_ordered(found[key])
     intercept = found["calibration_intercept"]
     assert intercept["low"] < intercept["value"] < intercept["high"]
-    assert found["calibration_error"]["value"] == pytest.approx(metrics.calibration_error(labels, probabilities))
+    assert found["calibration_error"]["value"] == pytest.approx(measures.calibration_error(labels, probabilities))
     assert math.isnan(found["calibration_error"]["low"])  # resampling raises it: no interval would be valid
     assert set(found) == {*expected, "calibration_error", "calibration_intercept"}
 
@@ -111,7 +109,7 @@ def test_intervals_are_by_patient():
 def test_resampling_is_done_for_all_replicates_at_once():
     """A measure is called three times, with whole tables of weights: never once a replicate."""
     _, _, patients = films(4, 40)
-    sample = scoring.Sample(np.arange(40) % 2, patients, replicates=300)
+    sample = estimation.Sample(np.arange(40) % 2, patients, replicates=300)
     shapes = []
 
     def measure(weights):
@@ -122,9 +120,9 @@ def test_resampling_is_done_for_all_replicates_at_once():
     n = len(set(patients))
     assert shapes == [(1, 40), (300, 40), (n, 40)]
     assert value == 40 and drawn.shape == (300,) and left_out.shape == (n,)
-    again = scoring.Sample(np.arange(40) % 2, patients, replicates=300)
+    again = estimation.Sample(np.arange(40) % 2, patients, replicates=300)
     np.testing.assert_array_equal(again.drawn, sample.drawn)  # the same for every model
-    assert scoring.REPLICATES == 2000
+    assert estimation.REPLICATES == 2000
 
 
 # ----------------------------------------------------------------------------------- promised and delivered
@@ -135,16 +133,16 @@ def test_gap_is_newcombes_published_example():
     parts = []
     for right, n in ((56, 70), (48, 80)):
         interval = scipy.stats.binomtest(right, n).proportion_ci(method="wilson")
-        parts.append(scoring.estimate(right / n, (interval.low, interval.high)))
-    found = scoring.gap(*parts)
+        parts.append(estimation.estimate(right / n, (interval.low, interval.high)))
+    found = estimation.gap(*parts)
     assert found["value"] == pytest.approx(0.2)
     assert (round(found["low"], 4), round(found["high"], 4)) == (0.0524, 0.3339)
-    back = scoring.gap(*parts[::-1])
+    back = estimation.gap(*parts[::-1])
     assert (back["value"], back["low"], back["high"]) == pytest.approx((-0.2, -found["high"], -found["low"]))
 
 
 def test_a_gap_without_an_interval_on_one_side_has_none():
-    found = scoring.gap(scoring.estimate(0.9), scoring.estimate(0.95, (0.9, 0.97)))
+    found = estimation.gap(estimation.estimate(0.9), estimation.estimate(0.95, (0.9, 0.97)))
     assert found["value"] == pytest.approx(-0.05) and math.isnan(found["low"]) and math.isnan(found["high"])
 
 
@@ -152,7 +150,7 @@ def test_a_gap_without_an_interval_on_one_side_has_none():
 @pytest.mark.parametrize("levels", [None, 10])
 def test_operating_points_reach_the_sensitivity_that_they_are_named_after(seed, levels):
     labels, probabilities, patients = films(seed, levels=levels)
-    points = scoring.operating_points(labels, probabilities, patients, 0.4)
+    points = estimation.operating_points(labels, probabilities, patients, 0.4)
     assert list(points) == list(POINTS)
     assert (points["0.5"]["threshold"], points["validation"]["threshold"]) == (0.5, 0.4)
     for name, target in (("sensitivity 95 %", 0.95), ("sensitivity 99 %", 0.99)):
@@ -164,21 +162,21 @@ def test_operating_points_reach_the_sensitivity_that_they_are_named_after(seed, 
         assert sklearn.metrics.recall_score(labels, probabilities >= above) < target or threshold == 0
     for point in points.values():
         assert (point["images"], point["patients"]) == (len(labels), len(set(patients)))
-        assert set(point) == {"threshold", "images", "patients", *scoring.PROMISED}
+        assert set(point) == {"threshold", "images", "patients", *estimation.PROMISED}
         decisions = probabilities >= point["threshold"]
         assert point["specificity"]["value"] == pytest.approx(sklearn.metrics.recall_score(1 - labels, ~decisions))
-        for key in scoring.PROMISED:
+        for key in estimation.PROMISED:
             assert_ordered(point[key])
 
 
 def test_a_promise_is_repeated_and_its_gap_is_delivered_minus_promised():
     labels, probabilities, patients = films(5)
-    promised = scoring.operating_points(*films(6), 0.4)
-    sample = scoring.Sample(labels, patients, 200)
-    _, points = scoring.describe(sample, probabilities, promised)
+    promised = estimation.operating_points(*films(6), 0.4)
+    sample = estimation.Sample(labels, patients, 200)
+    _, points = estimation.describe(sample, probabilities, promised)
     for name, at in points.items():
         assert at["promised"] == {key: value for key, value in promised[name].items() if key != "threshold"}
-        for key in scoring.PROMISED:
+        for key in estimation.PROMISED:
             delivered = at["estimates"][key]["value"]
             assert at["gap"][key]["value"] == pytest.approx(delivered - promised[name][key]["value"])
             assert at["gap"][key]["low"] < at["gap"][key]["value"] < at["gap"][key]["high"]
@@ -269,7 +267,7 @@ def test_a_subgroup_is_scored_on_its_own_images(measure):
     labels, probabilities, patients = films(13)
     decisions = (probabilities >= 0.5).astype(int)
     which = np.random.default_rng(0).random(len(labels)) < 0.5
-    found = scoring.subgroup("some", measure, which, labels, decisions, patients)
+    found = estimation.subgroup("some", measure, which, labels, decisions, patients)
     mine = which & {"sensitivity": labels == 1, "specificity": labels == 0, "accuracy": labels > -1}[measure]
     whose = [patient for patient, chosen in zip(patients, mine, strict=True) if chosen]
     assert (found["images"], found["patients"]) == (mine.sum(), len(set(whose)))
@@ -281,5 +279,5 @@ def test_a_subgroup_is_scored_on_its_own_images(measure):
 
 def test_an_empty_subgroup_has_no_value():
     labels, probabilities, patients = films(14, 30)
-    found = scoring.subgroup("none", "accuracy", np.zeros(30, bool), labels, (probabilities >= 0.5) + 0, patients)
+    found = estimation.subgroup("none", "accuracy", np.zeros(30, bool), labels, (probabilities >= 0.5) + 0, patients)
     assert (found["images"], found["patients"]) == (0, 0) and math.isnan(found["value"])

@@ -10,8 +10,8 @@ from folders import draw, make_folder
 from test_images import dicom
 
 import data
-import sources
-from common import Problem, UsageProblem
+from basics.problems import Problem, UsageProblem
+from films import sources
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-import common
-import comparisons
 import evaluate
-import scoring
-import tables
-from scoring import estimate
+from basics import disk
+from evaluation import comparisons, tables, testing
+from metrics import estimation
+from metrics.estimation import estimate
 
 STRESS = [
     {"view": "as it is", "shortcuts": 0.926, "auroc": 0.96240, "accuracy": 0.9, "sensitivity": 0.9, "specificity": 0.9},
@@ -28,14 +27,14 @@ def result(name: str, seed: int, kind: str = "checkpoint", n: int = 90, **more) 
     labels = np.arange(n) % 3 // 2
     patients = [f"{i - (i % 10 == 3)}" for i in range(n)]
     probabilities = 1 / (1 + np.exp(-random.normal(2.2 * labels - 1.4, 1.0)))
-    promised = scoring.operating_points(labels, probabilities[::-1], patients, 0.37)
-    sample = scoring.Sample(labels, patients, 100)
-    estimates, points = scoring.describe(sample, probabilities, promised, prevalence=0.02)
+    promised = estimation.operating_points(labels, probabilities[::-1], patients, 0.37)
+    sample = estimation.Sample(labels, patients, 100)
+    estimates, points = estimation.describe(sample, probabilities, promised, prevalence=0.02)
     decisions = (probabilities >= 0.37).astype(int)
-    groups = [scoring.subgroup("some", measure, labels >= 0, labels, decisions, patients)
+    groups = [estimation.subgroup("some", measure, labels >= 0, labels, decisions, patients)
               for measure in ("sensitivity", "specificity")]  # fmt: skip
     corrected = {"validation": 0.742, "estimated": 0.4321, "counted": 0.3333,
-                 "estimates": scoring.at_threshold(sample, probabilities**2, 0.5)}  # fmt: skip
+                 "estimates": estimation.at_threshold(sample, probabilities**2, 0.5)}  # fmt: skip
     training = {"epochs": 5, "epochs_to_90": None, "seconds_to_90": None, "best_epoch": 3, "best_val_loss": 0.25,
                 "val_auroc": 0.9, "parameters": 1_234_567, "multiply_adds": 9.1e7, "images_per_second": 1234.4,
                 "minutes": 2.5, "device": "CPU", "seed": seed}  # fmt: skip
@@ -249,9 +248,9 @@ def test_only_synthetic_results_are_marked_and_empty_tables_left_out():
 def test_print_csv_and_json_agree_cell_by_cell(shown, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(evaluate.report, "write", lambda *_: None)  # the documents have tests of their own
     made = list(shown.tables.values())
-    evaluate.print_results(shown.results, made, ["one note"], "github")
+    testing.print_results(shown.results, made, ["one note"], "github")
     out = capsys.readouterr().out
-    evaluate.write_files(tmp_path, shown.results, shown.asked, shown.groups, ["one note"], made)
+    testing.write_files(tmp_path, shown.results, shown.asked, shown.groups, ["one note"], made)
     written = json.loads((tmp_path / "results.json").read_text(), parse_constant=pytest.fail)
     assert set(written) == {"models", "comparisons", "seeds", "notes", "versions"}
     with open(tmp_path / "results.csv", newline="") as stream:
@@ -277,17 +276,17 @@ def test_print_csv_and_json_agree_cell_by_cell(shown, tmp_path, capsys, monkeypa
 
 def test_what_is_for_figures_and_cards_is_not_in_the_json(shown, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluate.report, "write", lambda *_: None)
-    evaluate.write_files(tmp_path, shown.results, shown.asked, shown.groups, [], [])
+    testing.write_files(tmp_path, shown.results, shown.asked, shown.groups, [], [])
     for model in json.loads((tmp_path / "results.json").read_text())["models"]:
-        assert not set(evaluate.NOT_IN_JSON) & set(model)
-        assert set(model) == set(shown.results[0]) - set(evaluate.NOT_IN_JSON)
+        assert not set(testing.NOT_IN_JSON) & set(model)
+        assert set(model) == set(shown.results[0]) - set(testing.NOT_IN_JSON)
     (seeds,) = json.loads((tmp_path / "results.json").read_text())["seeds"]
     assert {"auroc", "0.5, accuracy", "validation, accuracy"} <= set(seeds["estimates"])
 
 
 def test_predictions_say_what_was_decided(shown):
     model = shown.results[2]
-    rows = evaluate.predictions(model)
+    rows = testing.predictions(model)
     assert [row["file"] for row in rows] == model["files"] and [row["patient"] for row in rows] == model["patient_ids"]
     for row, label, probability in zip(rows, model["labels"], model["probabilities"], strict=True):
         assert row["class"] == ("PNEUMONIA" if label else "NORMAL")
@@ -297,6 +296,6 @@ def test_predictions_say_what_was_decided(shown):
 
 
 def test_json_knows_neither_nan_nor_infinity(tmp_path):
-    common.write_json(tmp_path / "x.json", {"a": [math.nan, math.inf, np.float64(-math.inf), 1.5], "b": ("x", None)})
+    disk.write_json(tmp_path / "x.json", {"a": [math.nan, math.inf, np.float64(-math.inf), 1.5], "b": ("x", None)})
     found = json.loads((tmp_path / "x.json").read_text(), parse_constant=pytest.fail)
     assert found == {"a": [None, None, None, 1.5], "b": ["x", None]}

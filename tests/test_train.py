@@ -12,20 +12,20 @@ import torchvision
 from folders import draw, make_folder
 from sklearn.metrics import roc_auc_score
 
-import batches
 import data
-import decisions
 import evaluate
 import explain
-import infer
-import metrics
 import models
-import recipes
-import records
 import train
-import views
-from batches import NO_AUGMENT, Augment, Batches, pixel_statistics, table_on
-from common import Problem
+from basics import terms
+from basics.problems import Problem
+from devices import hardware
+from evaluation import testing
+from films import augmentation
+from films.variation import NO_AUGMENT, Augment
+from metrics import measures
+from training import calibration, checkpoints, inference, loop, optimizer, recipes, run_folder, runs, stress_views
+from training.batches import Batches, pixel_statistics, table_on
 
 CPU = torch.device("cpu")
 FAST = ["--data", "phantoms", "--size", "64"]
@@ -52,7 +52,7 @@ def test_a_few_steps_on_phantoms_improve_the_network(phantoms):
     network = models.build("simple", 64)
     recipe = recipes.Recipe(epochs=6, learning_rate=1e-3, batch_size=32)
     rows = []
-    train.Trainer(
+    loop.Trainer(
         network,
         recipe,
         Batches(table, phantoms.labels, split.train, 32, CPU, statistics, recipe.augment),
@@ -85,7 +85,7 @@ def test_modes_true_mean_and_untouched_validation(phantoms):
     network = Recorder()
     recipe = recipes.Recipe(epochs=1, learning_rate=1e-2, batch_size=26)
     kept = []
-    train.Trainer(
+    loop.Trainer(
         network,
         recipe,
         Batches(table, phantoms.labels, indices, 26, CPU, (0.5, 0.25), recipe.augment),
@@ -130,13 +130,13 @@ def test_compiled_answers_as_eager_and_leaves_no_trace_of_its_trial():
     network = models.build("resnet34").to(memory_format=torch.channels_last)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     images = torch.rand(4, 1, 32, 32).contiguous(memory_format=torch.channels_last)
-    layers = torch.nn.Sequential(network.conv1, network.bn1, torch.nn.ReLU())  # all of it would take a minute
-    fast = infer.compiled(layers, torch.zeros_like(images))
-    assert fast is not layers
+    first = torch.nn.Sequential(network.conv1, network.bn1, torch.nn.ReLU())  # all of it would take a minute
+    fast = layers.compiled(first, torch.zeros_like(images))
+    assert fast is not first
     for name, value in network.state_dict().items():
         assert torch.equal(value, before[name]), name
     assert all(parameter.grad is None for parameter in network.parameters())
-    torch.testing.assert_close(fast(images), layers(images), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(fast(images), first(images), atol=1e-4, rtol=1e-3)
 
 
 def test_where_compiling_fails_training_goes_on_without(tmp_path, cache, monkeypatch, capsys):
@@ -150,11 +150,11 @@ def test_where_compiling_fails_training_goes_on_without(tmp_path, cache, monkeyp
 
 def test_fp16_scales_its_gradients_and_learns(phantoms, monkeypatch):
     """What a GPU without bf16 runs, on the CPU: autocast to fp16, and a scaler whose state is saved."""
-    monkeypatch.setattr(infer, "reduced_type", lambda device: torch.float16)
+    monkeypatch.setattr(hardware, "reduced_type", lambda device: torch.float16)
     table, split = table_on(phantoms.images[:, ::2, ::2].copy(), CPU), data.split(phantoms)
     shared = (CPU, pixel_statistics(table, split.train))
     torch.manual_seed(0)
-    trainer = train.Trainer(
+    trainer = loop.Trainer(
         models.build("simple", 32),
         recipes.Recipe(epochs=6, learning_rate=2e-3, batch_size=32),
         Batches(table, phantoms.labels, split.train[::2], 32, *shared, NO_AUGMENT),
@@ -167,14 +167,14 @@ def test_fp16_scales_its_gradients_and_learns(phantoms, monkeypatch):
 
 
 def test_weight_decay_spares_vectors():
-    optimizer = recipes.make_optimizer(models.build("resnet34"), recipes.RECIPES["default"]["resnet34"])
-    matrices, vectors = optimizer.param_groups
+    made = optimizer.make_optimizer(models.build("resnet34"), recipes.RECIPES["default"]["resnet34"])
+    matrices, vectors = made.param_groups
     assert matrices["weight_decay"] > 0 and all(p.dim() > 1 for p in matrices["params"])
     assert vectors["weight_decay"] == 0 and all(p.dim() == 1 for p in vectors["params"])
 
 
 def test_the_seed_recipe_is_the_notebooks():
-    for architecture in models.ARCHITECTURES:
+    for architecture in terms.ARCHITECTURES:
         recipe = recipes.RECIPES["seed"][architecture]
         assert (recipe.optimizer, recipe.learning_rate, recipe.batch_size, recipe.epochs) == ("adam", 1e-4, 64, 20)
         assert recipe.augment == replace(NO_AUGMENT, flip=True)
@@ -191,22 +191,22 @@ def test_an_output_that_is_not_finite_stops_the_run_and_names_the_step(phantoms)
     table = table_on(phantoms.images, CPU)
     batches = Batches(table, phantoms.labels, np.arange(100), 20, CPU, (0.5, 0.25), Augment())
     with pytest.raises(Problem, match="epoch 1, step 3: the network's output is not finite"):
-        train.Trainer(Breaks(), recipes.Recipe(2, 1e-3), batches, batches).fit(lambda *_: None)
+        loop.Trainer(Breaks(), recipes.Recipe(2, 1e-3), batches, batches).fit(lambda *_: None)
 
 
 def test_the_best_epoch_is_the_highest_auroc_and_loss_breaks_ties():
     rows = [{"val_auroc": a, "val_loss": b} for a, b in ((0.9, 0.3), (0.95, 0.5), (0.95, 0.4), (0.95, 0.45))]
-    assert max(rows, key=records.rank) is rows[2]
-    assert not records.rank(rows[1]) > records.rank(rows[1])  # an equal epoch does not replace the earlier one
+    assert max(rows, key=run_folder.rank) is rows[2]
+    assert not run_folder.rank(rows[1]) > run_folder.rank(rows[1])  # an equal epoch does not replace the earlier one
 
 
 def test_a_separated_validation_set_does_not_make_the_network_surer():
     logits = np.array([[2.0, 0.0], [0.5, 0.0], [0.0, 0.4], [0.0, 3.0]])
-    decision = decisions.fit(logits, np.array([0, 0, 1, 1]))
+    decision = calibration.fit(logits, np.array([0, 0, 1, 1]))
     assert decision["temperature"] == 1.0
     labels = np.array([0, 1, 0, 1])
-    decision = decisions.fit(logits, labels)
-    assert decision["temperature"] == pytest.approx(metrics.fit_temperature(logits, labels))
+    decision = calibration.fit(logits, labels)
+    assert decision["temperature"] == pytest.approx(measures.fit_temperature(logits, labels))
 
 
 # ---------------------------------------------------------------------------------------------- whole runs
@@ -232,30 +232,34 @@ def test_a_run_leaves_what_it_promises(tmp_path, cache, phantoms, capsys):
     assert record["versions"]["torch"] == str(torch.__version__).split("+")[0]
     assert record["device"].startswith("CPU")
 
-    checkpoint, network = models.load_checkpoint(folder / "model.pt")
+    checkpoint, network = checkpoints.load_checkpoint(folder / "model.pt")
     best = max(range(3), key=lambda i: (float(rows[i]["val_auroc"]), -float(rows[i]["val_loss"])))
     assert checkpoint["epoch"] == best + 1
-    last, _ = models.load_checkpoint(folder / "last.pt")
+    last, _ = checkpoints.load_checkpoint(folder / "last.pt")
     assert last["epoch"] == 3
     # What is stored can be found again from the weights: the epoch's AUROC, the temperature and the threshold.
-    stress = views.StressValidation(table_on(phantoms.images, CPU), phantoms.labels, split.train, split.validation)
+    stress = stress_views.StressValidation(
+        table_on(phantoms.images, CPU), phantoms.labels, split.train, split.validation
+    )
     labels = phantoms.labels[split.validation]
 
     def answers(images):
         batches = Batches(images, labels, np.arange(len(labels)), 64, CPU, tuple(checkpoint["normalisation"]))
-        return infer.network_logits(network, batches)
+        return inference.network_logits(network, batches)
 
     logits = answers(stress.mixed())
-    assert metrics.auroc(labels, logits[:, 1] - logits[:, 0]) == pytest.approx(float(rows[best]["val_auroc"]), abs=0.02)
+    assert measures.auroc(labels, logits[:, 1] - logits[:, 0]) == pytest.approx(
+        float(rows[best]["val_auroc"]), abs=0.02
+    )
     logits = {name: answers(stress.show(name)) for name in stress.views}
-    fitted = decisions.fit(np.concatenate(list(logits.values())), np.tile(labels, len(logits)))
+    fitted = calibration.fit(np.concatenate(list(logits.values())), np.tile(labels, len(logits)))
     assert fitted["temperature"] == pytest.approx(checkpoint["temperature"], rel=0.02)  # they were fitted to bf16
     assert fitted["threshold"] == pytest.approx(checkpoint["threshold"], abs=0.02)
     for row in checkpoint["stress"][:-1]:
         margins = logits[row["view"]][:, 1] - logits[row["view"]][:, 0]
         assert row["auroc"] == pytest.approx(roc_auc_score(labels, margins), abs=0.01)
     seen = np.concatenate([split.train, split.validation])
-    assert torch.equal(checkpoint["seen_patients"], data.hashed([phantoms.patients[i] for i in seen]))
+    assert checkpoint["seen_patients"].tolist() == data.hashed([phantoms.patients[i] for i in seen]).tolist()
 
 
 def test_the_shapes_of_the_classes_reach_training_validation_and_explain(tmp_path, cache, capsys, monkeypatch):
@@ -263,18 +267,18 @@ def test_the_shapes_of_the_classes_reach_training_validation_and_explain(tmp_pat
     folder = make_folder(tmp_path / "films", count=30)
     for k, file in enumerate(sorted((folder / "PNEUMONIA").iterdir())):
         draw(file, k, (60, 40))
-    met, plain = [], batches.reshaped
-    monkeypatch.setattr(batches, "reshaped", lambda *given: met.append(given[2]) or plain(*given))
+    met, plain = [], augmentation.reshaped
+    monkeypatch.setattr(augmentation, "reshaped", lambda *given: met.append(given[2]) or plain(*given))
     call = ["--data", str(folder), "--cache", str(cache), "--arch", "simple", "--size", "32", "--epochs", "2"]
     assert train.main([*call, "--out", str(tmp_path / "runs")]) == 0
-    checkpoint, _ = models.load_checkpoint(tmp_path / "runs" / "simple" / "model.pt")
+    checkpoint, _ = checkpoints.load_checkpoint(tmp_path / "runs" / "simple" / "model.pt")
     assert met == [checkpoint["data"]["shapes"]] * 2 == pytest.approx([1.2] * 2)
-    assert [row["view"] for row in checkpoint["stress"]][-3:] == [*views.shapes_exchanged(1.2), "matched"]
+    assert [row["view"] for row in checkpoint["stress"]][-3:] == [*stress_views.shapes_exchanged(1.2), "matched"]
     capsys.readouterr()
     assert explain.main([str(tmp_path / "runs" / "simple" / "model.pt"), "--cache", str(cache)]) == 0
-    assert views.table(checkpoint["stress"]) in capsys.readouterr().out
+    assert stress_views.table(checkpoint["stress"]) in capsys.readouterr().out
     assert train.main([*call, "--fit", "pad", "--out", str(tmp_path / "padded")]) == 0
-    checkpoint, _ = models.load_checkpoint(tmp_path / "padded" / "simple" / "model.pt")
+    checkpoint, _ = checkpoints.load_checkpoint(tmp_path / "padded" / "simple" / "model.pt")
     assert checkpoint["data"]["shapes"] == 1 and len(met) == 2, "where proportions were kept none is cut"
 
 
@@ -306,16 +310,16 @@ def test_the_same_seed_gives_the_same_history_and_another_seed_another(tmp_path,
 def test_other_validation_is_the_films_as_they_are(tmp_path, cache, phantoms, capsys, how):
     assert run(tmp_path, cache, "--arch", "simple", "--epochs", "2", "--val", how) == 0
     assert "from validation\n" in capsys.readouterr().out
-    checkpoint, network = models.load_checkpoint(tmp_path / "runs" / "simple" / "model.pt")
+    checkpoint, network = checkpoints.load_checkpoint(tmp_path / "runs" / "simple" / "model.pt")
     split = data.split(phantoms, block=how == "block")
     assert checkpoint["split"]["fingerprint"] == split.fingerprint and checkpoint["stress"] == []
     labels = phantoms.labels[split.validation]
     batches = Batches(
         table_on(phantoms.images, CPU), phantoms.labels, split.validation, 64, CPU, tuple(checkpoint["normalisation"])
     )
-    logits = infer.network_logits(network, batches)
+    logits = inference.network_logits(network, batches)
     stored = {key: checkpoint[key] for key in ("temperature", "threshold")}
-    assert decisions.fit(logits, labels) == pytest.approx(stored, rel=1e-4)
+    assert calibration.fit(logits, labels) == pytest.approx(stored, rel=1e-4)
     assert torch.equal(checkpoint["validation_answers"]["labels"], torch.from_numpy(labels))
 
 
@@ -327,13 +331,13 @@ def test_of_several_learning_rates_the_best_is_kept_by_validation(tmp_path, cach
     best = {rate: max(float(row["val_auroc"]) for row in history(folder)) for rate, folder in folders.items()}
     winner = max(best, key=best.get)
     assert f"simple: learning rate {float(winner):g} validates best" in out
-    kept, _ = models.load_checkpoint(runs / "simple" / "model.pt")
-    trained, _ = models.load_checkpoint(folders[winner] / "model.pt")
+    kept, _ = checkpoints.load_checkpoint(runs / "simple" / "model.pt")
+    trained, _ = checkpoints.load_checkpoint(folders[winner] / "model.pt")
     assert kept["name"] == "simple" and kept["recipe"]["learning_rate"] == float(winner)
     assert all(torch.equal(kept["state"][key], value) for key, value in trained["state"].items())
     assert (runs / "simple" / "history.csv").read_text() == (folders[winner] / "history.csv").read_text()
     assert json.loads((runs / "simple" / "run.json").read_text())["name"] == "simple"
-    found = evaluate.found_models(evaluate.parse(["--all", "--runs", str(runs), "--onnx", str(tmp_path / "onnx")]))
+    found = testing.found_models(evaluate.parse(["--all", "--runs", str(runs), "--onnx", str(tmp_path / "onnx")]))
     assert found == [runs / "simple" / "model.pt"]  # the others are never tested
     lines = [line.split() for line in out.splitlines()]
     for rate in rates:
@@ -345,7 +349,7 @@ def test_folds_train_on_everything_but_their_own_part(tmp_path, cache, phantoms,
     out = capsys.readouterr().out
     rows = []
     for k in range(3):
-        checkpoint, _ = models.load_checkpoint(tmp_path / "runs" / f"simple-f{k}" / "model.pt")
+        checkpoint, _ = checkpoints.load_checkpoint(tmp_path / "runs" / f"simple-f{k}" / "model.pt")
         expected = data.split(phantoms, fold=(k, 3))
         assert checkpoint["split"]["fingerprint"] == expected.fingerprint
         assert data.split_again(phantoms, checkpoint["split"]).fingerprint == expected.fingerprint
@@ -460,7 +464,7 @@ def test_several_seeds_are_several_runs_on_one_split(tmp_path, cache, capsys):
     assert run(tmp_path, cache, "--arch", "simple", "--quick", "--seeds", "2", "--seed", "4") == 0
     folders = [tmp_path / "runs" / f"simple-s{seed}" for seed in (4, 5)]
     assert sorted((tmp_path / "runs").iterdir()) == folders
-    (first, one), (second, two) = (models.load_checkpoint(folder / "model.pt") for folder in folders)
+    (first, one), (second, two) = (checkpoints.load_checkpoint(folder / "model.pt") for folder in folders)
     assert (first["name"], second["name"]) == ("simple-s4", "simple-s5")
     assert (first["seed"], second["seed"]) == (4, 5)
     assert first["split"] == second["split"]
@@ -470,23 +474,23 @@ def test_several_seeds_are_several_runs_on_one_split(tmp_path, cache, capsys):
     # A seed of several is the run of that seed alone.
     assert run(tmp_path, cache, "--arch", "simple", "--quick", "--seed", "5", "--name", "alone") == 0
     assert (
-        models.load_checkpoint(tmp_path / "runs" / "alone" / "model.pt")[0]["weights_sha256"]
+        checkpoints.load_checkpoint(tmp_path / "runs" / "alone" / "model.pt")[0]["weights_sha256"]
         == (second["weights_sha256"])
     )
 
 
 def test_seeds_of_all_architectures_are_named_and_prepared_one_by_one(tmp_path, monkeypatch, cache):
     names, prepared = [], []
-    monkeypatch.setattr(train, "prepare", lambda architecture, seed, _: prepared.append(seed) or (None, "random"))
+    monkeypatch.setattr(runs, "prepare", lambda architecture, seed, _: prepared.append(seed) or (None, "random"))
 
     def one_run(name, *_):
         names.append((name, len(prepared)))
         row = {"epoch": 1, "val_accuracy": 0.5, "val_auroc": 0.5, "val_loss": 1.0}
         return {"name": name, "epoch": 1, "seconds": 1.0, "history": [row]}
 
-    monkeypatch.setattr(train, "train_run", one_run)
+    monkeypatch.setattr(runs, "train_run", one_run)
     assert run(tmp_path, cache, "--all", "--quick", "--seeds", "3") == 0
-    assert [name for name, _ in names] == [f"{name}-s{seed}" for name in models.ARCHITECTURES for seed in range(3)]
+    assert [name for name, _ in names] == [f"{name}-s{seed}" for name in terms.ARCHITECTURES for seed in range(3)]
     # The first of each before any training, the others when it is their turn: not all are in memory at once.
     assert prepared == [0, 0, 0, 1, 2, 1, 2, 1, 2] and names[0][1] == 3 and names[1][1] == 4
 

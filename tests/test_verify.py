@@ -12,16 +12,14 @@ from folders import make_folder
 from PIL import Image
 from test_export import edited, expected_of, scale_initializer
 
-import common
 import data
 import evaluate
 import export
-import graphs
-import infer
 import predict
 import train
-import verify
-from common import Problem
+from basics import disk, terms
+from basics.problems import Problem
+from graphs import proof, sessions
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +42,7 @@ def three(cache, tmp_path_factory) -> Path:
 def export_three(folder: Path, cache: Path, out: str) -> int:
     arguments = [str(folder / "runs" / "simple" / "model.pt"), "--cache", str(cache), "--onnx", str(folder / out),
                  "--runs", str(folder / "runs")]  # fmt: skip
-    return export.main([*arguments, "--precision", *graphs.PRECISIONS])
+    return export.main([*arguments, "--precision", *terms.PRECISIONS])
 
 
 NAMES = ("simple", "simple-fp16", "simple-int8")
@@ -52,7 +50,7 @@ NAMES = ("simple", "simple-fp16", "simple-int8")
 
 def test_each_precision_is_certified_and_exported_to_the_same_bytes(three, cache):
     assert export_three(three, cache, "again") == 0
-    for name, precision in zip(NAMES, graphs.PRECISIONS, strict=True):
+    for name, precision in zip(NAMES, terms.PRECISIONS, strict=True):
         content = (three / "onnx" / f"{name}.onnx").read_bytes()
         assert content == (three / "again" / f"{name}.onnx").read_bytes()
         certificate = json.loads((three / "onnx" / f"{name}.json").read_text())
@@ -93,10 +91,10 @@ def test_int8_that_decides_otherwise_is_caught(three, phantoms, tmp_path):
     expected = expected_of(three / "runs" / "simple" / "model.pt", phantoms)
     path = edited(three / "onnx" / "simple-int8.onnx", tmp_path / "x.onnx", scale_initializer("fc3.bias", -300.0))
     with pytest.raises(Problem, match="the graph scores differently from PyTorch on cpu, validation"):
-        verify.prove(path, expected, ["cpu"])
+        proof.prove(path, expected, ["cpu"])
     path = edited(three / "onnx" / "simple-int8.onnx", tmp_path / "x.onnx", scale_initializer("threshold", 0.5))
     with pytest.raises(Problem, match="the graph's answers differ"):
-        verify.prove(path, expected, ["cpu"])
+        proof.prove(path, expected, ["cpu"])
 
 
 def test_int8_asks_for_images_that_the_model_was_trained_on(three, cache, tmp_path, capsys):
@@ -181,11 +179,11 @@ def test_a_graph_without_its_own_certificate_is_refused(copied, cache, capsys):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_threshold_is_changed_with_the_certificate(copied, cache, phantoms, capsys, name):
-    graph, old = copied / f"{name}.onnx", infer.open_graph(copied / f"{name}.onnx")
-    before = infer.graph_outputs(old, phantoms.images, 64)
+    graph, old = copied / f"{name}.onnx", sessions.open_graph(copied / f"{name}.onnx")
+    before = sessions.graph_outputs(old, phantoms.images, 64)
     assert export.main(["threshold", str(graph), "0.9"]) == 0
     assert f"{name}.onnx: threshold 0.9, was " in capsys.readouterr().out
-    after = infer.graph_outputs(infer.open_graph(graph), phantoms.images, 64)
+    after = sessions.graph_outputs(sessions.open_graph(graph), phantoms.images, 64)
     np.testing.assert_array_equal(after["probability"], before["probability"])
     np.testing.assert_array_equal(after["decision"], before["probability"] >= np.float32(0.9))
     facts = old.get_modelmeta().custom_metadata_map
@@ -200,7 +198,7 @@ def test_a_threshold_is_changed_with_the_certificate(copied, cache, phantoms, ca
 
 def test_a_change_of_threshold_that_was_broken_off_can_be_repeated(copied, cache, monkeypatch, capsys):
     graph = copied / "simple.onnx"
-    honest = common.write_bytes
+    honest = disk.write_bytes
 
     def killed(path: Path, content: bytes) -> None:
         if path.suffix == ".onnx":
@@ -208,7 +206,7 @@ def test_a_change_of_threshold_that_was_broken_off_can_be_repeated(copied, cache
         honest(path, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(common, "write_bytes", killed)
+        patch.setattr(disk, "write_bytes", killed)
         assert export.main(["threshold", str(graph), "0.9"]) == 130
     assert export.main(["verify", str(graph), "--cache", str(cache)]) == 1
     assert "a change of its threshold was broken off" in capsys.readouterr().err

@@ -7,7 +7,7 @@ from scipy import ndimage
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-import views
+from training import stress_views
 
 LABELS = np.array([0, 1] * 150)
 EVERY = np.arange(300)
@@ -29,12 +29,14 @@ def films() -> torch.Tensor:
 
 
 def test_a_view_of_nothing_is_the_films(films):
-    assert torch.equal(views.viewed(films, EVERY[5:9], LABELS, (views.AS_IS, views.AS_IS)), films[5:9])
-    assert torch.equal(views.viewed(films, EVERY[5:9], LABELS, views.exchanged(0)), films[5:9])
+    assert torch.equal(
+        stress_views.viewed(films, EVERY[5:9], LABELS, (stress_views.AS_IS, stress_views.AS_IS)), films[5:9]
+    )
+    assert torch.equal(stress_views.viewed(films, EVERY[5:9], LABELS, stress_views.exchanged(0)), films[5:9])
 
 
 def test_a_view_shows_each_class_its_own_way(films):
-    shown = views.viewed(films, EVERY, LABELS, (views.Look(contrast=0.5), views.AS_IS)).float()
+    shown = stress_views.viewed(films, EVERY, LABELS, (stress_views.Look(contrast=0.5), stress_views.AS_IS)).float()
     plain = films.float()
     ratio = shown.std((1, 2)) / plain.std((1, 2))
     np.testing.assert_allclose(ratio[LABELS == 0], 0.5, atol=0.02)
@@ -45,18 +47,18 @@ def test_a_view_shows_each_class_its_own_way(films):
 def test_tight_and_wide_are_a_part_and_a_frame(films):
     bright = torch.full((1, 48, 48), 200, dtype=torch.uint8)
     one = np.array([1])
-    wide = views.viewed(bright, np.array([0]), one, (views.LOOKS["wide"],) * 2)[0]
+    wide = stress_views.viewed(bright, np.array([0]), one, (stress_views.LOOKS["wide"],) * 2)[0]
     rows = (wide[:, 24] > 0).sum().item()
     assert abs(rows - 48 / 1.25) <= 2 and wide[0].max() == 0
     marked = bright.clone()
     marked[0, :5] = 0  # what a view of the middle 75 % leaves out
-    tight = views.viewed(marked, np.array([0]), one, (views.LOOKS["tight"],) * 2)[0]
+    tight = stress_views.viewed(marked, np.array([0]), one, (stress_views.LOOKS["tight"],) * 2)[0]
     assert (tight == 200).all()
 
 
 def test_the_baseline_is_scikit_learns_regression(films):
-    found = views.Shortcuts(films, EVERY[:200], LABELS)
-    facts = views.in_chunks(found.facts, films, EVERY)
+    found = stress_views.Shortcuts(films, EVERY[:200], LABELS)
+    facts = stress_views.in_chunks(found.facts, films, EVERY)
     standard = (facts - facts[:200].mean(0)) / facts[:200].std(0)
     inputs = np.column_stack([standard, standard**2])
     oracle = LogisticRegression(C=1e3, max_iter=10_000, tol=1e-10).fit(inputs[:200], LABELS[:200])
@@ -65,7 +67,7 @@ def test_the_baseline_is_scikit_learns_regression(films):
 
 
 def test_facts_are_what_they_are_called(films):
-    found = views.Shortcuts.facts(films)
+    found = stress_views.Shortcuts.facts(films)
     pixels = films.numpy().astype(float)
     kernel = np.array([[0, -1, 0], [-1, 4, -1], [0, -1, 0]])
     laplacian = np.stack([ndimage.convolve(film, kernel)[1:-1, 1:-1] for film in pixels])
@@ -76,7 +78,7 @@ def test_facts_are_what_they_are_called(films):
 
 
 def test_equalised_takes_the_shortcuts_away_and_reversed_turns_them(films):
-    stress = views.StressValidation(films, LABELS, EVERY[:200], EVERY[200:])
+    stress = stress_views.StressValidation(films, LABELS, EVERY[:200], EVERY[200:])
     by_view = {name: roc_auc_score(LABELS[200:], stress.baseline.scores(stress.show(name))) for name in stress.views}
     assert by_view["as it is"] > 0.9
     assert abs(by_view["equalised"] - 0.5) < 0.25 < by_view["as it is"] - by_view["equalised"]
@@ -86,8 +88,8 @@ def test_equalised_takes_the_shortcuts_away_and_reversed_turns_them(films):
 def test_where_the_looks_tell_nothing_the_classes_are_not_exchanged(films):
     """Exchanging looks that do not differ would tell the classes apart, where nothing did before."""
     alike = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (300, 32, 32)).astype(np.uint8))
-    stress = views.StressValidation(alike, LABELS, EVERY[:200], EVERY[200:])
-    assert stress.views["equalised"] == (views.AS_IS, views.AS_IS)
+    stress = stress_views.StressValidation(alike, LABELS, EVERY[:200], EVERY[200:])
+    assert stress.views["equalised"] == (stress_views.AS_IS, stress_views.AS_IS)
 
 
 @pytest.mark.parametrize("ratio", [1.51 / 1.17, 1.17 / 1.51])
@@ -95,25 +97,25 @@ def test_shapes_are_exchanged(ratio):
     """Of a disc in each film: each class is drawn as the other one's shape would be, from 1 to the ratio or back."""
     at = torch.arange(96) - 47.5
     discs = (255 * (at[:, None] ** 2 + at**2 < 20**2)).to(torch.uint8).repeat(2, 1, 1)
-    for view in views.shapes_exchanged(ratio).values():
-        shown = views.viewed(discs, np.arange(2), np.arange(2), view) > 127
+    for view in stress_views.shapes_exchanged(ratio).values():
+        shown = stress_views.viewed(discs, np.arange(2), np.arange(2), view) > 127
         drawn = [(disc.any(0).sum() / disc.any(1).sum()).item() for disc in shown]  # width / height
         assert drawn == pytest.approx([1 / ratio, ratio], rel=0.06)
-    by_margins, by_cutting = views.shapes_exchanged(ratio).values()
+    by_margins, by_cutting = stress_views.shapes_exchanged(ratio).values()
     assert by_margins[0].width * by_margins[0].height == pytest.approx(1), "as much is seen as before"
     assert max(max(look.width, look.height) for look in by_cutting) == 1, "nothing is shown but film"
 
 
 def test_shapes_are_views_where_they_differ(films):
     given = (films, LABELS, EVERY[:200], EVERY[200:])
-    plain, shaped = views.StressValidation(*given), views.StressValidation(*given, shapes=1.3)
+    plain, shaped = stress_views.StressValidation(*given), stress_views.StressValidation(*given, shapes=1.3)
     assert [*shaped.views] == [*plain.views, "shapes exchanged", "shapes exchanged by cutting"]
     assert all(torch.equal(plain.show(name), shaped.show(name)) for name in plain.views)
 
 
 def test_mixed_shows_every_image_once_and_each_view_to_both_classes(films):
     validation = EVERY[200:]
-    stress = views.StressValidation(films, LABELS, EVERY[:200], validation)
+    stress = stress_views.StressValidation(films, LABELS, EVERY[:200], validation)
     mixed = stress.mixed()
     shown = {name: stress.show(name) for name in stress.views}
     for label in (0, 1):
@@ -126,7 +128,7 @@ def test_matched_is_the_weighted_measure_of_scikit_learn():
     labels = random.integers(0, 2, 400)
     scores = labels + random.normal(0, 1.5, 400)
     probabilities = 1 / (1 + np.exp(-(labels + random.normal(0, 1, 400).round(1))))
-    found = views.matched(labels, probabilities, 0.6, scores)
+    found = stress_views.matched(labels, probabilities, 0.6, scores)
     propensity = 1 / (1 + np.exp(-scores))
     weights = np.where(labels == 1, 1 - propensity, propensity)
     assert found["auroc"] == pytest.approx(roc_auc_score(labels, probabilities, sample_weight=weights), abs=1e-12)
@@ -140,8 +142,8 @@ def test_matched_is_the_weighted_measure_of_scikit_learn():
 def test_overlap_weights_balance_what_the_baseline_sees(films):
     """With the weights of its own fitted probabilities, a logistic regression's inputs have equal class means."""
     labels = np.where(np.random.default_rng(0).random(300) < 0.2, 1 - LABELS, LABELS)  # else nothing overlaps
-    baseline = views.Shortcuts(films, EVERY, labels)
-    inputs = baseline.inputs(views.in_chunks(baseline.facts, films, EVERY))
+    baseline = stress_views.Shortcuts(films, EVERY, labels)
+    inputs = baseline.inputs(stress_views.in_chunks(baseline.facts, films, EVERY))
     propensity = 1 / (1 + np.exp(-baseline.scores(films)))
     weights = np.where(labels == 1, 1 - propensity, propensity)
     plain = [inputs[labels == k].mean(0) for k in (0, 1)]
@@ -151,7 +153,7 @@ def test_overlap_weights_balance_what_the_baseline_sees(films):
 
 
 def test_a_row_a_view_and_their_mean_and_worst(films):
-    stress = views.StressValidation(films, LABELS, EVERY[:200], EVERY[200:])
+    stress = stress_views.StressValidation(films, LABELS, EVERY[:200], EVERY[200:])
     answers = {name: torch.randn(100, 2, generator=torch.Generator().manual_seed(3)).numpy() for name in stress.views}
     rows = stress.measured(answers, 2.0, 0.4)
     assert [row["view"] for row in rows] == [*stress.views, "matched"]
@@ -160,7 +162,7 @@ def test_a_row_a_view_and_their_mean_and_worst(films):
     dark = next(row for row in rows if row["view"] == "dark")
     assert dark["auroc"] == pytest.approx(roc_auc_score(LABELS[200:], probabilities))
     assert dark["accuracy"] == pytest.approx(((probabilities >= 0.4) == LABELS[200:]).mean())
-    lines = views.table(rows).splitlines()
+    lines = stress_views.table(rows).splitlines()
     assert len(lines) == 2 + len(rows) + 2
     worst = min(row["auroc"] for row in rows)
     assert f"{worst:.4f}" in lines[-1] and lines[-1].startswith("worst")

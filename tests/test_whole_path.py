@@ -19,15 +19,15 @@ import scipy.stats
 import sklearn.metrics
 from folders import draw, make_folder
 
-import answers
 import data
 import evaluate
 import export
-import metrics
 import models
-import scoring
-import tables
 import train
+from devices import hardware
+from evaluation import tables, tested_model, testing
+from metrics import estimation, measures
+from training import checkpoints
 
 ROOT = Path(train.__file__).parent
 
@@ -133,7 +133,7 @@ def test_intervals_of_single_film_patients_are_wilsons(world):
     count = collections.Counter(row["patient"] for row in films)
     single = [row for row in films if count[row["patient"]] == 1]
     right = np.array([row["decision_at_0.5"] == row["class"] for row in single])
-    found = scoring.proportions(
+    found = estimation.proportions(
         np.array([row["class"] == "PNEUMONIA" for row in single]).astype(int),
         np.array([float(row["probability"]) for row in single]), [row["patient"] for row in single], 0.5,
     )["accuracy"]  # fmt: skip
@@ -217,12 +217,12 @@ def test_epochs_to_90_percent():
         "history": [{"val_accuracy": a, "val_loss": 1 - a, "val_auroc": a, "seconds": 10.0, "images_per_second": 5.0}
                     for a in (0.5, 0.9, 0.95)],
     }  # fmt: skip
-    found = evaluate.training_facts(facts)
+    found = testing.training_facts(facts)
     assert (found["epochs_to_90"], found["seconds_to_90"]) == (2, 20.0)
     assert found["best_val_loss"] == pytest.approx(0.05)
     facts["history"] = facts["history"][:1]
     facts["epoch"] = 1
-    assert evaluate.training_facts(facts)["seconds_to_90"] is None
+    assert testing.training_facts(facts)["seconds_to_90"] is None
     assert tables.number(None) == tables.number(float("nan")) == "-"
 
 
@@ -251,9 +251,9 @@ def test_a_graph_of_another_checkpoint_is_said(world, capsys, tmp_path):
 
 def test_images_that_a_model_was_trained_on_are_no_test(world, capsys, tmp_path):
     path = world.folder / "runs" / "simple" / "model.pt"
-    checkpoint, network = models.load_checkpoint(path)
+    checkpoint, network = checkpoints.load_checkpoint(path)
     checkpoint["split"] = {**checkpoint["split"], "seed": 3}  # as if its settings had been lost
-    models.save_checkpoint(tmp_path / "model.pt", {**checkpoint, "state": network.state_dict()})
+    checkpoints.save_checkpoint(tmp_path / "model.pt", {**checkpoint, "state": network.state_dict()})
     arguments = ["--runs", str(tmp_path), "--cache", str(world.cache), "--report", str(tmp_path / "r")]
     assert evaluate.main([str(tmp_path / "model.pt"), *arguments]) == 1
     said = r"model.pt: \d+ of the test images and \d+ of the test patients were seen in its training: no honest test"
@@ -331,19 +331,19 @@ def test_the_scripts_run_as_scripts_from_another_folder(tmp_path):
 
 def test_operating_points_use_the_calibrated_probability(world, phantoms):
     """The stored threshold belongs to the temperature-scaled probability: on validation it gives back Youden's J."""
-    checkpoint, _ = models.load_checkpoint(world.folder / "runs" / "simple" / "model.pt")
-    model = answers.open_model(world.folder / "runs" / "simple" / "model.pt")
+    checkpoint, _ = checkpoints.load_checkpoint(world.folder / "runs" / "simple" / "model.pt")
+    model = tested_model.open_model(world.folder / "runs" / "simple" / "model.pt")
     validation = data.split(phantoms).validation
-    logits = answers.logits(model, phantoms, validation, evaluate.infer.pick_device("cpu"))
+    logits = tested_model.logits(model, phantoms, validation, hardware.pick_device("cpu"))
     stored = checkpoint["validation_answers"]  # of all views, that of the films as they are first
     np.testing.assert_allclose(stored["logits"][: len(logits)].numpy(), logits, atol=0.1)  # they are bf16's
     labels, views = phantoms.labels[validation], len(stored["labels"]) // len(validation)
     assert views == len(checkpoint["stress"]) - 1 and (stored["labels"].numpy() == np.tile(labels, views)).all()
     labels = stored["labels"].numpy()
-    probability = metrics.positive_probability(stored["logits"].numpy(), checkpoint["temperature"])
+    probability = measures.positive_probability(stored["logits"].numpy(), checkpoint["temperature"])
     at = checkpoint["operating_points"]["validation"]
     assert at["threshold"] == checkpoint["threshold"]
-    assert metrics.youden_threshold(labels, probability) == pytest.approx(at["threshold"], rel=1e-6)
+    assert measures.youden_threshold(labels, probability) == pytest.approx(at["threshold"], rel=1e-6)
     decision = probability >= at["threshold"]
     assert at["accuracy"]["value"] == pytest.approx((decision == labels).mean())
     assert at["sensitivity"]["value"] == pytest.approx(sklearn.metrics.recall_score(labels, decision))
@@ -353,7 +353,7 @@ def test_operating_points_use_the_calibrated_probability(world, phantoms):
 def test_what_was_promised_is_what_the_stored_validation_answers_give(world):
     """From the checkpoint alone, with scikit-learn; and the report repeats it."""
     for name in ("simple", "resnet34"):
-        checkpoint, _ = models.load_checkpoint(world.folder / "runs" / name / "model.pt")
+        checkpoint, _ = checkpoints.load_checkpoint(world.folder / "runs" / name / "model.pt")
         stored = {key: tensor.numpy() for key, tensor in checkpoint["validation_answers"].items()}
         probability = scipy.special.softmax(stored["logits"].astype(float) / checkpoint["temperature"], axis=1)[:, 1]
         (model,) = [model for model in world.results()["models"] if model["name"] == name]

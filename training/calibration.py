@@ -5,28 +5,26 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-import infer
-import metrics
 import models
-import scoring
-import views
-from batches import Batches
+from metrics import estimation, measures
+from training import inference, stress_views
+from training.batches import Batches
 
 
 def fit(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """The temperature and, for the probabilities it gives, Youden's threshold; both from validation alone."""
     low, high = 0.05, 20.0
-    temperature = metrics.fit_temperature(logits, labels, (low, high))
+    temperature = measures.fit_temperature(logits, labels, (low, high))
     if temperature <= low:  # validation is separated completely, which does not say how sure one may be
         temperature = 1.0
-    probabilities = metrics.positive_probability(logits, temperature)
-    return {"temperature": temperature, "threshold": metrics.youden_threshold(labels, probabilities)}
+    probabilities = measures.positive_probability(logits, temperature)
+    return {"temperature": temperature, "threshold": measures.youden_threshold(labels, probabilities)}
 
 
 def taken(
     answers: Callable[[torch.Tensor], np.ndarray],
     shown: torch.Tensor,
-    stress: views.StressValidation | None,
+    stress: stress_views.StressValidation | None,
     labels: np.ndarray,
     patients: list[str],
 ) -> dict:
@@ -43,11 +41,11 @@ def taken(
     )
     decided = fit(logits, all_labels)
     temperature, threshold = decided["temperature"], decided["threshold"]
-    probabilities = metrics.positive_probability(logits, temperature)
+    probabilities = measures.positive_probability(logits, temperature)
     _, codes = np.unique(all_patients, return_inverse=True)  # not their names
     return {
         **decided,
-        "operating_points": scoring.operating_points(all_labels, probabilities, all_patients, threshold),
+        "operating_points": estimation.operating_points(all_labels, probabilities, all_patients, threshold),
         "validation_answers": {
             "logits": torch.from_numpy(logits),
             "labels": torch.from_numpy(all_labels),
@@ -60,7 +58,7 @@ def taken(
 def decided(
     checkpoint: dict,
     shown: torch.Tensor,
-    stress: views.StressValidation | None,
+    stress: stress_views.StressValidation | None,
     labels: np.ndarray,
     patients: list[str],
     device: torch.device,
@@ -70,12 +68,12 @@ def decided(
     best = models.build(checkpoint["architecture"], checkpoint["size"])
     best.load_state_dict(checkpoint["state"])
     best = best.to(device).to(memory_format=torch.channels_last)
-    answer = infer.answering(best, device, reduced=stress is not None)
+    answer = inference.answering(best, device, reduced=stress is not None)
 
     def answers(images: torch.Tensor) -> np.ndarray:
         """The epoch was chosen by bf16 answers. These are float32, but for the many of the stress views."""
-        batches = Batches(images, labels, np.arange(len(labels)), infer.EVALUATION_BATCH[device.type], device,
+        batches = Batches(images, labels, np.arange(len(labels)), inference.EVALUATION_BATCH[device.type], device,
                           tuple(checkpoint["normalisation"]))  # fmt: skip
-        return infer.network_logits(best, batches, answer=answer)
+        return inference.network_logits(best, batches, answer=answer)
 
     return {**checkpoint, **taken(answers, shown, stress, labels, patients)}

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 import torch
 from torch.optim.adam import adam
 
+from training.recipes import Recipe
+
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 # What torch.optim.AdamW says of itself in a state_dict: a checkpoint is the same whichever of the two wrote it.
 SETTINGS = {"betas": BETAS, "eps": EPSILON, "amsgrad": False, "maximize": False, "foreach": None, "capturable": False,
@@ -101,3 +103,8 @@ def groups_of(parameters: Iterable[torch.Tensor], weight_decay: float) -> list[d
         {"params": [p for p in every if p.dim() > 1], "weight_decay": weight_decay},
         {"params": [p for p in every if p.dim() <= 1], "weight_decay": 0.0},
     ]
+
+
+def make_optimizer(network: torch.nn.Module, recipe: Recipe) -> AdamW:
+    groups = groups_of(network.parameters(), recipe.weight_decay)
+    return AdamW(groups, recipe.learning_rate, {"adamw": True, "adam": False}[recipe.optimizer])

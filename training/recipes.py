@@ -3,11 +3,8 @@
 import math
 from dataclasses import dataclass, field, replace
 
-import torch
-
-import models
-from batches import ELSEWHERE, NO_AUGMENT, Augment
-from optimizer import AdamW, groups_of
+from basics import terms
+from films.variation import ELSEWHERE, NO_AUGMENT, Augment
 
 
 @dataclass(frozen=True)
@@ -35,14 +32,10 @@ RECIPES = {
         "resnet34": Recipe(20, 1e-3, weight_decay=0.05, resize_from=128, augment=ELSEWHERE),
         "resnet34-pretrained": Recipe(8, 3e-4, weight_decay=0.05, resize_from=128, augment=ELSEWHERE),
     },
-    "seed": dict.fromkeys(models.ARCHITECTURES, SEED_RECIPE),
+    "seed": dict.fromkeys(terms.ARCHITECTURES, SEED_RECIPE),
 }
+QUICK_EPOCHS, QUICK_IMAGES = 2, 192  # of a smoke run
 FULL_SIDE = 0.25  # share of the epochs, the last ones, that see images at their full side
-
-
-def make_optimizer(network: torch.nn.Module, recipe: Recipe) -> AdamW:
-    groups = groups_of(network.parameters(), recipe.weight_decay)
-    return AdamW(groups, recipe.learning_rate, {"adamw": True, "adam": False}[recipe.optimizer])
 
 
 def rate_factor(progress: float, step: float, recipe: Recipe) -> float:

@@ -19,18 +19,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-import common
 import data
-import decisions
-import infer
-import metrics
-import models
-import parallel
-import schema
-from common import Problem, UsageProblem
+from basics import disk, problems
+from basics.problems import Problem, UsageProblem
 from data import Dataset, Split
-from recipes import Recipe
-from stopping import Stopped
+from devices import hardware, parallel
+from metrics import measures
+from training import calibration, checkpoints, schema
+from training.recipes import Recipe
+from training.stopping import Stopped
 
 
 class Run:
@@ -72,7 +69,7 @@ class Run:
     def best(self) -> dict:
         """The checkpoint of the best epoch, weights included, on the CPU."""
         if self._best is None:  # it was before this run was resumed
-            return models.load_checkpoint(self.folder / "model.pt")[0]
+            return checkpoints.load_checkpoint(self.folder / "model.pt")[0]
         return self._best.on_cpu()
 
     def keep(self, row: dict, logits: np.ndarray, labels: np.ndarray, state: dict, training: dict) -> None:
@@ -80,7 +77,7 @@ class Run:
         best = not self.history or rank(row) > max(map(rank, self.history))
         self.history.append(row)
         self.checkpoint |= {"epoch": row["epoch"], "history": list(self.history), "seconds": self.seconds()}
-        self.checkpoint |= decisions.fit(logits, labels)
+        self.checkpoint |= calibration.fit(logits, labels)
         self.save(state, training, best)
         tqdm.write(
             f"epoch {row['epoch']:>2}/{training['epochs']}  lr {row['learning_rate']:.1e}  "
@@ -107,9 +104,9 @@ class Run:
         start = time.monotonic()
         for file in ("model.pt", "last.pt"):
             if file in waiting:
-                models.save_checkpoint(self.folder / file, waiting[file].on_cpu())
+                checkpoints.save_checkpoint(self.folder / file, waiting[file].on_cpu())
         if waiting and waiting["last.pt"].value["history"]:
-            common.write_text(self.folder / "history.csv", common.csv_text(waiting["last.pt"].value["history"]))
+            disk.write_text(self.folder / "history.csv", disk.csv_text(waiting["last.pt"].value["history"]))
         self._ending.wait(min(self.SPARED * (time.monotonic() - start), self.LONGEST))
 
     def check(self, wait: bool = False) -> None:
@@ -133,7 +130,7 @@ class Copied:
             lambda tensor: tensor.detach().clone() if tensor.is_cuda else tensor.detach().to("cpu", copy=True),
         )
         self.ready: torch.cuda.Event | None = None
-        if any(tensor.is_cuda for tensor in models.tensors_in(value).values()):
+        if any(tensor.is_cuda for tensor in checkpoints.tensors_in(value).values()):
             self.ready = torch.cuda.current_stream().record_event()
 
     def on_cpu(self) -> dict:
@@ -160,10 +157,10 @@ def each_tensor(value: Any, what: Callable[[torch.Tensor], torch.Tensor]) -> Any
 
 def scores(side: str, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Loss (nats), accuracy at 0.5 and AUROC; the loss is the mean over the images, not over the batches."""
-    probabilities = metrics.positive_probability(logits)
-    found = metrics.classification(labels, probabilities, 0.5)
+    probabilities = measures.positive_probability(logits)
+    found = measures.classification(labels, probabilities, 0.5)
     return {
-        f"{side}_loss": metrics.log_loss(logits, labels),
+        f"{side}_loss": measures.log_loss(logits, labels),
         f"{side}_accuracy": found["accuracy"],
         f"{side}_auroc": found["auroc"],
     }
@@ -210,8 +207,8 @@ def new_checkpoint(
             "fingerprint": split.fingerprint,
             "images": {"train": len(split.train), "validation": len(split.validation), "test": len(split.test)},
         },
-        "seen_images": data.hashed([dataset.pixel_hashes[i] for i in seen]),
-        "seen_patients": data.hashed([dataset.patients[i] for i in seen]),
+        "seen_images": torch.from_numpy(data.hashed([dataset.pixel_hashes[i] for i in seen])),
+        "seen_patients": torch.from_numpy(data.hashed([dataset.patients[i] for i in seen])),
         "recipe": {"name": args.recipe, **asdict(recipe)},
         "quick": args.quick,
         "seed": args.seed,
@@ -224,9 +221,9 @@ def new_checkpoint(
 
 
 def describe(device: torch.device) -> str:
-    precision = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "float32"}[infer.reduced_type(device)]
+    precision = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "float32"}[hardware.reduced_type(device)]
     many = f"{parallel.world()} x " if parallel.world() > 1 else ""
-    return f"{many}{infer.describe_device(device)}, {precision}"
+    return f"{many}{hardware.describe_device(device)}, {precision}"
 
 
 def record(checkpoint: dict, args: argparse.Namespace, seconds: float | None) -> dict:
@@ -239,14 +236,14 @@ def record(checkpoint: dict, args: argparse.Namespace, seconds: float | None) ->
 
 def write_record(folder: Path, checkpoint: dict, args: argparse.Namespace, seconds: float | None) -> None:
     if parallel.rank() == 0:
-        common.write_json(folder / "run.json", record(checkpoint, args, seconds))
+        disk.write_json(folder / "run.json", record(checkpoint, args, seconds))
 
 
 def finished(folder: Path) -> bool:
     """Whether the run came to its end, by its run.json. Raises Problem if that is damaged."""
     file = folder / "run.json"
     try:
-        done = common.parse_json(file.read_bytes())["finished"]
+        done = disk.parse_json(file.read_bytes())["finished"]
         if not isinstance(done, bool):
             raise ValueError("finished is neither true nor false")
         return done
@@ -260,7 +257,7 @@ def finished(folder: Path) -> bool:
 
 def versions() -> dict[str, str]:
     """Versions of what computes the result, and the git revision of these files where they are in git."""
-    found = {"project": common.VERSION, "python": platform.python_version()}
+    found = {"project": disk.VERSION, "python": platform.python_version()}
     for package in ("torch", "torchvision", "numpy", "pillow"):
         found[package] = importlib.metadata.version(package)
     here = Path(__file__).resolve().parent
@@ -273,10 +270,6 @@ def versions() -> dict[str, str]:
     return found
 
 
-def is_folder_name(name: str) -> bool:
-    return name.isprintable() and name.strip() not in ("", "old", "sweep", ".", "..") and not set(name) & set("/\\")
-
-
 @contextlib.contextmanager
 def claimed(folder: Path) -> Generator[None]:
     """A run's folder for this process alone. Raises Problem while another process trains there."""
@@ -284,7 +277,7 @@ def claimed(folder: Path) -> Generator[None]:
         yield
         return
     busy = f"{folder}: another process is training there; --name or --out gives this run a folder of its own"
-    with common.lock(folder.with_name(f".{folder.name}.lock"), busy):  # beside it, because the folder may be moved
+    with disk.lock(folder.with_name(f".{folder.name}.lock"), busy):  # beside it, because the folder may be moved
         yield
 
 
@@ -311,11 +304,11 @@ def fresh_folder(out: Path, name: str) -> Path:
 def adopt(finished_run: Path, out: Path, name: str) -> None:
     """Copies a finished run to out/name, under that name."""
     folder = fresh_folder(out, name)
-    checkpoint, _ = models.load_checkpoint(finished_run / "model.pt")
-    record_of_it = common.parse_json((finished_run / "run.json").read_bytes())
-    common.write_text(folder / "history.csv", (finished_run / "history.csv").read_text())
-    models.save_checkpoint(folder / "model.pt", {**checkpoint, "name": name})
-    common.write_json(folder / "run.json", {**record_of_it, "name": name})
+    checkpoint, _ = checkpoints.load_checkpoint(finished_run / "model.pt")
+    record_of_it = disk.parse_json((finished_run / "run.json").read_bytes())
+    disk.write_text(folder / "history.csv", (finished_run / "history.csv").read_text())
+    checkpoints.save_checkpoint(folder / "model.pt", {**checkpoint, "name": name})
+    disk.write_json(folder / "run.json", {**record_of_it, "name": name})
 
 
 def resumable(folder: Path, new: dict) -> dict | None:
@@ -328,7 +321,7 @@ def resumable(folder: Path, new: dict) -> dict | None:
         return None
     for leftover in folder.glob(".*.part*"):  # of a process that was killed while it wrote
         leftover.unlink(missing_ok=True)
-    old, _ = models.load_checkpoint(file, unfinished=True)
+    old, _ = checkpoints.load_checkpoint(file, unfinished=True)
     if not old.get("training"):
         raise Problem(f"{file}: holds no state to go on from: it was written by an earlier version of train.py")
     for what, before, now in (
@@ -345,7 +338,7 @@ def resumable(folder: Path, new: dict) -> dict | None:
     ):
         if before != now:
             raise UsageProblem(
-                f"--resume: {file} was trained with another {what} ({common.printable(str(before))}, not {now}); "
+                f"--resume: {file} was trained with another {what} ({problems.printable(str(before))}, not {now}); "
                 f"give the same options, or leave --resume out to start afresh"
             )
     return old

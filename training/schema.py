@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-import images
-from common import Problem, printable
-from sources import CLASSES
+from basics.problems import Problem, printable
+from films import images
+from films.sources import CLASSES
 
 Rule = Callable[[Any], bool]  # of a value that may be anything
 

@@ -7,7 +7,7 @@ from collections.abc import Generator
 from types import FrameType
 from typing import Any
 
-import parallel
+from devices import parallel
 
 
 class Stopped(Exception):

@@ -13,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 from tabulate import tabulate
 
-import metrics
-from batches import Changes, affine_maps, change
-from stress import fit_logistic
+from films.augmentation import Changes, affine_maps, change
+from metrics import measures
+from metrics.logistic import fit_logistic
+from training.batches import toned_on
 
 CHUNK = 256  # images that are worked on at once
 MEASURES = ("auroc", "accuracy", "sensitivity", "specificity")
@@ -105,7 +106,7 @@ def viewed(table: torch.Tensor, indices: NDArray, labels: NDArray, view: View) -
             each("detail"),
             curved=any(look.curve for look in view),
         )
-        images = change(pixels[:, None] * (1 / 255), changes.to(table.device))
+        images = change(pixels[:, None] * (1 / 255), changes.to(table.device), toned=toned_on(table.device))
         shown.append(images[:, 0].mul_(255).round_().to(torch.uint8))
     return torch.cat(shown)
 
@@ -175,7 +176,7 @@ class StressValidation:
 
         strengths = np.linspace(0, 1, 11)
         found = np.array([
-            metrics.auroc(labels[sample], self.baseline.scores(viewed(table, sample, labels, exchanged(strength))))
+            measures.auroc(labels[sample], self.baseline.scores(viewed(table, sample, labels, exchanged(strength))))
             for strength in strengths
         ])  # fmt: skip
 
@@ -216,7 +217,7 @@ class StressValidation:
         """
         labels = self.labels[self.validation]
         rows = [self.row(name, found, temperature, threshold) for name, found in logits.items()]
-        probabilities = metrics.positive_probability(logits["as it is"], temperature)
+        probabilities = measures.positive_probability(logits["as it is"], temperature)
         scores = self.baseline.scores(self.show("as it is"))
         rows.append({"view": "matched", **matched(labels, probabilities, threshold, scores)})
         return rows
@@ -224,8 +225,8 @@ class StressValidation:
     def row(self, name: str, logits: NDArray, temperature: float, threshold: float) -> dict:
         """The measures of one view, from its (N, 2) logits, and the AUROC of the baseline that sees no lungs."""
         labels = self.labels[self.validation]
-        measured = metrics.classification(labels, metrics.positive_probability(logits, temperature), threshold)
-        shortcuts = metrics.auroc(labels, self.baseline.scores(self.show(name)))
+        measured = measures.classification(labels, measures.positive_probability(logits, temperature), threshold)
+        shortcuts = measures.auroc(labels, self.baseline.scores(self.show(name)))
         return {"view": name, "shortcuts": shortcuts, **{key: float(measured[key]) for key in MEASURES}}
 
 
@@ -233,7 +234,7 @@ def matched(labels: NDArray, probabilities: NDArray, threshold: float, scores: N
     """The measures of a row under overlap weights from the baseline's scores."""
     pneumonia = 1 / (1 + np.exp(-np.clip(scores, -30, 30)))
     weights = np.where(labels == 1, 1 - pneumonia, pneumonia)
-    decisions = metrics.decide(probabilities, threshold)
+    decisions = measures.decide(probabilities, threshold)
     right = [float(np.average((decisions == labels)[labels == k], weights=weights[labels == k])) for k in (0, 1)]
     return {
         "shortcuts": weighted_auroc(labels, scores, weights),

@@ -1,0 +1,4 @@
+"""Where a network is computed: device and precision, our own kernels, recorded launches, several processes.
+
+Nothing of data.
+"""

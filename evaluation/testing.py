@@ -1,0 +1,399 @@
+"""Which model meets which test images, and all that is then said of it."""
+
+import argparse
+import csv
+import itertools
+import statistics
+import sys
+import uuid
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from tabulate import tabulate
+
+import data
+import models
+from basics import disk, terms
+from basics.problems import Problem, UsageProblem
+from data import Dataset, Split
+from devices import hardware
+from evaluation import comparisons, ledger, report, shortcuts, tables, tested_model
+from evaluation.tested_model import Model
+from metrics import estimation, measures, prevalence
+
+WORST = 12  # errors that a report shows as pictures
+
+
+NEAR = 0.1  # of a probability to the threshold
+
+
+def evaluate(model: Model, dataset: Dataset, split: Split, args: argparse.Namespace) -> dict:
+    """All there is to say of a model on the test side of a split, as one dict that feeds every table and file."""
+    facts, test = model.facts, split.test
+    device = hardware.pick_device(args.device)
+    probabilities = probabilities_of(model, dataset, test, device)
+    points = facts.get("operating_points") or {
+        "0.5": {"threshold": 0.5},
+        "validation": {"threshold": facts["threshold"]},
+    }
+    facts = {**facts, "kind": "checkpoint" if model.network else "graph", "file": str(model.path),
+             "sha256": disk.sha256_of_file(model.path), "shown_name": model.name}  # fmt: skip
+    result = described(facts, dataset, split, probabilities, points, args)
+    if args.audit:
+        result["robustness"] = robustness(model, dataset, split, points["validation"]["threshold"], device)
+    return result
+
+
+def probabilities_of(
+    model: Model, dataset: Dataset, indices: np.ndarray, device: torch.device, reduced: bool = False
+) -> np.ndarray:
+    """(N,) calibrated probabilities of pneumonia. Raises Problem where an answer is not finite."""
+    logits = tested_model.logits(model, dataset, indices, device, reduced)
+    if not np.isfinite(logits).all():
+        bad = int(np.sum(~np.isfinite(logits).all(1)))
+        raise Problem(f"{model.path}: its answers are not finite for {bad:,} of {len(indices):,} test images")
+    return measures.positive_probability(logits, model.facts["temperature"])
+
+
+def described(
+    facts: dict, dataset: Dataset, split: Split, probabilities: np.ndarray, points: dict, args: argparse.Namespace
+) -> dict:
+    """The result dict of a model, or of an ensemble, from its probabilities of the test images."""
+    test = split.test
+    labels, patients = dataset.labels[test], [dataset.patients[i] for i in test]
+    sample = estimation.Sample(labels, patients)
+    estimates, at = estimation.describe(sample, probabilities, points, args.prevalence)
+    decisions = measures.decide(probabilities, at["validation"]["threshold"])
+    kept = ("state", "training", "history", "seen_images", "seen_patients", "validation_answers")
+    return {
+        "name": facts["shown_name"],
+        "kind": facts["kind"],
+        "file": facts["file"],
+        "sha256": facts["sha256"],
+        "architecture": facts["architecture"],
+        "seed": facts.get("seed"),
+        "initial_weights": facts["initial_weights"],
+        "quick": facts["quick"],
+        "data": {"name": dataset.name, "fingerprint": dataset.fingerprint, "synthetic": dataset.synthetic},
+        "trained_on_synthetic": facts["data"]["synthetic"],
+        "split": {"how": split.how, "seed": split.seed, "fingerprint": split.fingerprint},
+        "temperature": facts["temperature"],
+        "images": len(test),
+        "patients": len(set(patients)),
+        "positives": int(labels.sum()),
+        "estimates": estimates,
+        "points": at,
+        "subgroups": subgroups(dataset, test, probabilities, decisions, at["validation"]["threshold"], args.by),
+        "corrected": corrected(sample, probabilities, facts.get("validation_answers")),
+        "robustness": None,
+        "notes": list(split.notes),
+        "stress": facts.get("stress") or None,  # checkpoints of earlier versions, and of other --val, have none
+        "training": training_facts(facts) if facts["kind"] == "checkpoint" else None,
+        "checkpoint_sha256": facts.get("checkpoint_sha256"),
+        # What follows is for figures, cards and predictions.csv, not for results.json.
+        "files": [dataset.files[i] for i in test],
+        "labels": labels,
+        "probabilities": probabilities,
+        "patient_ids": patients,
+        "history": facts.get("history"),
+        "worst": worst_errors(dataset, test, probabilities, decisions),
+        "checkpoint": {key: value for key, value in facts.items() if key not in kept},
+    }
+
+
+def corrected(sample: estimation.Sample, probabilities: np.ndarray, validated: dict | None) -> dict | None:
+    """What correcting for the test images' own prevalence would change; None for a model that does not say its own.
+
+    This looks at all test images at once, without their labels: a row of its own, from which nothing else is made.
+    """
+    if validated is None:
+        return None
+    before = float(validated["labels"].double().mean())
+    if not 0 < before < 1:
+        return None
+    found = prevalence.estimated(probabilities, before)
+    estimates = estimation.at_threshold(sample, prevalence.corrected(probabilities, before, found), 0.5)
+    return {"validation": before, "estimated": found, "counted": float(sample.labels.mean()), "estimates": estimates}
+
+
+NOT_IN_JSON = ("files", "labels", "probabilities", "patient_ids", "history", "worst", "checkpoint")
+
+
+def worst_errors(dataset: Dataset, test: np.ndarray, probabilities: np.ndarray, decisions: np.ndarray) -> list[dict]:
+    labels = dataset.labels[test]
+    surprise = np.where(labels == 1, 1 - probabilities, probabilities)
+    wrong = np.flatnonzero(decisions != labels)
+    wrong = wrong[np.argsort(-surprise[wrong], kind="stable")][:WORST]
+    return [
+        {"file": dataset.files[test[i]], "label": int(labels[i]), "probability": float(probabilities[i]),
+         "pixels": np.array(dataset.images[test[i]])}
+        for i in wrong
+    ]  # fmt: skip
+
+
+def subgroups(
+    dataset: Dataset,
+    test: np.ndarray,
+    probabilities: np.ndarray,
+    decisions: np.ndarray,
+    threshold: float,
+    by: str | None,
+) -> list[dict]:
+    """Sensitivity and specificity where the data says what the images are, at the threshold from validation."""
+    labels, patients = dataset.labels[test], [dataset.patients[i] for i in test]
+    kinds = np.array([dataset.etiologies[i] for i in test])
+    asked = [(f"{name} pneumonia", "sensitivity", kinds == key)
+             for key, name in (("bacteria", "bacterial"), ("virus", "viral")) if (kinds == key).any()]  # fmt: skip
+    areas = (dataset.widths * dataset.heights)[test]
+    bounds = np.quantile(areas, (1 / 3, 2 / 3), method="lower")
+    if areas.min() < bounds[0] < bounds[1] < areas.max():
+        sizes = (("smallest third of the films", areas <= bounds[0]),
+                 ("middle third", (areas > bounds[0]) & (areas <= bounds[1])),
+                 ("largest third", areas > bounds[1]))  # fmt: skip
+        asked += [(name, measure, which) for name, which in sizes for measure in ("sensitivity", "specificity")]
+    near = np.abs(probabilities - threshold) <= NEAR
+    asked += [(f"probability within {NEAR} of the threshold", "accuracy", near), ("farther from it", "accuracy", ~near)]
+    if by is not None:
+        values = column_of(dataset, by)[test]
+        asked += [(f"{by} = {value}", measure, values == value) for value in sorted(set(values.tolist()))
+                  for measure in ("sensitivity", "specificity")]  # fmt: skip
+    return [estimation.subgroup(name, measure, which, labels, decisions, patients) for name, measure, which in asked]
+
+
+def column_of(dataset: Dataset, column: str) -> np.ndarray:
+    """(N,) text of a manifest's column. Raises Problem where the source is no manifest, or has no such column.
+
+    Names of columns and of files are read as sources.py reads them.
+    """
+    if not dataset.source.lower().endswith(".csv"):
+        raise Problem(f"--by {column}: {dataset.source} is no .csv manifest, so it has no columns")
+    with open(dataset.source, newline="", encoding="utf-8-sig") as stream:
+        rows = [{name.strip().lower(): (value or "").strip() for name, value in row.items() if name}
+                for row in csv.DictReader(stream, restval="")]  # fmt: skip
+    key = column.strip().lower()
+    if key not in rows[0]:
+        raise Problem(f"--by {column}: {dataset.source} has the columns {', '.join(rows[0])}")
+    values = {row["path"].replace("\\", "/"): row[key] for row in rows}
+    return np.array([values[file] for file in dataset.files])
+
+
+def training_facts(facts: dict) -> dict:
+    """What the table of convergence needs: how fast the model got where, and how large it is."""
+    history, best = facts["history"], facts["history"][facts["epoch"] - 1]
+    reached = next((i for i, row in enumerate(history) if row["val_accuracy"] >= 0.9), None)
+    network = models.build(facts["architecture"], facts["size"])
+    return {
+        "epochs": len(history),
+        "epochs_to_90": None if reached is None else reached + 1,
+        "seconds_to_90": None if reached is None else sum(row["seconds"] for row in history[: reached + 1]),
+        "best_epoch": facts["epoch"],
+        "best_val_loss": min(row["val_loss"] for row in history),
+        "val_auroc": best["val_auroc"],
+        "parameters": models.parameter_count(network),
+        "multiply_adds": models.multiply_adds(network, facts["size"]),
+        "images_per_second": statistics.median(row["images_per_second"] for row in history),
+        "minutes": sum(row["seconds"] for row in history) / 60,
+        "device": facts["device"],
+        "seed": facts["seed"],
+    }
+
+
+def robustness(model: Model, dataset: Dataset, split: Split, threshold: float, device: torch.device) -> list[dict]:
+    """The shortcut audit: AUROC and decisions on changed test images, and without seeing any."""
+    labels, found = dataset.labels[split.test], []
+
+    def add(change: str, strength: str, scores: np.ndarray, decided: dict | None) -> None:
+        row = {"change": change, "strength": strength, "auroc": measures.auroc(labels, scores)}
+        for measure in tables.DECISIONS:
+            row[measure] = None if decided is None else decided[measure]
+        found.append(row)
+
+    for change, strength, work in shortcuts.CHANGES:
+        images = shortcuts.changed_table(dataset.images[split.test], work)
+        changed = replace(dataset, images=images, labels=labels)
+        probabilities = probabilities_of(model, changed, np.arange(len(labels)), device, reduced=True)
+        add(change, strength, probabilities, measures.classification(labels, probabilities, threshold))
+        print(f"{model.name}: {change} {strength}, AUROC {found[-1]['auroc']:.4f}", file=sys.stderr)
+    outside = shortcuts.outside_scores(dataset, split.train, split.test)
+    if outside is not None:
+        add("no pixels at all", f"a logistic regression on {outside[1]}, fitted on training", outside[0], None)
+    return found
+
+
+def ensembles(
+    opened: dict[Path, tuple[Model, Dataset, Split]], results: list[dict], args: argparse.Namespace
+) -> list[dict]:
+    """A result for each group of seeds: the mean of their probabilities; its thresholds are validation's."""
+    made = []
+    for name, members in comparisons.ensembles(results):
+        known = [opened[Path(member["file"])] for member in members]
+        facts, dataset, split = known[0][0].facts, known[0][1], known[0][2]
+        stored = [kept for model, _, _ in known if (kept := model.facts.get("validation_answers"))]
+        if len(stored) < len(known) or not all(torch.equal(answer["labels"], stored[0]["labels"]) for answer in stored):
+            continue  # older runs did not keep them, or they validated on other images
+        labels = stored[0]["labels"].numpy()
+        mean = np.mean([measures.positive_probability(answer["logits"].numpy(), model.facts["temperature"])
+                        for answer, (model, _, _) in zip(stored, known, strict=True)], axis=0)  # fmt: skip
+        patients = [str(key) for key in stored[0]["patients"].tolist()]
+        points = estimation.operating_points(labels, mean, patients, measures.youden_threshold(labels, mean))
+        facts = {**facts, "kind": "ensemble", "shown_name": name, "seed": None,
+                 "file": ", ".join(member["file"] for member in members),
+                 "sha256": disk.sha256_of(member["sha256"] for member in members), "temperature": 1.0,
+                 "stress": None}  # fmt: skip
+        probabilities = np.mean([member["probabilities"] for member in members], axis=0)
+        made.append(described(facts, dataset, replace(split, notes=()), probabilities, points, args))
+    return made
+
+
+def cross_check(results: list[dict]) -> list[str]:
+    """Says where rows cannot be compared, and where a graph is older or newer than the checkpoint beside it."""
+    notes = []
+    tested: dict[tuple, list[str]] = {}
+    for result in results:
+        key = (result["split"]["fingerprint"], result["data"]["fingerprint"], result["data"]["name"])
+        tested.setdefault(key, []).append(result["name"])
+    if len(tested) > 1:
+        listing = "; ".join(f'split {split} of "{name}": {", ".join(names)}'
+                            for (split, _, name), names in tested.items())  # fmt: skip
+        notes.append(f"WARNING: these models were not tested on the same images, do not compare their rows ({listing})")
+    checkpoints = {result["name"]: result["sha256"] for result in results if result["kind"] == "checkpoint"}
+    for result in results:
+        made_from = checkpoints.get(result["checkpoint"]["name"])
+        if result["kind"] == "graph" and made_from not in (None, result["checkpoint_sha256"]):
+            notes.append(f"WARNING: {result['file']} was exported from another checkpoint than the one listed here")
+    return notes
+
+
+def write_files(folder: Path, results: list[dict], asked: list[dict], groups: list[dict], notes: list[str],
+                shown: list[tables.Table]) -> None:  # fmt: skip
+    """results.json, results.csv, predictions.csv, and report.py's documents; each is whole or not there."""
+    plain = [{key: value for key, value in result.items() if key not in NOT_IN_JSON} for result in results]
+    versions = {"project": disk.VERSION, "torch": str(torch.__version__), "onnx": onnx.__version__,
+                "onnxruntime": onnxruntime.__version__, "numpy": np.__version__}  # fmt: skip
+    seeds = [{**group, "estimates": {", ".join(filter(None, key)): value for key, value in group["estimates"].items()}}
+             for group in groups]  # fmt: skip
+    disk.write_json(
+        folder / "results.json",
+        {"models": plain, "comparisons": asked, "seeds": seeds, "notes": notes, "versions": versions},
+    )
+    disk.write_text(folder / "results.csv", disk.csv_text([row for r in results for row in csv_rows(r)]))
+    disk.write_text(folder / "predictions.csv", disk.csv_text([row for r in results for row in predictions(r)]))
+    report.write(folder, results, asked, shown, notes, versions)
+
+
+def csv_rows(result: dict) -> list[dict]:
+    """A row for each operating point: counts, and each estimate in three columns."""
+    rows = []
+    for point, at in result["points"].items():
+        row = {"model": result["name"], "point": point, "synthetic": result["data"]["synthetic"],
+               "split": result["split"]["fingerprint"], "images": result["images"], "patients": result["patients"],
+               "threshold": at["threshold"], **{key: at[key] for key in ("tn", "fp", "fn", "tp")}}  # fmt: skip
+        for name, found in itertools.chain(at["estimates"].items(), result["estimates"].items()):
+            row |= {name: found["value"], f"{name}_low": found["low"], f"{name}_high": found["high"]}
+        rows.append(row)
+    return rows
+
+
+def predictions(result: dict) -> list[dict]:
+    """One row per test image: what the model said of it."""
+    decided = [measures.decide(result["probabilities"], result["points"][point]["threshold"])
+               for point in comparisons.POINTS]  # fmt: skip
+    columns = (result["files"], result["patient_ids"], result["labels"], result["probabilities"], *decided)
+    return [
+        {
+            "model": result["name"],
+            "file": file,
+            "patient": patient,
+            "class": data.CLASSES[label],
+            "probability": f"{probability:.9g}",
+            "decision_at_0.5": data.CLASSES[at_half],
+            "decision_at_validation_threshold": data.CLASSES[at_validation],
+            "synthetic": result["data"]["synthetic"],
+        }
+        for file, patient, label, probability, at_half, at_validation in zip(*columns, strict=True)
+    ]
+
+
+def evaluate_all(paths: list[Path], args: argparse.Namespace) -> tuple[list[dict], list[str], int]:
+    """The results of all models that can be evaluated, how often their test images were read, and failures (said)."""
+    opened, results, loaded, known, looks, failures = [], [], {}, {}, {}, 0
+    run = uuid.uuid4().hex
+    hardware.pick_device(args.device)  # a wrong one is said before the data is read
+    for path in dict.fromkeys(paths):
+        try:
+            opened.append(tested_model.open_model(path))
+        except Problem as problem:
+            failures += 1
+            print(f"error: {problem}", file=sys.stderr)
+    for model in opened:
+        try:
+            key = (tested_model.source_of(model, opened, args.data), model.facts["size"], model.facts["fit"])
+            if key not in loaded:
+                source, size, fit = key
+                loaded[key] = data.load(source, size, args.cache, fit, args.skip_bad)
+            split = tested_model.test_side(model, loaded[key])
+            if args.by is not None:
+                column_of(loaded[key], args.by)  # a wrong one is said before a label is read
+            sha256 = disk.sha256_of_file(model.path)
+            look = ledger.note(args.runs, run, model.name, sha256, loaded[key].name, split.fingerprint, "evaluate.py")
+            looks[split.fingerprint] = (
+                f"{ledger.in_words(look)} (split {split.fingerprint}), by {args.runs / ledger.NAME}"
+            )
+            results.append(evaluate(model, loaded[key], split, args))
+            known[model.path] = (model, loaded[key], split)
+            print(f"{model.name}: {len(split.test):,} test images", file=sys.stderr)
+        except Problem as problem:
+            if isinstance(problem, UsageProblem) and args.data is not None:  # the same for every model
+                raise
+            failures += 1
+            print(f"error: {problem}", file=sys.stderr)
+    return results + ensembles(known, results, args), list(looks.values()), failures
+
+
+def found_models(args: argparse.Namespace) -> list[Path]:
+    """Checkpoints, then graphs; each in the order of the architectures. Raises Problem when there are none."""
+    order = {name: i for i, name in enumerate(terms.ARCHITECTURES)}
+    found = [*args.runs.glob("[!.]*/model.pt"), *args.onnx.glob("[!.]*.onnx")]  # no leftovers of what was killed
+    stem = {path: path.parent.name if path.suffix == ".pt" else path.stem for path in found}
+    paths = sorted(found, key=lambda p: (p.suffix == ".onnx", order.get(stem[p], len(order)), stem[p]))
+    if not paths:
+        raise Problem(f"no {args.runs}/*/model.pt and no {args.onnx}/*.onnx: python train.py makes the first")
+    return paths
+
+
+def print_results(results: list[dict], shown: list[tables.Table], notes: list[str], form: str) -> None:
+    for dataset in dict.fromkeys(result["data"]["name"] for result in results):
+        first = next(result for result in results if result["data"]["name"] == dataset)
+        print(f"{dataset}; test by {first['split']['how']}: {first['images']:,} images of "
+              f"{first['patients']:,} patients, {first['positives']:,} with pneumonia")  # fmt: skip
+    for table in shown:
+        print(f"\n{table.title}\n")
+        align = ["left", *["right"] * (len(table.headers) - 1)]
+        print(tabulate(table.rows, table.headers, tablefmt=form, disable_numparse=True, colalign=align))
+        if table.notes:
+            print("\n" + "\n".join(table.notes))
+    print()
+    for note in notes:
+        print(f"note: {note}")
+
+
+def work(args: argparse.Namespace) -> int:
+    hardware.keep_freed_memory()
+    hardware.set_precision()
+    results, looks, failures = evaluate_all(found_models(args) if args.all else args.models, args)
+    if not results:
+        return 1
+    asked, unanswered = comparisons.answer(results)
+    notes = [*looks, *cross_check(results), *(note for result in results for note in result["notes"]), *unanswered]
+    notes = list(dict.fromkeys(notes))
+    groups = comparisons.seed_groups(results)
+    shown = tables.tables(results, asked, groups)
+    said = [f"{pair['question']} {pair['from']} to {pair['to']}: {pair['sentence']}." for pair in asked]
+    write_files(args.report, results, asked, groups, notes, shown)  # before it is printed: `| head` ends the printing
+    print_results(results, shown, [*said, *notes], args.format)
+    print(f"report: {args.report / 'report.html'}, and the same as report.md, results.csv and results.json")
+    return 1 if failures else 0

@@ -1,0 +1,234 @@
+"""From what was asked for to run folders: the networks, the split, and one training after another."""
+
+import argparse
+import copy
+import gc
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from tabulate import tabulate
+
+import data
+import models
+from basics import terms
+from basics.problems import Problem, UsageProblem
+from data import Dataset, Split
+from devices import hardware, parallel
+from films import audit
+from training import calibration, checkpoints, inference, run_folder, stress_views
+from training.batches import Batches, pixel_statistics, table_on
+from training.loop import Trainer
+from training.recipes import QUICK_EPOCHS, QUICK_IMAGES, RECIPES, Recipe
+from training.stopping import Stopped
+
+SUMMARY = ["model", "best epoch", "validation accuracy", "AUROC", "loss", "minutes"]
+
+
+SUMMARY_DIGITS = ("", "", ".4f", ".4f", ".4f", ".1f")
+
+
+def train_run(
+    name: str,
+    network: torch.nn.Module,
+    origin: str,
+    dataset: Dataset,
+    split: Split,
+    recipe: Recipe,
+    args: argparse.Namespace,
+) -> dict:
+    """Trains one network and leaves its run folder; returns the finished checkpoint without its weights."""
+    gc.collect()  # an earlier training's graphs and weights refer to each other, and hold the device's memory
+    device = hardware.pick_device(args.device)
+    training, validation = split.train, split.validation
+    if args.quick:
+        training, validation = (data.thinned(dataset, side, QUICK_IMAGES) for side in (training, validation))
+    torch.manual_seed(args.seed)
+    network = parallel.share_batch_norm(network).to(device).to(memory_format=torch.channels_last)
+    table = table_on(dataset.images, device)
+    normalisation = pixel_statistics(table, training)
+    labels, shard, shapes = dataset.labels, (parallel.rank(), parallel.world()), data.shape_ratio(dataset, split.train)
+    batches = Batches(table, labels, training, recipe.batch_size, device, normalisation, recipe.augment, args.seed,
+                      shard=shard, shapes=shapes)  # fmt: skip
+    if min(batches.batch_sizes()) < parallel.world():
+        raise UsageProblem(f"--batch-size: {parallel.world()} processes need batches of {parallel.world()} or more")
+    checkpoint = run_folder.new_checkpoint(name, origin, dataset, split, args, recipe, normalisation, device)
+    folder = Path(args.out) / name
+    old = run_folder.resumable(folder, checkpoint) if args.resume else None
+    if old and run_folder.finished(folder):
+        print(f"{name}: finished already\n")
+        return checkpoints.load_checkpoint(folder / "model.pt")[0]
+    stress = (
+        stress_views.StressValidation(table, labels, training, validation, shapes) if args.val == "stress" else None
+    )
+    shown = stress.mixed() if stress else table[torch.from_numpy(validation).to(table.device)]  # (N, S, S) uint8
+    many = inference.EVALUATION_BATCH[device.type]
+    exact = Batches(shown, labels[validation], np.arange(len(validation)), many, device, normalisation, shard=shard)
+    trainer = Trainer(network, recipe, batches, exact, args.compile, args.minutes)
+    if old:
+        parameters = [weight for group in trainer.optimizer.param_groups for weight in group["params"]]
+        run_folder.check_training(folder / "last.pt", old, trainer.state(), parameters)
+        network.load_state_dict(old.pop("state"))
+        try:
+            trainer.load(old.pop("training"))
+        except (RuntimeError, ValueError, KeyError) as error:  # torch's own checks of generators and the scaler
+            raise Problem(f"{folder / 'last.pt'}: cannot be gone on from ({str(error).splitlines()[0]}); "
+                          "leave --resume out to start afresh") from error  # fmt: skip
+        checkpoint = {**old, "device": checkpoint["device"], "versions": checkpoint["versions"]}
+        print(f"{folder / 'last.pt'}: going on after {trainer.epoch} epochs and {trainer.step} steps")
+    else:
+        run_folder.fresh_folder(Path(args.out), name)
+        run_folder.write_record(folder, checkpoint, args, None)
+    patients = [dataset.patients[i] for i in validation]
+    print(f"{name}: {models.parameter_count(network):,} parameters, {len(training):,} training and "
+          f"{len(validation):,} validation images, {trainer.epochs} epochs on {checkpoint['device']}")  # fmt: skip
+    with run_folder.Run(folder, checkpoint) as run:
+        trainer.fit(
+            lambda row, logits: run.keep(row, logits, labels[validation], network.state_dict(), trainer.state()),
+            lambda: run.save(network.state_dict(), trainer.state()),
+        )
+        run.write_what_waits()
+        decided = {}
+        if parallel.rank() == 0:
+            decided = calibration.decided(run.best(), shown, stress, labels[validation], patients, device)
+    return finish(run, decided, args)
+
+
+def finish(run: run_folder.Run, checkpoint: dict, args: argparse.Namespace) -> dict:
+    """Writes what was decided, and says it."""
+    if parallel.rank():
+        return run.checkpoint
+    file = run.folder / "model.pt"
+    checkpoint |= {"history": run.history, "seconds": run.seconds()}
+    checkpoint = checkpoints.save_checkpoint(file, checkpoint)
+    run_folder.write_record(run.folder, checkpoint, args, run.seconds())
+    stress = "stress " if checkpoint["stress"] else ""
+    if stress:
+        print(stress_views.table(checkpoint["stress"]))
+    print(f"{file}: epoch {checkpoint['epoch']}, temperature {checkpoint['temperature']:.3f}, "
+          f"threshold {checkpoint['threshold']:.4f}, from {stress}validation\n")  # fmt: skip
+    return checkpoint
+
+
+def recipe_of(args: argparse.Namespace, architecture: str) -> Recipe:
+    """The recipe for an architecture, with what the command line changes in it."""
+    recipe = RECIPES[args.recipe][architecture]
+    if args.quick:
+        recipe = replace(recipe, epochs=QUICK_EPOCHS)
+    changes = {"epochs": args.epochs, "batch_size": args.batch_size, "learning_rate": args.lr and args.lr[0],
+               "resize_from": args.resize_from}  # fmt: skip
+    recipe = replace(recipe, **{key: value for key, value in changes.items() if value is not None})
+    return replace(recipe, augment=replace(recipe.augment, flip=True)) if args.flip else recipe
+
+
+def prepare(architecture: str, seed: int, args: argparse.Namespace) -> tuple[torch.nn.Module, str]:
+    """The network as training starts with it, and a sentence on where its weights come from."""
+    torch.manual_seed(seed)
+    network = models.build(architecture, args.size)
+    if architecture == "resnet34-pretrained":
+        return network, models.load_imagenet(network, args.weights)
+    return network, "random"
+
+
+def contradictions(dataset: Dataset) -> list[str]:
+    found = audit.contradictions(dataset)
+    example = dataset.files[found[0][0]] if found else ""
+    return [f"WARNING: {len(found):,} sets of identical images carry both labels (such as {example})"] if found else []
+
+
+def work(args: argparse.Namespace) -> int:
+    hardware.keep_freed_memory()
+    hardware.set_precision(args.deterministic)
+    device = hardware.pick_device(args.device)  # a wrong one is said before the data is read
+    with parallel.group(device):
+        hardware.wake(device)
+        try:
+            return train_all(args)
+        except Stopped as stopped:
+            print(stopped, file=sys.stderr)
+            return 128 + stopped.signum
+
+
+def train_all(args: argparse.Namespace) -> int:
+    """Trains what was asked for, one network after the other; returns the exit code."""
+    networks, skipped = {}, {}
+    seeds = range(args.seed, args.seed + (args.seeds or 1))
+    for architecture in terms.ARCHITECTURES if args.all else (args.arch,):
+        try:  # all of them before the first is trained: nobody wants to read of a failed download next morning
+            made = parallel.first_here(lambda which=architecture: prepare(which, seeds[0], args))
+            networks |= {(architecture, seed): made if seed == seeds[0] else None for seed in seeds}
+        except Problem as problem:
+            if not args.all:
+                raise
+            skipped[architecture] = problem
+            parallel.say(f"{architecture} is skipped: {problem}")
+    dataset = parallel.first_here(lambda: data.load(args.data, args.size, args.cache, args.fit, args.skip_bad))
+    print(dataset.name)
+    for note in contradictions(dataset):
+        parallel.say(note)
+    rows: dict[str, list] = {architecture: [] for architecture, _ in networks}
+    for fold in [(k, args.folds) for k in range(args.folds)] if args.folds else [None]:
+        split = data.split(dataset, args.split, args.split_seed, args.val == "block", fold)
+        counts = ", ".join(f"{len(indices):,} {side}" for side, indices in split.sides.items())
+        print(f"split by {split.how}, seed {split.seed}, fingerprint {split.fingerprint}: {counts} images")
+        for note in split.notes:
+            parallel.say(note)
+        for (architecture, seed), made in networks.items():
+            network, origin = copy.deepcopy(made) or prepare(architecture, seed, args)  # not all in memory at once
+            args.architecture, args.seed = architecture, seed
+            name = (args.name or architecture) + (f"-s{seed}" if args.seeds else "") + (f"-f{fold[0]}" if fold else "")
+            train = sweep if args.lr and len(args.lr) > 1 else train_run
+            recipe = recipe_of(args, architecture)
+            less = f"a smaller --batch-size than {recipe.batch_size}, or --size than {args.size}, needs less"
+            with run_folder.claimed(args.out / name), hardware.enough_memory(less):
+                checkpoint = train(name, network, origin, dataset, split, recipe, args)
+            rows[architecture].append(summary_row(name, checkpoint))
+    print(tabulate([line for found in rows.values() for line in with_mean(found)], SUMMARY, floatfmt=SUMMARY_DIGITS))
+    for architecture, problem in skipped.items():
+        parallel.say(f"{architecture} was skipped: {problem}")
+    print(f"next: python evaluate.py --all{'' if args.out == Path('runs') else f' --runs {args.out}'}")
+    return 1 if skipped else 0
+
+
+def summary_row(name: str, checkpoint: dict) -> list:
+    best = checkpoint["history"][checkpoint["epoch"] - 1]
+    return [name, best["epoch"], best["val_accuracy"], best["val_auroc"], best["val_loss"], checkpoint["seconds"] / 60]
+
+
+def with_mean(rows: list[list]) -> list[list]:
+    """The rows of one architecture; where there are several, then their mean and standard deviation."""
+    if len(rows) < 2:
+        return rows
+    values = np.array([row[2:5] for row in rows])
+    return [*rows, [f"mean of {len(rows)}", "", *values.mean(0), ""],
+            ["standard deviation", "", *values.std(0, ddof=1), ""]]  # fmt: skip
+
+
+def sweep(
+    name: str,
+    network: torch.nn.Module,
+    origin: str,
+    dataset: Dataset,
+    split: Split,
+    recipe: Recipe,
+    args: argparse.Namespace,
+) -> dict:
+    """Trains with each of several learning rates; the run that validates best gets the model's name.
+
+    The runs themselves are where `evaluate.py --all` does not look: nobody is to choose among them by test images.
+    """
+    found, folder = {}, args.out / "sweep" / name
+    for rate in args.lr:
+        own = argparse.Namespace(**{**vars(args), "lr": [rate], "out": folder})
+        this = replace(recipe, learning_rate=rate)
+        found[rate] = train_run(f"lr-{rate:g}", copy.deepcopy(network), origin, dataset, split, this, own)
+    rows = [[f"{rate:g}", *summary_row(name, checkpoint)[1:]] for rate, checkpoint in found.items()]
+    print(tabulate(rows, ["learning rate", *SUMMARY[1:]], floatfmt=SUMMARY_DIGITS))
+    best = max(found, key=lambda rate: run_folder.rank(found[rate]["history"][found[rate]["epoch"] - 1]))
+    print(f"{name}: learning rate {best:g} validates best; all runs stay under {folder}\n")
+    kept = args.resume and run_folder.finished(args.out / name)
+    if parallel.rank() == 0 and not kept:
+        run_folder.adopt(folder / f"lr-{best:g}", args.out, name)
+    return found[best]
