@@ -15,8 +15,6 @@ import sys
 
 from basics import cli, problems
 
-# --------------------------------------------------------------------------------------------------- printing
-
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = cli.Parser(description=__doc__.split("\n")[0])

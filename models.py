@@ -1,4 +1,4 @@
-"""The three networks, and the checkpoint file that carries one.
+"""The three networks, and the pretrained weights that one of them starts from.
 
 Every network takes (N, 1, S, S) normalised float pixels and returns (N, 2) logits, normal and pneumonia.
 """
@@ -155,9 +155,6 @@ def multiply_adds(network: nn.Module, size: int) -> int:
     return counter.get_total_flops() // 2  # it counts a multiplication and an addition as two
 
 
-# ---------------------------------------------------------------------------------------- pretrained weights
-
-
 def load_imagenet(network: nn.Module, weights: Path | None = None) -> str:
     """Fills a `resnet34` with ImageNet weights, all but its `fc`; returns a sentence on where they came from.
 
@@ -237,6 +234,3 @@ def adapt_imagenet(state: dict[str, torch.Tensor], network: nn.Module, file: str
         if name not in own:
             raise Problem(f"{file}: unexpected tensor {name}: this is not a torchvision resnet34")
     return adapted
-
-
-# ------------------------------------------------------------------------------------------ the checkpoint

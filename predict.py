@@ -227,7 +227,7 @@ def read_film(file: str) -> Film:
 def decode(content: bytes) -> tuple[np.ndarray, float, str | None]:
     """(H, W) uint8 grey levels of a JPEG, PNG or DICOM file, its mean saturation (0 to 255), and a warning.
 
-    The same pixels as images.py decodes before it resizes. Raises ValueError, or what a decoder raises.
+    The same pixels as films/images.py decodes before it resizes. Raises ValueError, or what a decoder raises.
     """
     if content[128:132] == b"DICM":
         return decode_dicom(content)

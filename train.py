@@ -3,7 +3,7 @@
 Writes runs/<name>/: model.pt (the best epoch by validation AUROC), last.pt (all that --resume needs), history.csv (a
 row an epoch) and run.json (options, versions, data). Test images are never read here: evaluate.py does that.
 
-On several GPUs: `torchrun --standalone --nproc-per-node 8 train.py ...`; parallel.py says what that changes.
+On several GPUs: `torchrun --standalone --nproc-per-node 8 train.py ...`; devices/parallel.py says what that changes.
 """
 
 import argparse
@@ -13,6 +13,7 @@ from pathlib import Path
 import data
 from basics import cli, problems, terms
 from training.recipes import QUICK_EPOCHS, QUICK_IMAGES
+from training.request import Request
 
 
 def is_folder_name(name: str) -> bool:
@@ -87,7 +88,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def work(args: argparse.Namespace) -> int:
     from training import runs  # PyTorch takes seconds to import: what is wrong with a call is said before
 
-    return runs.work(args)
+    return runs.train_all(Request(**vars(args)))
 
 
 def main(argv: list[str] | None = None) -> int:

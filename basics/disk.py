@@ -1,4 +1,4 @@
-"""What every script needs: errors for people, files that are never half-written, and hashes."""
+"""Files that are never half-written, locks, hashes, and the formats that we write."""
 
 import contextlib
 import csv
@@ -16,12 +16,6 @@ from typing import IO, Any
 from basics.problems import Busy, Problem
 
 VERSION = "0.1.0"
-
-
-# ------------------------------------------------------------------------------------------ command lines
-
-
-# ---------------------------------------------------------------------------------------------- files
 
 
 @contextlib.contextmanager

@@ -1,9 +1,4 @@
-"""From a checkpoint or a graph to logits: the one door through which every reported number goes.
-
-network_logits(...)   a PyTorch network over Batches
-open_graph(...)       an ONNX file on the execution provider that was asked for, and on no other
-graph_outputs(...)    that graph over raw uint8 images
-"""
+"""Which device computes, in which precision, and what is set once for each process."""
 
 import contextlib
 import ctypes
@@ -12,16 +7,12 @@ import platform
 import sys
 import threading
 from collections.abc import Generator
-from typing import TYPE_CHECKING
 
 import torch
 
 from basics.problems import Problem, UsageProblem
 from devices import parallel
 from devices.recording import own_kernels
-
-if TYPE_CHECKING:
-    pass
 
 
 def pick_device(name: str) -> torch.device:

@@ -1,10 +1,10 @@
 """The training step's own CUDA kernels, in Triton: what PyTorch does in many passes over memory, in few.
 
 fused(network)   the same network, from images to logits
-toned(...)       what batches.change does after an image was moved
+toned(...)       what films/augmentation.py does after an image was moved
 
-Nothing here is needed: it is the modules of models.py and the lines of batches.py again, faster on an NVIDIA GPU, and
-the tests hold each against the other.
+Nothing here is needed: it is the modules of models.py and the lines of films/augmentation.py again, faster on an NVIDIA
+GPU, and the tests hold each against the other.
 """
 
 from collections.abc import Callable
@@ -86,7 +86,7 @@ def toned(
     moved: torch.Tensor, centre: torch.Tensor, tone: torch.Tensor, detail: torch.Tensor | None, curved: bool,
     mean: float, std: float,
 ) -> torch.Tensor:  # fmt: skip
-    """Images (B, 1, S, S) with detail, curve, contrast and brightness changed, then normalised; see batches.change."""
+    """Images (B, 1, S, S) with detail, curve, contrast and brightness changed, then normalised; see augmentation.toned."""
     out, side = torch.empty_like(moved, memory_format=torch.contiguous_format), moved.shape[-1]
     grid = len(moved), triton.cdiv(side * side, PIXELS.value)
     _toned[grid](moved.contiguous(), centre, tone.contiguous(), tone if detail is None else detail.contiguous(), out,

@@ -1,6 +1,6 @@
 """A network by layers of our own, or compiled: the same answers, sooner."""
 
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 
@@ -8,9 +8,6 @@ from basics import problems
 from devices import cpu_layers, parallel
 from devices.hardware import autocast, reduced_type
 from devices.recording import own_kernels
-
-if TYPE_CHECKING:
-    pass
 
 
 def fused(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:

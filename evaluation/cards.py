@@ -5,6 +5,7 @@ import shlex
 
 from basics.problems import printable
 from evaluation.markup import DASH, github, github_table, number, with_interval
+from evaluation.result import Result
 from films import sources
 
 SAME_FILMS = (sources.KERMANY, "PneumoniaMNIST")
@@ -38,11 +39,11 @@ DECISIONS = (
 )
 
 
-def model_card(result: dict) -> str:
+def model_card(result: Result) -> str:
     """The card of one result of evaluate.py, as GitHub's markdown. Nothing is in it that the result does not say."""
     marks = marked(result)
     parts = [
-        f"# {'SYNTHETIC: ' if marks else ''}Model card: {github(result['name'])}\n",
+        f"# {'SYNTHETIC: ' if marks else ''}Model card: {github(result.name)}\n",
         *(f"**{mark}**\n" for mark in marks),
         opening(result),
         *(f"**{github(note)}**\n" for note in warnings(result)),
@@ -61,23 +62,23 @@ def model_card(result: dict) -> str:
     return "\n".join(parts)
 
 
-def marked(result: dict) -> list[str]:
+def marked(result: Result) -> list[str]:
     """Why a result is no result on X-rays; empty where it is one."""
-    if result["data"]["synthetic"]:
+    if result.data["synthetic"]:
         return [SYNTHETIC]
-    return [TRAINED_ON_DRAWINGS] if result["trained_on_synthetic"] else []
+    return [TRAINED_ON_DRAWINGS] if result.trained_on_synthetic else []
 
 
-def warnings(result: dict) -> list[str]:
-    return ["From a smoke run (--quick): its numbers mean nothing."] if result["quick"] else []
+def warnings(result: Result) -> list[str]:
+    return ["From a smoke run (--quick): its numbers mean nothing."] if result.quick else []
 
 
-def opening(result: dict) -> str:
+def opening(result: Result) -> str:
     what = {
-        "checkpoint": f"A network of the architecture {github(result['architecture'])}",
-        "graph": f"An ONNX graph of a network of the architecture {github(result['architecture'])}",
+        "checkpoint": f"A network of the architecture {github(result.architecture)}",
+        "graph": f"An ONNX graph of a network of the architecture {github(result.architecture)}",
         "ensemble": "Several networks whose answers are averaged",
-    }[result["kind"]]
+    }[result.kind]
     return (
         f"{what}. It gives the probability that a chest X-ray shows pneumonia, as against normal. "
         "It is not a medical device.\n"
@@ -107,32 +108,32 @@ def plain(value: object) -> str:
 # ------------------------------------------------------------------------------------- the model and its training
 
 
-def identity(result: dict) -> list[str]:
-    known = result["checkpoint"] or {}
+def identity(result: Result) -> list[str]:
+    known = result.checkpoint
     side = known.get("size")
     mean, deviation = known.get("normalisation", (None, None))
-    at = result["points"]["validation"]["threshold"]
+    at = result.points["validation"]["threshold"]
     return [
         "## The model\n",
         facts([
-            ("file", result["file"]),
-            ("SHA-256 of the file", result["sha256"]),
+            ("file", result.file),
+            ("SHA-256 of the file", result.sha256),
             ("SHA-256 of the weights", known.get("weights_sha256")),
-            ("architecture", result["architecture"]),
-            ("parameters", (result["training"] or {}).get("parameters")),
+            ("architecture", result.architecture),
+            ("parameters", (result.training or {}).get("parameters")),
             ("input", f"one channel, {side} x {side} pixels" if side else None),
             ("how films are made square", known.get("fit")),
             ("mean and deviation taken off the pixels", None if mean is None else [mean, deviation]),
-            ("temperature of the probabilities", float(result["temperature"])),
+            ("temperature of the probabilities", float(result.temperature)),
             ("decision", f"pneumonia where the probability is at least {number(at, 4)}"),
             ("where that threshold is from", known.get("threshold_rule")),
         ]),
     ]  # fmt: skip
 
 
-def training_data(result: dict) -> list[str]:
+def training_data(result: Result) -> list[str]:
     """What it was trained and tested on; the licence only where the data's name says whose it is."""
-    known, tested = result["checkpoint"] or {}, result["data"]
+    known, tested = result.checkpoint, result.data
     seen, split = known.get("data", {}), known.get("split", {})
     images = split.get("images", {})
     skipped = len(seen.get("skipped", []))
@@ -149,11 +150,11 @@ def training_data(result: dict) -> list[str]:
              f"by {split.get('how')}, seed {split.get('seed')}, fingerprint {split.get('fingerprint')}"),
             ("tested on", tested["name"]),
             ("the test data's fingerprint", tested["fingerprint"]),
-            ("the test data's split", f"by {result['split']['how']}, seed {result['split']['seed']}, "
-                                      f"fingerprint {result['split']['fingerprint']}"),
-            ("test images", result["images"]),
-            ("patients in them", result["patients"]),
-            ("images with pneumonia", result["positives"]),
+            ("the test data's split", f"by {result.split['how']}, seed {result.split['seed']}, "
+                                      f"fingerprint {result.split['fingerprint']}"),
+            ("test images", result.images),
+            ("patients in them", result.patients),
+            ("images with pneumonia", result.positives),
             ("source", CITATION if mine else None),
             ("licence of the data", "CC BY 4.0: cite the source" if mine else None),
         ]),
@@ -164,11 +165,11 @@ def is_kermany(name: str, known: str | tuple[str, ...] = SAME_FILMS) -> bool:
     return name.startswith(known)
 
 
-def recipe(result: dict) -> list[str]:
-    known, training = result["checkpoint"], result["training"]
+def recipe(result: Result) -> list[str]:
+    known, training = result.checkpoint, result.training
     if not known and not training:
-        return ["## Training\n", f"Initial weights: {github(result['initial_weights'])}.\n"]
-    known, training = known or {}, training or {}
+        return ["## Training\n", f"Initial weights: {github(result.initial_weights)}.\n"]
+    training = training or {}
     settings = dict(known.get("recipe", {}))
     name = settings.pop("name", None)
     return [
@@ -176,8 +177,8 @@ def recipe(result: dict) -> list[str]:
         facts([
             ("recipe", name),
             *((key.replace("_", " "), value) for key, value in settings.items()),
-            ("initial weights", result["initial_weights"]),
-            ("seed", None if result["seed"] is None else str(result["seed"])),
+            ("initial weights", result.initial_weights),
+            ("seed", None if result.seed is None else str(result.seed)),
             ("epochs run", training.get("epochs")),
             ("epoch that was kept", training.get("best_epoch")),
             ("validation AUROC of that epoch", number(training.get("val_auroc"), 4)),
@@ -191,9 +192,9 @@ def recipe(result: dict) -> list[str]:
 # -------------------------------------------------------------------------------------------------------- numbers
 
 
-def performance(result: dict) -> list[str]:
+def performance(result: Result) -> list[str]:
     """Every metric with its interval: those of the probabilities, then those at each threshold, side by side."""
-    points, estimates = result["points"], result["estimates"]
+    points, estimates = result.points, result.estimates
     counts = [[key.upper(), *(f"{point[key]:,}" for point in points.values())] for key in ("tn", "fp", "fn", "tp")]
     rows = [
         ["threshold", *(number(point["threshold"], 4) for point in points.values())],
@@ -203,8 +204,8 @@ def performance(result: dict) -> list[str]:
     mark = "SYNTHETIC: " if marked(result) else ""
     return [
         f"## {mark}Results on the test images\n",
-        f"{result['images']:,} images of {result['patients']:,} patients, pneumonia on "
-        f"{result['positives']:,} of the images. In brackets: 95 % intervals.\n",
+        f"{result.images:,} images of {result.patients:,} patients, pneumonia on "
+        f"{result.positives:,} of the images. In brackets: 95 % intervals.\n",
         github_table(
             ["measure", "value"], [[name, with_interval(estimates[key], digits)] for name, key, digits in RANKING]
         ),
@@ -214,10 +215,10 @@ def performance(result: dict) -> list[str]:
     ]
 
 
-def promises(result: dict) -> list[str]:
+def promises(result: Result) -> list[str]:
     """What validation made one expect, beside what the test images gave."""
     rows, sizes = [], []
-    for name, point in result["points"].items():
+    for name, point in result.points.items():
         if not (promised := point["promised"]):
             continue
         size = f"{promised['images']:,} validation images of {promised['patients']:,} patients"
@@ -236,10 +237,10 @@ def promises(result: dict) -> list[str]:
     ]
 
 
-def prevalence(result: dict) -> list[str]:
+def prevalence(result: Result) -> list[str]:
     rows = [
         [name, f"{100 * at['prevalence']:.4g} %", number(at["ppv"]), number(at["npv"]), missed(at["films_per_missed"])]
-        for name, point in result["points"].items() if (at := point["at_prevalence"])
+        for name, point in result.points.items() if (at := point["at_prevalence"])
     ]  # fmt: skip
     if not rows:
         return []
@@ -250,20 +251,19 @@ def prevalence(result: dict) -> list[str]:
     ]
 
 
-def share(result: dict) -> str:
-    return f"{number(100 * result['positives'] / result['images'], 1)} %" if result["images"] else DASH
+def share(result: Result) -> str:
+    return f"{number(100 * result.positives / result.images, 1)} %" if result.images else DASH
 
 
 def missed(films: float) -> str:
     return "none missed" if films is not None and math.isinf(films) else number(films, 0)
 
 
-def groups(result: dict) -> list[str]:
-    if not result["subgroups"]:
+def groups(result: Result) -> list[str]:
+    if not result.subgroups:
         return []
     rows = [
-        [g["group"], g["measure"], f"{g['images']:,}", f"{g['patients']:,}", with_interval(g)]
-        for g in result["subgroups"]
+        [g["group"], g["measure"], f"{g['images']:,}", f"{g['patients']:,}", with_interval(g)] for g in result.subgroups
     ]
     return [
         "## Groups of test images\n",
@@ -272,10 +272,10 @@ def groups(result: dict) -> list[str]:
     ]
 
 
-def robustness(result: dict) -> list[str]:
-    if not result["robustness"]:
+def robustness(result: Result) -> list[str]:
+    if not result.robustness:
         return []
-    rows = [[c["change"], c["strength"], number(c["auroc"], 4), number(c["accuracy"])] for c in result["robustness"]]
+    rows = [[c["change"], c["strength"], number(c["auroc"], 4), number(c["accuracy"])] for c in result.robustness]
     return [
         "## Changed test images\n",
         github_table(["change", "strength", "AUROC", "accuracy"], rows),
@@ -285,7 +285,7 @@ def robustness(result: dict) -> list[str]:
 # ---------------------------------------------------------------------------------------------------------- words
 
 
-def uses(result: dict) -> list[str]:
+def uses(result: Result) -> list[str]:
     return [
         "## Intended use\n",
         "Research on image classification, teaching, and as a baseline to compare other models with.\n",
@@ -305,45 +305,45 @@ def uses(result: dict) -> list[str]:
     ]
 
 
-def films(result: dict) -> str:
+def films(result: Result) -> str:
     """What was done on Kermany's films, by the data's name: "trained and tested", one of these, or nothing."""
-    trained = (result["checkpoint"] or {}).get("data", {}).get("name", "")
-    done = {"trained": is_kermany(trained), "tested": is_kermany(result["data"]["name"])}
+    trained = result.checkpoint.get("data", {}).get("name", "")
+    done = {"trained": is_kermany(trained), "tested": is_kermany(result.data["name"])}
     return " and ".join(what for what, so in done.items() if so)
 
 
-def limits(result: dict) -> list[str]:
+def limits(result: Result) -> list[str]:
     """What these numbers cannot say, as far as it is known of this data, split and run."""
     lines = marked(result)
     if done := films(result):
         lines += [f"It was {done} on Kermany's films.", *KERMANY_LIMITS]
     lines.append(f"{share(result)} of the test images show pneumonia. Where fewer do, fewer of its alarms are right.")
-    if result["split"]["how"] == "image":
+    if result.split["how"] == "image":
         lines.append("The split is by image: a patient may be in training and in the test, which flatters the results.")
-    if result["split"]["how"] == "patient":
+    if result.split["how"] == "patient":
         lines.append("Test and training images are of one collection, divided at random: others will be less alike.")
-    if result["seed"] is not None:
-        lines.append(f"One run, with seed {result['seed']}: the intervals do not hold what another seed would change.")
+    if result.seed is not None:
+        lines.append(f"One run, with seed {result.seed}: the intervals do not hold what another seed would change.")
     return lines
 
 
-def notes(result: dict) -> list[str]:
-    if not result["notes"]:
+def notes(result: Result) -> list[str]:
+    if not result.notes:
         return []
-    return ["## Notes\n", "".join(f"- {github(note)}\n" for note in result["notes"])]
+    return ["## Notes\n", "".join(f"- {github(note)}\n" for note in result.notes)]
 
 
-def how_to(result: dict) -> list[str]:
+def how_to(result: Result) -> list[str]:
     """Versions, and commands to check the file; indented, as code that no text in a name can end."""
-    versions = (result["checkpoint"] or {}).get("versions", {})
-    file = shlex.quote(printable(result["file"]))
+    versions = result.checkpoint.get("versions", {})
+    file = shlex.quote(printable(result.file))
     parts = ["## Versions\n", facts(list(versions.items()))] if versions else []
-    if result["kind"] == "ensemble":
+    if result.kind == "ensemble":
         return parts
     parts += [
         "## Checking and using it\n",
-        f"    sha256sum {file}    # {result['sha256']}\n    python evaluate.py {file}",
+        f"    sha256sum {file}    # {result.sha256}\n    python evaluate.py {file}",
     ]
-    parts[-1] += f"\n    python export.py {file}\n" if result["kind"] == "checkpoint" else "\n"
+    parts[-1] += f"\n    python export.py {file}\n" if result.kind == "checkpoint" else "\n"
     names = " or ".join(name.lower() for name in sources.CLASSES)
     return [*parts, f"The answer is a probability of pneumonia; with the threshold above, a decision: {names}.\n"]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.result import Result
 from metrics import intervals, measures
 from metrics.estimation import Estimate, Sample, estimate
 
@@ -19,23 +20,23 @@ LEVEL = 0.05  # of a test, after Holm's correction
 SEED_NAME = re.compile(r"(.+)-s(\d+)$")  # as `train.py --seeds` names its runs
 
 
-def groups_of(results: list[dict]) -> list[tuple[str, list[dict]]]:
+def groups_of(results: list[Result]) -> list[tuple[str, list[Result]]]:
     """(name, checkpoints): runs that differ in the seed alone, by their names, together; all others on their own."""
-    found: dict[tuple, list[dict]] = {}
-    for i, result in enumerate(result for result in results if result["kind"] == "checkpoint"):
-        seeded = SEED_NAME.match(result["name"])
-        key = (seeded[1], result["architecture"], result["initial_weights"], result["quick"]) if seeded else (i,)
+    found: dict[tuple, list[Result]] = {}
+    for i, result in enumerate(result for result in results if result.kind == "checkpoint"):
+        seeded = SEED_NAME.match(result.name)
+        key = (seeded[1], result.architecture, result.initial_weights, result.quick) if seeded else (i,)
         found.setdefault(key, []).append(result)
     groups = []
     for key, members in found.items():
-        if 1 < len(members) == len({member["seed"] for member in members}):
+        if 1 < len(members) == len({member.seed for member in members}):
             groups.append((key[0], members))
         else:  # one run twice, or two runs of one name, are no seeds
-            groups += [(member["name"], [member]) for member in members]
+            groups += [(member.name, [member]) for member in members]
     return groups
 
 
-def seed_groups(results: list[dict]) -> list[dict]:
+def seed_groups(results: list[Result]) -> list[dict]:
     """Mean and standard deviation over the seeds of one architecture, of every estimate; groups of two and more."""
     found = []
     for name, members in groups_of(results):
@@ -48,25 +49,25 @@ def seed_groups(results: list[dict]) -> list[dict]:
                 continue
             values = np.array([read(member) for member in members])
             spread[key] = {"mean": float(values.mean()), "sd": float(values.std(ddof=1))}
-        found.append({"name": name, "members": [member["name"] for member in members], "estimates": spread})
+        found.append({"name": name, "members": [member.name for member in members], "estimates": spread})
     return found
 
 
-def readers(result: dict) -> dict[str, Callable[[dict], float]]:
+def readers(result: Result) -> dict[tuple[str, str], Callable[[Result], float]]:
     """How to read each estimate of a result: (operating point, or "", and measure) to its value."""
-    found: dict = {("", key): lambda r, k=key: r["estimates"][k]["value"] for key in result["estimates"]}
-    for point, described in result["points"].items():
+    found: dict = {("", key): lambda r, k=key: r.estimates[k]["value"] for key in result.estimates}
+    for point, described in result.points.items():
         for key in described["estimates"]:
-            found[point, key] = lambda r, p=point, k=key: r["points"][p]["estimates"][k]["value"]
+            found[point, key] = lambda r, p=point, k=key: r.points[p]["estimates"][k]["value"]
     return found
 
 
-def same_images(a: dict, b: dict) -> bool:
+def same_images(a: Result, b: Result) -> bool:
     """Files of one name are not one image: the data's fingerprint knows their content."""
-    return all(a[key] == b[key] for key in ("split", "files")) and a["data"]["fingerprint"] == b["data"]["fingerprint"]
+    return a.split == b.split and a.files == b.files and a.data["fingerprint"] == b.data["fingerprint"]
 
 
-def answer(results: list[dict]) -> tuple[list[dict], list[str]]:
+def answer(results: list[Result]) -> tuple[list[dict], list[str]]:
     """The two questions, for each pair of models tested on the same images; and what could not be asked.
 
     p-values are corrected together (Holm): more was asked than one thing.
@@ -75,7 +76,7 @@ def answer(results: list[dict]) -> tuple[list[dict], list[str]]:
     groups = groups_of(results)
     for question, first, second in QUESTIONS:
         pairs = [(a, b) for a in groups for b in groups
-                 if (a[1][0]["architecture"], b[1][0]["architecture"]) == (first, second)]  # fmt: skip
+                 if (a[1][0].architecture, b[1][0].architecture) == (first, second)]  # fmt: skip
         honest = [(a, b) for a, b in pairs if all(same_images(a[1][0], member) for member in (*a[1], *b[1]))]
         if not pairs:
             notes.append(f"{question} cannot be answered: it takes a run of {first} and one of {second}")
@@ -90,11 +91,11 @@ def answer(results: list[dict]) -> tuple[list[dict], list[str]]:
     return found, notes
 
 
-def compare(question: str, a: tuple[str, list[dict]], b: tuple[str, list[dict]]) -> dict:
+def compare(question: str, a: tuple[str, list[Result]], b: tuple[str, list[Result]]) -> dict:
     """Differences of b minus a, each a name and its results (several of them: seeds, whose means are compared)."""
     (from_name, first), (to_name, second) = a, b
     shown = first[0]
-    sample = Sample(shown["labels"], shown["patient_ids"])
+    sample = Sample(shown.labels, shown.patient_ids)
     alone = len(first) == len(second) == 1
     measures = [auroc_of_two(first[0], second[0], sample) if alone else auroc_of_seeds(first, second, sample)]
     for point in POINTS:
@@ -105,15 +106,15 @@ def compare(question: str, a: tuple[str, list[dict]], b: tuple[str, list[dict]])
     for measure in ("log_loss", "brier"):
         measures.append(by_bootstrap(measure.replace("_", " "), measure, "", first, second, sample))
 
-    def named(name: str, members: list[dict]) -> str:
+    def named(name: str, members: list[Result]) -> str:
         return name if len(members) == 1 else f"{name} ({len(members)} seeds)"
 
     return {
         "question": question,
         "from": named(from_name, first),
         "to": named(to_name, second),
-        "images": shown["images"],
-        "patients": shown["patients"],
+        "images": shown.images,
+        "patients": shown.patients,
         "measures": measures,
     }
 
@@ -122,22 +123,22 @@ def row(measure: str, difference: Estimate, p: float, detectable: float, method:
     return {"measure": measure, "difference": difference, "p": p, "detectable": detectable, "method": method, **more}
 
 
-def auroc_of_two(a: dict, b: dict, sample: Sample) -> dict:
-    found = intervals.compare_auroc(sample.labels, a["probabilities"], b["probabilities"], sample.patients)
+def auroc_of_two(a: Result, b: Result, sample: Sample) -> dict:
+    found = intervals.compare_auroc(sample.labels, a.probabilities, b.probabilities, sample.patients)
     difference = estimate(found["difference"], (found["low"], found["high"]))
     return row("AUROC", difference, found["p"], found["detectable"], "DeLong, by patient")
 
 
-def auroc_of_seeds(first: list[dict], second: list[dict], sample: Sample) -> dict:
+def auroc_of_seeds(first: list[Result], second: list[Result], sample: Sample) -> dict:
     return by_bootstrap("AUROC", "auroc", "", first, second, sample)
 
 
-def accuracy_at(point: str, first: list[dict], second: list[dict], sample: Sample, alone: bool) -> dict:
+def accuracy_at(point: str, first: list[Result], second: list[Result], sample: Sample, alone: bool) -> dict:
     name = f"accuracy, threshold {'0.5' if point == '0.5' else 'from validation'}"
     found = by_bootstrap(name, "accuracy", point, first, second, sample)
     if not alone or not sample.several:
         return found
-    right = [measures.decide(r["probabilities"], r["points"][point]["threshold"]) == sample.labels
+    right = [measures.decide(r.probabilities, r.points[point]["threshold"]) == sample.labels
              for r in (first[0], second[0])]  # fmt: skip
     only_a, only_b, p = measures.mcnemar_exact(*right)
     detectable = intervals.mcnemar_detectable(len(sample.labels), (only_a + only_b) / len(sample.labels))
@@ -146,7 +147,9 @@ def accuracy_at(point: str, first: list[dict], second: list[dict], sample: Sampl
     return found | row(name, found["difference"], p, detectable, method, **more)
 
 
-def by_bootstrap(name: str, measure: str, point: str, first: list[dict], second: list[dict], sample: Sample) -> dict:
+def by_bootstrap(
+    name: str, measure: str, point: str, first: list[Result], second: list[Result], sample: Sample
+) -> dict:
     """A paired difference of means over seeds: each replicate draws patients, and seeds where there are several."""
     generator = np.random.default_rng(1)
     values, replicates, left_out = zip(*(mean_over_seeds(measure, point, members, sample, generator)
@@ -167,7 +170,7 @@ def by_bootstrap(name: str, measure: str, point: str, first: list[dict], second:
 
 
 def mean_over_seeds(
-    measure: str, point: str, members: list[dict], sample: Sample, generator: np.random.Generator
+    measure: str, point: str, members: list[Result], sample: Sample, generator: np.random.Generator
 ) -> tuple[float, NDArray, NDArray]:
     """(value, replicates, leave-one-patient-out values) of a measure's mean over models that differ in the seed.
 
@@ -175,13 +178,13 @@ def mean_over_seeds(
     Rao & Wu 1988, JASA 83:231.
     """
 
-    def of(member: dict) -> tuple[float, NDArray, NDArray]:
-        given = (sample.labels, member["probabilities"])
+    def of(member: Result) -> tuple[float, NDArray, NDArray]:
+        given = (sample.labels, member.probabilities)
         if measure == "auroc":
             return sample.resampled(lambda weights: intervals.bootstrap_ranking(*given, weights))[measure]
         if measure in ("log_loss", "brier"):
             return sample.resampled(lambda weights: intervals.bootstrap_calibration(*given, weights))[measure]
-        threshold = member["points"][point]["threshold"]
+        threshold = member.points[point]["threshold"]
         return sample.resampled(lambda weights: intervals.bootstrap_decisions(*given, threshold, weights))[measure]
 
     found = [of(member) for member in members]
@@ -220,7 +223,7 @@ def sentence(pair: dict) -> str:
     return "; ".join(said)
 
 
-def ensembles(results: list[dict]) -> list[tuple[str, list[dict]]]:
+def ensembles(results: list[Result]) -> list[tuple[str, list[Result]]]:
     """(name, members) for each group of seeds whose answers can be averaged."""
     return [
         (f"{name} (ensemble of {len(members)})", members)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from basics.problems import printable
 from evaluation.markup import number, with_interval
+from evaluation.result import Result
 from films import sources
 from metrics import intervals, measures
 
@@ -38,14 +39,14 @@ REPLICATES = 1000  # of the bootstrap by patient, for the bands of the ROC curve
 CORNER = 0.3  # side of the enlarged corner, where good models differ
 
 
-def draw(results: list[dict]) -> dict[str, bytes]:
+def draw(results: list[Result]) -> dict[str, bytes]:
     """{file name: PNG bytes} of the figures that these results allow."""
     # File names and model names are no formulas, whatever dollar signs they hold.
     with matplotlib.rc_context({"text.parse_math": False, "savefig.dpi": 130}):
         return {name: png(figure) for name, figure in make(results).items()}
 
 
-def make(results: list[dict]) -> dict[str, Figure]:
+def make(results: list[Result]) -> dict[str, Figure]:
     """The figures themselves, in the order of NAMES; no learning curves where no model has a history."""
     some = shown(results)
     found = {
@@ -55,22 +56,22 @@ def make(results: list[dict]) -> dict[str, Figure]:
         "confusion.png": confusion(some),
         "decision_curves.png": decision_curves(some),
     }
-    if trained := [result for result in some if result["history"]]:
+    if trained := [result for result in some if result.history]:
         found["learning_curves.png"] = learning_curves(trained, some)
     return {name: found[name] for name in NAMES if name in found}
 
 
-def shown(results: list[dict]) -> list[dict]:
+def shown(results: list[Result]) -> list[Result]:
     """All models but the graphs that say what their checkpoint says, which would only cover its curve."""
-    checkpoints = {result["name"]: result for result in results if result["kind"] == "checkpoint"}
+    checkpoints = {result.name: result for result in results if result.kind == "checkpoint"}
 
-    def repeats(result: dict) -> bool:
-        twin = checkpoints.get(result["name"].removesuffix(".onnx"))
+    def repeats(result: Result) -> bool:
+        twin = checkpoints.get(result.name.removesuffix(".onnx"))
         return (
-            result["kind"] == "graph"
+            result.kind == "graph"
             and twin is not None
-            and list(twin["files"]) == list(result["files"])
-            and np.allclose(twin["probabilities"], result["probabilities"], rtol=0, atol=1e-3)
+            and list(twin.files) == list(result.files)
+            and np.allclose(twin.probabilities, result.probabilities, rtol=0, atol=1e-3)
         )
 
     return [result for result in results if not repeats(result)]
@@ -106,11 +107,11 @@ def words(text: str, width: int, longest: int = 160) -> str:
     return "\n".join(textwrap.wrap(text, width)) or text
 
 
-def synthetic(results: list[dict]) -> bool:
-    return any(result["data"]["synthetic"] or result["trained_on_synthetic"] for result in results)
+def synthetic(results: list[Result]) -> bool:
+    return any(result.data["synthetic"] or result.trained_on_synthetic for result in results)
 
 
-def titled(figure: Figure, title: str, results: list[dict], small: str) -> Figure:
+def titled(figure: Figure, title: str, results: list[Result], small: str) -> Figure:
     """The title, in red and marked where the results are of drawings; below it, smaller, what one has to know."""
     mark = synthetic(results)
     wide = int(figure.get_figwidth() * 13)  # characters of the smaller text that fit on a line
@@ -178,7 +179,7 @@ def two_axes(curves: list[tuple[NDArray, NDArray]], left: bool) -> tuple[Figure,
 # ------------------------------------------------------------------------------------------------------- training
 
 
-def learning_curves(results: list[dict], everything: list[dict]) -> Figure:
+def learning_curves(results: list[Result], everything: list[Result]) -> Figure:
     """Loss and AUROC against the epoch: all models on the same axes, training beside validation on the same scale."""
     figure = Figure(figsize=(11, 6.6), layout="constrained")
     grid, handles = figure.subplots(2, 2, sharex=True, sharey="row"), []
@@ -197,17 +198,18 @@ def learning_curves(results: list[dict], everything: list[dict]) -> Figure:
             else:
                 axes.set_xlabel("epoch")
         grid[row][0].set_ylabel(label)
-    legend_below(figure, handles, [(result["name"], "") for result in results])
+    legend_below(figure, handles, [(result.name, "") for result in results])
     return titled(figure, "Learning curves", results, "circle: the epoch that was kept, by validation AUROC; training "
                   "values are those of the images as augmented, while the epoch went on")  # fmt: skip
 
 
-def one_history(axes: Axes, result: dict, column: str, i: int) -> object:
-    history = result["history"]
+def one_history(axes: Axes, result: Result, column: str, i: int) -> object:
+    history = result.history
+    assert history is not None  # the caller has looked
     every = max(1, -(-len(history) // 12))  # more markers than that would hide the line style
     epochs, values = [row["epoch"] for row in history], [row[column] for row in history]
     (line,) = axes.plot(epochs, values, **{**look(i), **dot(i)}, markevery=every)
-    best = (result["training"] or {}).get("best_epoch")
+    best = (result.training or {}).get("best_epoch")
     kept = [value for epoch, value in zip(epochs, values, strict=True) if epoch == best]
     if kept and column.startswith("val"):
         axes.plot([best], kept[:1], "o", mfc="none", ms=12, mew=1.3, color=look(i)["color"])
@@ -217,9 +219,9 @@ def one_history(axes: Axes, result: dict, column: str, i: int) -> object:
 # -------------------------------------------------------------------------------------------------------- ranking
 
 
-def roc(results: list[dict]) -> Figure:
+def roc(results: list[Result]) -> Figure:
     """ROC curves with pointwise bands, whole, and their upper left corner, where good models differ."""
-    curves = [measures.roc_curve(result["labels"], result["probabilities"])[:2] for result in results]
+    curves = [measures.roc_curve(result.labels, result.probabilities)[:2] for result in results]
     bands = [roc_band(result) for result in results]
     figure, pairs = two_axes(curves, left=True)
     shade, handles = 0.15 if len(results) <= 3 else 0.08, []
@@ -229,13 +231,13 @@ def roc(results: list[dict]) -> Figure:
             if band is not None:
                 axes.fill_between(*band, color=look(i)["color"], alpha=shade, linewidth=0)
             (line,) = axes.plot(fpr, tpr, **look(i))
-            at = result["points"]["validation"]["estimates"]
+            at = result.points["validation"]["estimates"]
             x, y = 1 - at["specificity"]["value"], at["sensitivity"]["value"]
             (point,) = axes.plot(x, y, **dot(i), linestyle="none", zorder=3)
             handles += [(line, point)] if first else []
         axes.set(xlabel="1 - specificity (share of normals called ill)", ylabel="sensitivity (share of ill found)")
     legend_below(figure, handles, [
-        (r["name"], f"AUROC {with_interval(r['estimates']['auroc'], 4)}, n = {r['images']:,}") for r in results
+        (r.name, f"AUROC {with_interval(r.estimates['auroc'], 4)}, n = {r.images:,}") for r in results
     ])  # fmt: skip
     small = ("marker: the threshold from validation; band: pointwise 95 % interval of the sensitivity, bootstrap by "
              "patient")  # fmt: skip
@@ -246,17 +248,17 @@ def roc(results: list[dict]) -> Figure:
     return titled(figure, "ROC curves on the test images", results, small)
 
 
-def roc_band(result: dict) -> tuple[NDArray, NDArray, NDArray] | None:
+def roc_band(result: Result) -> tuple[NDArray, NDArray, NDArray] | None:
     """1 - specificity, and there the pointwise 95 % limits of the sensitivity; None where these are undefined.
 
     Replicates without one of the classes have no curve; of more than 5 % of them, the others would be a selection.
     """
-    labels, probabilities = np.asarray(result["labels"]), np.asarray(result["probabilities"], dtype=np.float64)
+    labels, probabilities = np.asarray(result.labels), np.asarray(result.probabilities, dtype=np.float64)
     fpr, _, _ = measures.roc_curve(labels, probabilities)
-    if np.isnan(fpr).any() or len(set(result["patient_ids"])) < 2:
+    if np.isnan(fpr).any() or len(set(result.patient_ids)) < 2:
         return None
     grid = np.union1d(fpr, np.linspace(0, 1, 101))
-    weights = intervals.patient_counts(list(result["patient_ids"]), REPLICATES, 0)
+    weights = intervals.patient_counts(list(result.patient_ids), REPLICATES, 0)
     step = max(1, intervals.ENTRIES // len(labels))
     curves = np.concatenate(
         [resampled_curves(labels, probabilities, weights[i : i + step], grid) for i in range(0, len(weights), step)]
@@ -293,24 +295,24 @@ def pr_curve(labels: NDArray, probabilities: NDArray) -> tuple[NDArray, NDArray]
     return tpr[1:], tp / np.maximum(tp + fp, 1)
 
 
-def precision_recall(results: list[dict]) -> Figure:
+def precision_recall(results: list[Result]) -> Figure:
     """Precision against sensitivity, as the steps whose area is the average precision."""
-    curves = [pr_curve(result["labels"], result["probabilities"]) for result in results]
+    curves = [pr_curve(result.labels, result.probabilities) for result in results]
     figure, pairs = two_axes(curves, left=False)
     handles = []
     for axes, first in pairs:
-        for share in sorted({result["positives"] / result["images"] for result in results}):
+        for share in sorted({result.positives / result.images for result in results}):
             axes.axhline(share, linestyle=":", color="grey", linewidth=1)
         for i, (result, (recall, precision)) in enumerate(zip(results, curves, strict=True)):
             x, y = np.insert(recall, 0, 0.0), np.insert(precision, 0, precision[0])
             (line,) = axes.plot(x, y, drawstyle="steps-pre", **look(i))
-            at = result["points"]["validation"]["estimates"]
+            at = result.points["validation"]["estimates"]
             x, y = at["sensitivity"]["value"], at["precision"]["value"]
             (point,) = axes.plot(x, y, **dot(i), linestyle="none", zorder=3)
             handles += [(line, point)] if first else []
         axes.set(xlabel="sensitivity (recall)", ylabel="precision (share of those called ill who are)")
     legend_below(figure, handles, [
-        (r["name"], f"average precision {with_interval(r['estimates']['average_precision'], 4)}, n = {r['images']:,}")
+        (r.name, f"average precision {with_interval(r.estimates['average_precision'], 4)}, n = {r.images:,}")
         for r in results
     ])  # fmt: skip
     return titled(figure, "Precision and sensitivity on the test images", results, "marker: the threshold from "
@@ -320,11 +322,11 @@ def precision_recall(results: list[dict]) -> Figure:
 # ---------------------------------------------------------------------------------------------------- calibration
 
 
-def reliability(results: list[dict]) -> Figure:
+def reliability(results: list[Result]) -> Figure:
     """Observed share of pneumonia against the predicted probability, in ten bins of equal mass, a panel a model."""
     figure, grid = panels(len(results), height=3.7)
     for i, (axes, result) in enumerate(zip(grid, results, strict=True)):
-        predicted, observed, n = measures.reliability(result["labels"], result["probabilities"])
+        predicted, observed, n = measures.reliability(result.labels, result.probabilities)
         limits = np.array([measures.wilson(round(k), m) for k, m in zip(observed * n, n.tolist(), strict=True)])
         error = np.abs(limits.T - observed)
         axes.plot([0, 1], [0, 1], ":", color="grey", linewidth=1)
@@ -334,7 +336,7 @@ def reliability(results: list[dict]) -> Figure:
         axes.set_xlabel(f"mean predicted probability\n{bin_sizes(n)}", fontsize=9)
         axes.set_ylabel("observed share with pneumonia", fontsize=9)
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
-        axes.set_title(f"{words(result['name'], 26, 78)}\n{calibration(result)}", fontsize=9)
+        axes.set_title(f"{words(result.name, 26, 78)}\n{calibration(result)}", fontsize=9)
         axes.grid(alpha=0.3)
     grow_for_titles(figure, results)
     return titled(figure, "Reliability on the test images", results, "bins of equal mass; bars: 95 % intervals that "
@@ -348,26 +350,26 @@ def bin_sizes(n: NDArray) -> str:
     return "\n".join(textwrap.wrap(f"n by bin: {', '.join(f'{k:,}' for k in n)}", 40))
 
 
-def calibration(result: dict) -> str:
-    found = result["estimates"]
+def calibration(result: Result) -> str:
+    found = result.estimates
     error, slope = found["calibration_error"]["value"], found["calibration_slope"]["value"]
     return f"error {number(error)}, slope {number(slope, 2)}"
 
 
-def grow_for_titles(figure: Figure, results: list[dict]) -> None:
+def grow_for_titles(figure: Figure, results: list[Result]) -> None:
     """Room for names of more than one line, a row of panels after the other."""
-    lines = [words(result["name"], 26, 78).count("\n") for result in results]
+    lines = [words(result.name, 26, 78).count("\n") for result in results]
     figure.set_figheight(figure.get_figheight() + 0.15 * sum(max(lines[i : i + 4]) for i in range(0, len(lines), 4)))
 
 
 # ------------------------------------------------------------------------------------------------------ decisions
 
 
-def confusion(results: list[dict]) -> Figure:
+def confusion(results: list[Result]) -> Figure:
     """One 2 x 2 matrix of counts a model, at the threshold from validation; shades are shares of the true class."""
     figure, grid = panels(len(results))
     for axes, result in zip(grid, results, strict=True):
-        at = result["points"]["validation"]
+        at = result.points["validation"]
         counts = np.array([[at["tn"], at["fp"]], [at["fn"], at["tp"]]])
         shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
@@ -380,23 +382,23 @@ def confusion(results: list[dict]) -> Figure:
         axes.set_xticks([0, 1], names)
         axes.set_yticks([0, 1], names, rotation=90, va="center")
         axes.set(xlabel="decision", ylabel="truth")
-        axes.set_title(f"{words(result['name'], 26, 78)}\nthreshold {number(at['threshold'])}", fontsize=9)
+        axes.set_title(f"{words(result.name, 26, 78)}\nthreshold {number(at['threshold'])}", fontsize=9)
     grow_for_titles(figure, results)
     return titled(figure, "Decisions on the test images", results, "threshold from validation; percentages of each "
                   "true class")  # fmt: skip
 
 
-def decision_curves(results: list[dict]) -> Figure:
+def decision_curves(results: list[Result]) -> Figure:
     """Net benefit against the probability from which one would act, beside acting on every film and on none."""
     thresholds = np.linspace(0.01, 0.99, 99)
     figure = Figure(figsize=(9, 5.0), layout="constrained")
     axes, handles, labels, tested = figure.subplots(), [], [], {}
     for i, result in enumerate(results):
-        model, treat_all = measures.net_benefit(result["labels"], result["probabilities"], thresholds)
+        model, treat_all = measures.net_benefit(result.labels, result.probabilities, thresholds)
         (line,) = axes.plot(thresholds, model, **look(i), zorder=3)
         handles.append(line)
-        labels.append((result["name"], ""))
-        tested.setdefault((result["positives"], result["images"]), treat_all)
+        labels.append((result.name, ""))
+        tested.setdefault((result.positives, result.images), treat_all)
     for i, ((ill, n), treat_all) in enumerate(tested.items()):
         (line,) = axes.plot(thresholds, treat_all, color="grey", linewidth=1, linestyle=LINES[i % len(LINES)])
         handles.append(line)

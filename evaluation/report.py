@@ -19,6 +19,7 @@ from basics import disk
 from evaluation import cards, figures
 from evaluation.cards import model_card
 from evaluation.markup import DASH, escaped, github, github_table, html_table, number, p_value, with_interval
+from evaluation.result import Result
 from evaluation.tables import Table
 from films import sources
 
@@ -83,7 +84,7 @@ img { max-width: 100%; height: auto; }
 
 
 def write(
-    folder: Path, results: list[dict], comparisons: list[dict], tables: list[Table], notes: list[str], versions: dict
+    folder: Path, results: list[Result], comparisons: list[dict], tables: list[Table], notes: list[str], versions: dict
 ) -> list[str]:
     """Writes all documents and figures into the folder, each whole or not at all; returns their names in it.
 
@@ -100,13 +101,13 @@ def write(
     return ["report.html", "report.md", *drawn, *named]
 
 
-def card_files(results: list[dict]) -> dict[str, dict]:
+def card_files(results: list[Result]) -> dict[str, Result]:
     """{path in the report's folder: result}; a name that is no plain file name on every system is changed to one."""
-    found: dict[str, dict] = {}
+    found: dict[str, Result] = {}
     taken = set()
     for result in results:
         # Windows refuses some characters, a leading dot hides the file, and its disks do not tell A from a.
-        stem = re.sub(r"[^\w .,+()=-]", "_", result["name"]).strip(". ")[:100] or "model"
+        stem = re.sub(r"[^\w .,+()=-]", "_", result.name).strip(". ")[:100] or "model"
         name, again = stem, 2
         while name.lower() in taken:
             name, again = f"{stem}-{again}", again + 1
@@ -118,24 +119,24 @@ def card_files(results: list[dict]) -> dict[str, dict]:
 # ------------------------------------------------------------------------------------------ what all documents say
 
 
-def marks(results: list[dict]) -> list[str]:
+def marks(results: list[Result]) -> list[str]:
     """The SYNTHETIC sentences of these results, with the models they are about where not all are."""
     about: dict[str, list[str]] = {}
     for result in results:
         for mark in cards.marked(result):
-            about.setdefault(mark, []).append(result["name"])
+            about.setdefault(mark, []).append(result.name)
     return [mark if len(names) == len(results) else f"{mark} ({', '.join(names)})" for mark, names in about.items()]
 
 
-def mark_of(results: list[dict], title: str = "") -> str:
+def mark_of(results: list[Result], title: str = "") -> str:
     return "SYNTHETIC: " if marks(results) and "SYNTHETIC" not in title else ""
 
 
-def tested_on(results: list[dict]) -> list[str]:
+def tested_on(results: list[Result]) -> list[str]:
     """One sentence for each set of test images."""
     sentences = (
-        f"{r['data']['name']}; test by {r['split']['how']}: {r['images']:,} images of {r['patients']:,} patients, "
-        f"{r['positives']:,} with pneumonia"
+        f"{r.data['name']}; test by {r.split['how']}: {r.images:,} images of {r.patients:,} patients, "
+        f"{r.positives:,} with pneumonia"
         for r in results
     )
     return list(dict.fromkeys(sentences))
@@ -164,11 +165,11 @@ def measured(measure: dict) -> str:
     return f"{', '.join(parts)} ({measure['method']})"
 
 
-def models_table(results: list[dict]) -> tuple[list[str], list[list[str]]]:
+def models_table(results: list[Result]) -> tuple[list[str], list[list[str]]]:
     headers = ["model", "kind", "architecture", "seed", "initial weights", "file", "SHA-256"]
     return headers, [
-        [r["name"], r["kind"], r["architecture"] or DASH, DASH if r["seed"] is None else str(r["seed"]),
-         r["initial_weights"], r["file"], r["sha256"]]
+        [r.name, r.kind, r.architecture or DASH, DASH if r.seed is None else str(r.seed),
+         r.initial_weights, r.file, r.sha256]
         for r in results
     ]  # fmt: skip
 
@@ -177,7 +178,7 @@ def used_versions(versions: dict) -> str:
     return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
-def caveats(results: list[dict]) -> list[str]:
+def caveats(results: list[Result]) -> list[str]:
     """What is said under every report, and what is known of these data only."""
     lines = ["Nothing here is a medical device, and nothing here should be used to decide about a patient."]
     return [*marks(results), *lines, *(cards.KERMANY_LIMITS if any(map(cards.films, results)) else ())]
@@ -191,7 +192,7 @@ def truth(label: int) -> str:
 
 
 def html_text(
-    results: list[dict],
+    results: list[Result],
     comparisons: list[dict],
     tables: list[Table],
     notes: list[str],
@@ -240,12 +241,12 @@ def html_list(lines: list[str] | dict[str, None]) -> str:
     return "<ul>\n" + "".join(f"<li>{escaped(line)}</li>\n" for line in lines) + "</ul>\n" if lines else ""
 
 
-def html_tables(results: list[dict], tables: list[Table]) -> str:
+def html_tables(results: list[Result], tables: list[Table]) -> str:
     return "".join(html_table(mark_of(results, t.title) + t.title, t.headers, t.rows, t.notes) for t in tables)
 
 
-def html_figure(results: list[dict], name: str, content: bytes) -> str:
-    caption = escaped(f"{mark_of(results)}{CAPTIONS[name]} of {', '.join(r['name'] for r in figures.shown(results))}")
+def html_figure(results: list[Result], name: str, content: bytes) -> str:
+    caption = escaped(f"{mark_of(results)}{CAPTIONS[name]} of {', '.join(r.name for r in figures.shown(results))}")
     return f'<figure class="plot"><img src="{data_uri(content)}" alt="{caption}"></figure>\n'
 
 
@@ -261,25 +262,25 @@ def thumbnail(pixels: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-def html_worst(result: dict) -> str:
+def html_worst(result: Result) -> str:
     """The images on which a model was furthest wrong, with what it said of them."""
-    head = f"<h3>{mark_of([result])}{escaped(result['name'])}</h3>\n"
-    threshold = number(result["points"]["validation"]["threshold"], 4)
-    if not result["worst"]:
+    head = f"<h3>{mark_of([result])}{escaped(result.name)}</h3>\n"
+    threshold = number(result.points["validation"]["threshold"], 4)
+    if not result.worst:
         return f"{head}<p>No errors at the threshold from validation, {threshold}.</p>\n"
     items = "".join(
         f'<figure><img src="{data_uri(thumbnail(item["pixels"]))}" alt="{escaped(item["file"])}">\n'
         f"<figcaption>{escaped(item['file'])}<br>truth: {truth(item['label'])}<br>"
         f"probability {number(item['probability'])}</figcaption></figure>\n"
-        for item in result["worst"]
+        for item in result.worst
     )
     return f'{head}<p>At the threshold from validation, {threshold}.</p>\n<div class="worst">\n{items}</div>\n'
 
 
-def html_models(results: list[dict], versions: dict) -> str:
+def html_models(results: list[Result], versions: dict) -> str:
     table = html_table(f"{mark_of(results)}Files", *models_table(results))
     links = "".join(
-        f'<li><a href="{quote(card)}">{escaped(r["name"])}</a></li>\n' for card, r in card_files(results).items()
+        f'<li><a href="{quote(card)}">{escaped(r.name)}</a></li>\n' for card, r in card_files(results).items()
     )
     foot = f'<p class="foot">Versions: {escaped(used_versions(versions))}.</p>\n' if versions else ""
     return f"{table}<p>Their cards, in files of their own:</p>\n<ul>\n{links}</ul>\n{foot}"
@@ -289,7 +290,7 @@ def html_models(results: list[dict], versions: dict) -> str:
 
 
 def markdown_text(
-    results: list[dict],
+    results: list[Result],
     comparisons: list[dict],
     tables: list[Table],
     notes: list[str],
@@ -301,7 +302,7 @@ def markdown_text(
     drawn: the names of the figures that there are; None: all that these results allow.
     """
     if drawn is None:
-        history = any(result["history"] for result in results)
+        history = any(result.history for result in results)
         drawn = [name for name in figures.NAMES if history or name != "learning_curves.png"]
     mark = mark_of(results)
     parts = [f"# {mark}{TITLE}\n", *(f"**{github(text)}**\n" for text in marks(results))]
@@ -325,10 +326,10 @@ def markdown_list(lines: list[str] | dict[str, None]) -> str:
     return "".join(f"- {github(line)}\n" for line in lines)
 
 
-def markdown_worst(results: list[dict]) -> list[str]:
+def markdown_worst(results: list[Result]) -> list[str]:
     rows = [
-        [r["name"], item["file"], truth(item["label"]), number(item["probability"])]
-        for r in figures.shown(results) for item in r["worst"]
+        [r.name, item["file"], truth(item["label"]), number(item["probability"])]
+        for r in figures.shown(results) for item in r.worst
     ]  # fmt: skip
     if not rows:
         return []
@@ -337,8 +338,8 @@ def markdown_worst(results: list[dict]) -> list[str]:
     return [f"{title}\n{github_table(headers, rows)}", "Their pictures are in report.html.\n"]
 
 
-def markdown_models(results: list[dict], versions: dict) -> list[str]:
+def markdown_models(results: list[Result], versions: dict) -> list[str]:
     lines = github_table(*models_table(results))
-    links = "".join(f"- [{github(r['name'])}]({quote(card)})\n" for card, r in card_files(results).items())
+    links = "".join(f"- [{github(r.name)}]({quote(card)})\n" for card, r in card_files(results).items())
     foot = [f"Versions: {github(used_versions(versions))}.\n"] if versions else []
     return [f"## {mark_of(results)}Models\n\n{lines}", f"Their cards:\n\n{links}", *foot]

@@ -1,9 +1,10 @@
-"""The tables of a report, from one dict per model: the same cells are printed and written as HTML and Markdown."""
+"""The tables of a report, from one result per model: the same cells are printed and written as HTML and Markdown."""
 
 import math
 from typing import NamedTuple
 
 from evaluation.markup import number, p_value, with_interval
+from evaluation.result import Result
 
 # The published notebooks' test results: 468 images, some of them mirrored at random.
 # source, model, n, accuracy, loss, TN, FP, FN, TP
@@ -40,45 +41,45 @@ class Table(NamedTuple):
     notes: list[str]
 
 
-def summary(results: list[dict]) -> Table:
+def summary(results: list[Result]) -> Table:
     headers = ["model", "accuracy", "sensitivity", "specificity", "AUROC", "FN", "FP", "images", "patients",
                "stress AUROC, mean", "worst", "epochs", "minutes", "device", "seed"]  # fmt: skip
     rows = []
     for result in results:
-        if result["kind"] == "checkpoint":
-            at, training = result["points"]["validation"], result["training"]
-            stress = [row["auroc"] for row in result["stress"] or ()]
+        if training := result.training:
+            at = result.points["validation"]
+            stress = [row["auroc"] for row in result.stress or ()]
             stressed = [number(sum(stress) / len(stress), 4), number(min(stress), 4)] if stress else ["-", "-"]
-            rows.append([result["name"], *(number(at["estimates"][key]["value"]) for key in DECISIONS),
-                         number(result["estimates"]["auroc"]["value"], 4), at["fn"], at["fp"], result["images"],
-                         result["patients"], *stressed, training["epochs"], number(training["minutes"], 1),
+            rows.append([result.name, *(number(at["estimates"][key]["value"]) for key in DECISIONS),
+                         number(result.estimates["auroc"]["value"], 4), at["fn"], at["fp"], result.images,
+                         result.patients, *stressed, training["epochs"], number(training["minutes"], 1),
                          training["device"], training["seed"]])  # fmt: skip
     return Table("Summary (test images, threshold from validation)", headers, rows, [])
 
 
-def decisions(results: list[dict]) -> Table:
+def decisions(results: list[Result]) -> Table:
     headers = ["model", "threshold", "", *DECISIONS, "TN", "FP", "FN", "TP"]
     rows = [
-        [result["name"], name, number(at["threshold"], 4), *(with_interval(at["estimates"][key]) for key in DECISIONS),
+        [result.name, name, number(at["threshold"], 4), *(with_interval(at["estimates"][key]) for key in DECISIONS),
          at["tn"], at["fp"], at["fn"], at["tp"]]
-        for result in results for name, at in result["points"].items()
+        for result in results for name, at in result.points.items()
     ]  # fmt: skip
     return Table("Test results: decisions", headers, rows, [INTERVALS])
 
 
-def more_decisions(results: list[dict]) -> Table:
+def more_decisions(results: list[Result]) -> Table:
     rows = [
-        [result["name"], name, *(with_interval(at["estimates"][key]) for key in MORE)]
-        for result in results for name, at in result["points"].items()
+        [result.name, name, *(with_interval(at["estimates"][key]) for key in MORE)]
+        for result in results for name, at in result.points.items()
     ]  # fmt: skip
     return Table("Test results: more on decisions", ["model", "threshold", *MORE.values()], rows, [])
 
 
-def ranking(results: list[dict]) -> Table:
+def ranking(results: list[Result]) -> Table:
     headers = ["model", *(heading for heading, _ in WHOLE.values()), "images", "patients"]
     rows = [
-        [result["name"], *(with_interval(result["estimates"][key], digits) for key, (_, digits) in WHOLE.items()),
-         result["images"], result["patients"]]
+        [result.name, *(with_interval(result.estimates[key], digits) for key, (_, digits) in WHOLE.items()),
+         result.images, result.patients]
         for result in results
     ]  # fmt: skip
     notes = ["AUROC: DeLong's interval by patient; calibration error: 10 bins of equal mass, no interval is valid; "
@@ -86,14 +87,14 @@ def ranking(results: list[dict]) -> Table:
     return Table("Test results: ranking and calibration", headers, rows, notes)
 
 
-def promises(results: list[dict]) -> Table:
+def promises(results: list[Result]) -> Table:
     headers = ["model", "threshold", "measure", "validation promised", "test delivered", "gap (points)"]
     rows = []
     for result in results:
-        for name, at in result["points"].items():
+        for name, at in result.points.items():
             if at["promised"]:
                 rows += [
-                    [result["name"], name, key, with_interval(at["promised"][key]), with_interval(at["estimates"][key]),
+                    [result.name, name, key, with_interval(at["promised"][key]), with_interval(at["estimates"][key]),
                      with_interval(at["gap"][key], 1, 100, sign=True)]
                     for key in DECISIONS
                 ]  # fmt: skip
@@ -101,13 +102,13 @@ def promises(results: list[dict]) -> Table:
     return Table("Promised and delivered", headers, rows, notes)
 
 
-def stressed(results: list[dict]) -> Table:
+def stressed(results: list[Result]) -> Table:
     """How the validation films fared that were shown in other ways: views.py."""
     headers = ["model", "view", "AUROC of shortcuts alone", "AUROC", *DECISIONS]
     rows = [
-        [result["name"], row["view"], number(row["shortcuts"], 3), number(row["auroc"], 4),
+        [result.name, row["view"], number(row["shortcuts"], 3), number(row["auroc"], 4),
          *(number(row[key], 3) for key in DECISIONS)]
-        for result in results for row in result["stress"] or ()
+        for result in results for row in result.stress or ()
     ]  # fmt: skip
     notes = ["Validation images, of which epoch, temperature and threshold were chosen; decisions at that threshold. "
              "Shortcuts: sharpness, tone and borders. Matched: films weighted so that shortcuts tell nothing, the mean "
@@ -115,24 +116,24 @@ def stressed(results: list[dict]) -> Table:
     return Table("Stress validation", headers, rows, notes)
 
 
-def prevalences(results: list[dict]) -> Table:
+def prevalences(results: list[Result]) -> Table:
     headers = ["model", "threshold", "prevalence", "PPV", "NPV", "films read per missed case"]
     rows = []
     for result in results:
-        for name, at in result["points"].items():
+        for name, at in result.points.items():
             if found := at["at_prevalence"]:
                 values = [f"{found['prevalence']:g}", number(found["ppv"]), number(found["npv"])]
                 missed = found["films_per_missed"]
-                rows.append([result["name"], name, *values, "none missed" if missed == math.inf else number(missed, 0)])
+                rows.append([result.name, name, *values, "none missed" if missed == math.inf else number(missed, 0)])
     return Table("At another prevalence", headers, rows, ["From the sensitivity and specificity measured here."])
 
 
-def corrected(results: list[dict]) -> Table:
+def corrected(results: list[Result]) -> Table:
     headers = ["model", "prevalence, validation", "test, estimated", "test, counted", *DECISIONS]
     rows = [
-        [result["name"], *(number(found[key]) for key in ("validation", "estimated", "counted")),
+        [result.name, *(number(found[key]) for key in ("validation", "estimated", "counted")),
          *(with_interval(found["estimates"][key]) for key in DECISIONS)]
-        for result in results if (found := result["corrected"])
+        for result in results if (found := result.corrected)
     ]  # fmt: skip
     notes = [
         "Not what the models do: probabilities corrected for the prevalence that makes those of all test images "
@@ -142,10 +143,10 @@ def corrected(results: list[dict]) -> Table:
     return Table("With the test images' prevalence estimated from themselves", headers, rows, notes)
 
 
-def subgroups(results: list[dict]) -> Table:
+def subgroups(results: list[Result]) -> Table:
     rows = [
-        [result["name"], found["group"], found["measure"], with_interval(found), found["images"], found["patients"]]
-        for result in results for found in result["subgroups"]
+        [result.name, found["group"], found["measure"], with_interval(found), found["images"], found["patients"]]
+        for result in results for found in result.subgroups
     ]  # fmt: skip
     headers = ["model", "images", "measure", "value", "n images", "n patients"]
     return Table("Subgroups (threshold from validation)", headers, rows, [])
@@ -181,13 +182,13 @@ def questions(comparisons: list[dict]) -> Table:
     return Table("The questions", headers, rows, notes)
 
 
-def convergence(results: list[dict]) -> Table:
+def convergence(results: list[Result]) -> Table:
     headers = ["model", "epochs", "epochs to 90 %", "seconds to 90 %", "best epoch", "best val. loss", "parameters",
                "multiply-adds", "images/s"]  # fmt: skip
     rows = []
     for result in results:
-        if training := result["training"]:
-            rows.append([result["name"], training["epochs"], number(training["epochs_to_90"], 0),
+        if training := result.training:
+            rows.append([result.name, training["epochs"], number(training["epochs_to_90"], 0),
                          number(training["seconds_to_90"], 0), training["best_epoch"],
                          number(training["best_val_loss"], 4), number(training["parameters"], 0),
                          f"{training['multiply_adds'] / 1e6:,.0f} M",
@@ -195,32 +196,32 @@ def convergence(results: list[dict]) -> Table:
     return Table("Convergence (on validation, accuracy at 0.5)", headers, rows, [])
 
 
-def robustness(results: list[dict]) -> Table:
+def robustness(results: list[Result]) -> Table:
     headers = ["model", "change", "strength", "AUROC", "accuracy", "sensitivity", "specificity"]
     rows = [
-        [result["name"], found["change"], found["strength"], number(found["auroc"], 4),
+        [result.name, found["change"], found["strength"], number(found["auroc"], 4),
          *(number(found[key]) for key in DECISIONS)]
-        for result in results for found in result["robustness"] or ()
+        for result in results for found in result.robustness or ()
     ]  # fmt: skip
     notes = ["Test images, changed; decisions at the threshold from validation. A model that ranks well on borders "
              "alone, or no better than what is known without a pixel, has learnt a shortcut."]  # fmt: skip
     return Table("Shortcuts and corruptions", headers, rows, notes)
 
 
-def notebooks(results: list[dict]) -> Table:
+def notebooks(results: list[Result]) -> Table:
     headers = ["source", "model", "n", "accuracy", "loss", "TN", "FP", "FN", "TP"]
     rows = [[*row[:3], number(row[3]), number(row[4], 4), *row[5:]] for row in NOTEBOOKS]
     for result in results:
-        if result["kind"] == "checkpoint":
-            at = result["points"]["0.5"]
-            rows.append(["this run, at 0.5" + (", SYNTHETIC" if result["data"]["synthetic"] else ""), result["name"],
-                         result["images"], number(at["estimates"]["accuracy"]["value"]),
-                         number(result["estimates"]["log_loss"]["value"], 4),
+        if result.kind == "checkpoint":
+            at = result.points["0.5"]
+            rows.append(["this run, at 0.5" + (", SYNTHETIC" if result.data["synthetic"] else ""), result.name,
+                         result.images, number(at["estimates"]["accuracy"]["value"]),
+                         number(result.estimates["log_loss"]["value"], 4),
                          at["tn"], at["fp"], at["fn"], at["tp"]])  # fmt: skip
     return Table("The notebooks that this project succeeds, beside this run", headers, rows, [NOTEBOOKS_CAVEAT])
 
 
-def tables(results: list[dict], comparisons: list[dict], groups: list[dict]) -> list[Table]:
+def tables(results: list[Result], comparisons: list[dict], groups: list[dict]) -> list[Table]:
     """Every table with at least one row, those that matter most first."""
     made = [
         summary(results),
@@ -238,5 +239,5 @@ def tables(results: list[dict], comparisons: list[dict], groups: list[dict]) -> 
         robustness(results),
         notebooks(results),
     ]
-    mark = "SYNTHETIC: " if any(result["data"]["synthetic"] for result in results) else ""
+    mark = "SYNTHETIC: " if any(result.data["synthetic"] for result in results) else ""
     return [table._replace(title=mark + table.title) for table in made if table.rows]

@@ -22,30 +22,39 @@ from basics.problems import Problem, UsageProblem
 from data import Dataset, Split
 from devices import hardware
 from evaluation import comparisons, ledger, report, shortcuts, tables, tested_model
+from evaluation.result import Result
 from evaluation.tested_model import Model
 from metrics import estimation, measures, prevalence
 
 WORST = 12  # errors that a report shows as pictures
-
-
 NEAR = 0.1  # of a probability to the threshold
 
 
-def evaluate(model: Model, dataset: Dataset, split: Split, args: argparse.Namespace) -> dict:
-    """All there is to say of a model on the test side of a split, as one dict that feeds every table and file."""
-    facts, test = model.facts, split.test
-    device = hardware.pick_device(args.device)
-    probabilities = probabilities_of(model, dataset, test, device)
+def evaluate(
+    model: Model,
+    dataset: Dataset,
+    split: Split,
+    device: torch.device,
+    prevalence: float | None = None,
+    by: str | None = None,
+    audit: bool = False,
+) -> Result:
+    """All there is to say of a model on the test side of a split: what feeds every table and file.
+
+    prevalence: a share, for which PPV and NPV are asked; by: a manifest's column, for subgroups; audit: robustness too.
+    """
+    facts = model.facts
+    probabilities = probabilities_of(model, dataset, split.test, device)
     points = facts.get("operating_points") or {
         "0.5": {"threshold": 0.5},
         "validation": {"threshold": facts["threshold"]},
     }
     facts = {**facts, "kind": "checkpoint" if model.network else "graph", "file": str(model.path),
              "sha256": disk.sha256_of_file(model.path), "shown_name": model.name}  # fmt: skip
-    result = described(facts, dataset, split, probabilities, points, args)
-    if args.audit:
-        result["robustness"] = robustness(model, dataset, split, points["validation"]["threshold"], device)
-    return result
+    result = described(facts, dataset, split, probabilities, points, prevalence, by)
+    if not audit:
+        return result
+    return replace(result, robustness=robustness(model, dataset, split, points["validation"]["threshold"], device))
 
 
 def probabilities_of(
@@ -60,49 +69,54 @@ def probabilities_of(
 
 
 def described(
-    facts: dict, dataset: Dataset, split: Split, probabilities: np.ndarray, points: dict, args: argparse.Namespace
-) -> dict:
-    """The result dict of a model, or of an ensemble, from its probabilities of the test images."""
+    facts: dict,
+    dataset: Dataset,
+    split: Split,
+    probabilities: np.ndarray,
+    points: dict,
+    prevalence: float | None,
+    by: str | None,
+) -> Result:
+    """The result of a model, or of an ensemble, from its probabilities of the test images."""
     test = split.test
     labels, patients = dataset.labels[test], [dataset.patients[i] for i in test]
     sample = estimation.Sample(labels, patients)
-    estimates, at = estimation.describe(sample, probabilities, points, args.prevalence)
+    estimates, at = estimation.describe(sample, probabilities, points, prevalence)
     decisions = measures.decide(probabilities, at["validation"]["threshold"])
     kept = ("state", "training", "history", "seen_images", "seen_patients", "validation_answers")
-    return {
-        "name": facts["shown_name"],
-        "kind": facts["kind"],
-        "file": facts["file"],
-        "sha256": facts["sha256"],
-        "architecture": facts["architecture"],
-        "seed": facts.get("seed"),
-        "initial_weights": facts["initial_weights"],
-        "quick": facts["quick"],
-        "data": {"name": dataset.name, "fingerprint": dataset.fingerprint, "synthetic": dataset.synthetic},
-        "trained_on_synthetic": facts["data"]["synthetic"],
-        "split": {"how": split.how, "seed": split.seed, "fingerprint": split.fingerprint},
-        "temperature": facts["temperature"],
-        "images": len(test),
-        "patients": len(set(patients)),
-        "positives": int(labels.sum()),
-        "estimates": estimates,
-        "points": at,
-        "subgroups": subgroups(dataset, test, probabilities, decisions, at["validation"]["threshold"], args.by),
-        "corrected": corrected(sample, probabilities, facts.get("validation_answers")),
-        "robustness": None,
-        "notes": list(split.notes),
-        "stress": facts.get("stress") or None,  # checkpoints of earlier versions, and of other --val, have none
-        "training": training_facts(facts) if facts["kind"] == "checkpoint" else None,
-        "checkpoint_sha256": facts.get("checkpoint_sha256"),
-        # What follows is for figures, cards and predictions.csv, not for results.json.
-        "files": [dataset.files[i] for i in test],
-        "labels": labels,
-        "probabilities": probabilities,
-        "patient_ids": patients,
-        "history": facts.get("history"),
-        "worst": worst_errors(dataset, test, probabilities, decisions),
-        "checkpoint": {key: value for key, value in facts.items() if key not in kept},
-    }
+    return Result(
+        name=facts["shown_name"],
+        kind=facts["kind"],
+        file=facts["file"],
+        sha256=facts["sha256"],
+        architecture=facts["architecture"],
+        seed=facts.get("seed"),
+        initial_weights=facts["initial_weights"],
+        quick=facts["quick"],
+        data={"name": dataset.name, "fingerprint": dataset.fingerprint, "synthetic": dataset.synthetic},
+        trained_on_synthetic=facts["data"]["synthetic"],
+        split={"how": split.how, "seed": split.seed, "fingerprint": split.fingerprint},
+        temperature=facts["temperature"],
+        images=len(test),
+        patients=len(set(patients)),
+        positives=int(labels.sum()),
+        estimates=estimates,
+        points=at,
+        subgroups=subgroups(dataset, test, probabilities, decisions, at["validation"]["threshold"], by),
+        corrected=corrected(sample, probabilities, facts.get("validation_answers")),
+        robustness=None,
+        notes=list(split.notes),
+        stress=facts.get("stress") or None,  # checkpoints of earlier versions, and of other --val, have none
+        training=training_facts(facts) if facts["kind"] == "checkpoint" else None,
+        checkpoint_sha256=facts.get("checkpoint_sha256"),
+        files=[dataset.files[i] for i in test],
+        labels=labels,
+        probabilities=probabilities,
+        patient_ids=patients,
+        history=facts.get("history"),
+        worst=worst_errors(dataset, test, probabilities, decisions),
+        checkpoint={key: value for key, value in facts.items() if key not in kept},
+    )
 
 
 def corrected(sample: estimation.Sample, probabilities: np.ndarray, validated: dict | None) -> dict | None:
@@ -118,9 +132,6 @@ def corrected(sample: estimation.Sample, probabilities: np.ndarray, validated: d
     found = prevalence.estimated(probabilities, before)
     estimates = estimation.at_threshold(sample, prevalence.corrected(probabilities, before, found), 0.5)
     return {"validation": before, "estimated": found, "counted": float(sample.labels.mean()), "estimates": estimates}
-
-
-NOT_IN_JSON = ("files", "labels", "probabilities", "patient_ids", "history", "worst", "checkpoint")
 
 
 def worst_errors(dataset: Dataset, test: np.ndarray, probabilities: np.ndarray, decisions: np.ndarray) -> list[dict]:
@@ -225,12 +236,15 @@ def robustness(model: Model, dataset: Dataset, split: Split, threshold: float, d
 
 
 def ensembles(
-    opened: dict[Path, tuple[Model, Dataset, Split]], results: list[dict], args: argparse.Namespace
-) -> list[dict]:
+    opened: dict[Path, tuple[Model, Dataset, Split]],
+    results: list[Result],
+    prevalence: float | None = None,
+    by: str | None = None,
+) -> list[Result]:
     """A result for each group of seeds: the mean of their probabilities; its thresholds are validation's."""
     made = []
     for name, members in comparisons.ensembles(results):
-        known = [opened[Path(member["file"])] for member in members]
+        known = [opened[Path(member.file)] for member in members]
         facts, dataset, split = known[0][0].facts, known[0][1], known[0][2]
         stored = [kept for model, _, _ in known if (kept := model.facts.get("validation_answers"))]
         if len(stored) < len(known) or not all(torch.equal(answer["labels"], stored[0]["labels"]) for answer in stored):
@@ -241,88 +255,88 @@ def ensembles(
         patients = [str(key) for key in stored[0]["patients"].tolist()]
         points = estimation.operating_points(labels, mean, patients, measures.youden_threshold(labels, mean))
         facts = {**facts, "kind": "ensemble", "shown_name": name, "seed": None,
-                 "file": ", ".join(member["file"] for member in members),
-                 "sha256": disk.sha256_of(member["sha256"] for member in members), "temperature": 1.0,
+                 "file": ", ".join(member.file for member in members),
+                 "sha256": disk.sha256_of(member.sha256 for member in members), "temperature": 1.0,
                  "stress": None}  # fmt: skip
-        probabilities = np.mean([member["probabilities"] for member in members], axis=0)
-        made.append(described(facts, dataset, replace(split, notes=()), probabilities, points, args))
+        probabilities = np.mean([member.probabilities for member in members], axis=0)
+        made.append(described(facts, dataset, replace(split, notes=()), probabilities, points, prevalence, by))
     return made
 
 
-def cross_check(results: list[dict]) -> list[str]:
+def cross_check(results: list[Result]) -> list[str]:
     """Says where rows cannot be compared, and where a graph is older or newer than the checkpoint beside it."""
     notes = []
     tested: dict[tuple, list[str]] = {}
     for result in results:
-        key = (result["split"]["fingerprint"], result["data"]["fingerprint"], result["data"]["name"])
-        tested.setdefault(key, []).append(result["name"])
+        key = (result.split["fingerprint"], result.data["fingerprint"], result.data["name"])
+        tested.setdefault(key, []).append(result.name)
     if len(tested) > 1:
         listing = "; ".join(f'split {split} of "{name}": {", ".join(names)}'
                             for (split, _, name), names in tested.items())  # fmt: skip
         notes.append(f"WARNING: these models were not tested on the same images, do not compare their rows ({listing})")
-    checkpoints = {result["name"]: result["sha256"] for result in results if result["kind"] == "checkpoint"}
+    checkpoints = {result.name: result.sha256 for result in results if result.kind == "checkpoint"}
     for result in results:
-        made_from = checkpoints.get(result["checkpoint"]["name"])
-        if result["kind"] == "graph" and made_from not in (None, result["checkpoint_sha256"]):
-            notes.append(f"WARNING: {result['file']} was exported from another checkpoint than the one listed here")
+        made_from = checkpoints.get(result.checkpoint["name"])
+        if result.kind == "graph" and made_from not in (None, result.checkpoint_sha256):
+            notes.append(f"WARNING: {result.file} was exported from another checkpoint than the one listed here")
     return notes
 
 
-def write_files(folder: Path, results: list[dict], asked: list[dict], groups: list[dict], notes: list[str],
+def write_files(folder: Path, results: list[Result], asked: list[dict], groups: list[dict], notes: list[str],
                 shown: list[tables.Table]) -> None:  # fmt: skip
     """results.json, results.csv, predictions.csv, and report.py's documents; each is whole or not there."""
-    plain = [{key: value for key, value in result.items() if key not in NOT_IN_JSON} for result in results]
     versions = {"project": disk.VERSION, "torch": str(torch.__version__), "onnx": onnx.__version__,
                 "onnxruntime": onnxruntime.__version__, "numpy": np.__version__}  # fmt: skip
     seeds = [{**group, "estimates": {", ".join(filter(None, key)): value for key, value in group["estimates"].items()}}
              for group in groups]  # fmt: skip
+    models = [result.for_json() for result in results]
     disk.write_json(
         folder / "results.json",
-        {"models": plain, "comparisons": asked, "seeds": seeds, "notes": notes, "versions": versions},
+        {"models": models, "comparisons": asked, "seeds": seeds, "notes": notes, "versions": versions},
     )
     disk.write_text(folder / "results.csv", disk.csv_text([row for r in results for row in csv_rows(r)]))
     disk.write_text(folder / "predictions.csv", disk.csv_text([row for r in results for row in predictions(r)]))
     report.write(folder, results, asked, shown, notes, versions)
 
 
-def csv_rows(result: dict) -> list[dict]:
+def csv_rows(result: Result) -> list[dict]:
     """A row for each operating point: counts, and each estimate in three columns."""
     rows = []
-    for point, at in result["points"].items():
-        row = {"model": result["name"], "point": point, "synthetic": result["data"]["synthetic"],
-               "split": result["split"]["fingerprint"], "images": result["images"], "patients": result["patients"],
+    for point, at in result.points.items():
+        row = {"model": result.name, "point": point, "synthetic": result.data["synthetic"],
+               "split": result.split["fingerprint"], "images": result.images, "patients": result.patients,
                "threshold": at["threshold"], **{key: at[key] for key in ("tn", "fp", "fn", "tp")}}  # fmt: skip
-        for name, found in itertools.chain(at["estimates"].items(), result["estimates"].items()):
+        for name, found in itertools.chain(at["estimates"].items(), result.estimates.items()):
             row |= {name: found["value"], f"{name}_low": found["low"], f"{name}_high": found["high"]}
         rows.append(row)
     return rows
 
 
-def predictions(result: dict) -> list[dict]:
+def predictions(result: Result) -> list[dict]:
     """One row per test image: what the model said of it."""
-    decided = [measures.decide(result["probabilities"], result["points"][point]["threshold"])
+    decided = [measures.decide(result.probabilities, result.points[point]["threshold"])
                for point in comparisons.POINTS]  # fmt: skip
-    columns = (result["files"], result["patient_ids"], result["labels"], result["probabilities"], *decided)
+    columns = (result.files, result.patient_ids, result.labels, result.probabilities, *decided)
     return [
         {
-            "model": result["name"],
+            "model": result.name,
             "file": file,
             "patient": patient,
             "class": data.CLASSES[label],
             "probability": f"{probability:.9g}",
             "decision_at_0.5": data.CLASSES[at_half],
             "decision_at_validation_threshold": data.CLASSES[at_validation],
-            "synthetic": result["data"]["synthetic"],
+            "synthetic": result.data["synthetic"],
         }
         for file, patient, label, probability, at_half, at_validation in zip(*columns, strict=True)
     ]
 
 
-def evaluate_all(paths: list[Path], args: argparse.Namespace) -> tuple[list[dict], list[str], int]:
+def evaluate_all(paths: list[Path], args: argparse.Namespace) -> tuple[list[Result], list[str], int]:
     """The results of all models that can be evaluated, how often their test images were read, and failures (said)."""
     opened, results, loaded, known, looks, failures = [], [], {}, {}, {}, 0
     run = uuid.uuid4().hex
-    hardware.pick_device(args.device)  # a wrong one is said before the data is read
+    device = hardware.pick_device(args.device)  # a wrong one is said before the data is read
     for path in dict.fromkeys(paths):
         try:
             opened.append(tested_model.open_model(path))
@@ -343,7 +357,7 @@ def evaluate_all(paths: list[Path], args: argparse.Namespace) -> tuple[list[dict
             looks[split.fingerprint] = (
                 f"{ledger.in_words(look)} (split {split.fingerprint}), by {args.runs / ledger.NAME}"
             )
-            results.append(evaluate(model, loaded[key], split, args))
+            results.append(evaluate(model, loaded[key], split, device, args.prevalence, args.by, args.audit))
             known[model.path] = (model, loaded[key], split)
             print(f"{model.name}: {len(split.test):,} test images", file=sys.stderr)
         except Problem as problem:
@@ -351,7 +365,7 @@ def evaluate_all(paths: list[Path], args: argparse.Namespace) -> tuple[list[dict
                 raise
             failures += 1
             print(f"error: {problem}", file=sys.stderr)
-    return results + ensembles(known, results, args), list(looks.values()), failures
+    return results + ensembles(known, results, args.prevalence, args.by), list(looks.values()), failures
 
 
 def found_models(args: argparse.Namespace) -> list[Path]:
@@ -365,11 +379,11 @@ def found_models(args: argparse.Namespace) -> list[Path]:
     return paths
 
 
-def print_results(results: list[dict], shown: list[tables.Table], notes: list[str], form: str) -> None:
-    for dataset in dict.fromkeys(result["data"]["name"] for result in results):
-        first = next(result for result in results if result["data"]["name"] == dataset)
-        print(f"{dataset}; test by {first['split']['how']}: {first['images']:,} images of "
-              f"{first['patients']:,} patients, {first['positives']:,} with pneumonia")  # fmt: skip
+def print_results(results: list[Result], shown: list[tables.Table], notes: list[str], form: str) -> None:
+    for dataset in dict.fromkeys(result.data["name"] for result in results):
+        first = next(result for result in results if result.data["name"] == dataset)
+        print(f"{dataset}; test by {first.split['how']}: {first.images:,} images of "
+              f"{first.patients:,} patients, {first.positives:,} with pneumonia")  # fmt: skip
     for table in shown:
         print(f"\n{table.title}\n")
         align = ["left", *["right"] * (len(table.headers) - 1)]
@@ -388,7 +402,7 @@ def work(args: argparse.Namespace) -> int:
     if not results:
         return 1
     asked, unanswered = comparisons.answer(results)
-    notes = [*looks, *cross_check(results), *(note for result in results for note in result["notes"]), *unanswered]
+    notes = [*looks, *cross_check(results), *(note for result in results for note in result.notes), *unanswered]
     notes = list(dict.fromkeys(notes))
     groups = comparisons.seed_groups(results)
     shown = tables.tables(results, asked, groups)

@@ -103,7 +103,7 @@ def toned(
     moved: torch.Tensor, centre: torch.Tensor, tone: torch.Tensor, detail: torch.Tensor | None, curved: bool,
     mean: float, std: float,
 ) -> torch.Tensor:  # fmt: skip
-    """What `change` does once (B, 1, S, S) images are where they belong; centre (B, 1, 1, 1), the rest as in Changes."""
+    """What `change` does to (B, 1, S, S) images once they are moved; centre (B, 1, 1, 1), the rest as in Changes."""
     contrast, brightness, curve = (tone[:, k, None, None, None] for k in range(3))
     if detail is not None:
         moved = moved.lerp(smoothed(moved), -detail[:, None, None, None]).clamp_(0, 1)

@@ -91,7 +91,7 @@ def open_source(source: str | None, size: int) -> Source:
     Raises UsageProblem when it is not there or of no known kind, Problem when there is nothing usable in it.
     """
     if source is None:
-        beside = Path(__file__).resolve().parent / "data" / "chest_xray"
+        beside = Path(__file__).resolve().parent.parent / "data" / "chest_xray"
         source = str(beside) if beside.is_dir() else "phantoms"
     if not source:  # of a variable that is not set: Path("") would be the folder one is in
         raise UsageProblem("--data: the path is empty")

@@ -1,7 +1,6 @@
-"""From a network to an ONNX graph: what it computes, what it says of itself, and in which precision.
+"""From a network to an ONNX graph: what it computes, and what it says of itself.
 
 to_graph(...)        a checkpoint's network -> graph in float32, with metadata
-to_precision(...)    that graph -> the same in fp16 or int8
 set_threshold(...)   another decision threshold, without a new export
 """
 
@@ -278,8 +277,8 @@ def facts_of(graph: onnx.ModelProto) -> dict[str, str]:
 def sealed(graph: onnx.ModelProto) -> bytes:
     """The content of the graph's file: at its end, as one more entry of the metadata, the SHA-256 of what is before it.
 
-    Protobuf reads messages that follow each other as one. onnxruntime notices few flipped bytes; infer.py and
-    predict.py notice all of them, and need no protobuf for it.
+    Protobuf reads messages that follow each other as one. onnxruntime notices few flipped bytes; sessions.py and predict.py
+    notice all of them, and need no protobuf for it.
     """
     plain = onnx.ModelProto()
     plain.CopyFrom(graph)
@@ -334,6 +333,3 @@ def set_threshold(graph: onnx.ModelProto, threshold: float, rule: str = "set by 
     found[0].CopyFrom(numpy_helper.from_array(np.array(threshold, np.float32), "threshold"))
     helper.set_model_props(graph, facts | {"threshold": json.dumps(threshold), "threshold_rule": rule})
     return old
-
-
-# ------------------------------------------------------------------------------------------------- precisions

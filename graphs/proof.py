@@ -80,7 +80,7 @@ def odd_images(size: int) -> dict[str, np.ndarray]:
 
 
 def reference(network: torch.nn.Module, checkpoint: dict, dataset: data.Dataset, split: data.Split) -> Reference:
-    """Goes through Batches and metrics.py, as evaluate.py does: not through the module that is exported."""
+    """Goes through Batches and metrics/measures.py, as evaluate.py does: not through the module that is exported."""
     every = np.concatenate([split.validation, split.test])
     size = checkpoint["size"]
     squares = [torch_resized(network, checkpoint, image) for image in odd_images(size).values()]

@@ -1,4 +1,4 @@
-"""How far the numbers of metrics.py can be trusted: intervals, tests, and what a test could have found.
+"""How far the numbers of metrics/measures.py can be trusted: intervals, tests, and what a test could have found.
 
 Images of one patient are alike, so the patient is the unit that is drawn: every variance is between patients, and
 every function takes `patients`, one name per image. Thresholds, temperatures and models are taken as fixed; what
@@ -141,7 +141,7 @@ def bootstrap_decisions(
 
 
 def bootstrap_ranking(labels: ArrayLike, probabilities: ArrayLike, weights: NDArray) -> dict[str, NDArray]:
-    """metrics.auroc() and measures.average_precision() in every replicate.
+    """measures.auroc() and measures.average_precision() in every replicate.
 
     Input as for bootstrap_decisions. Returns auroc and average_precision, each (R,) float64; nan where a
     replicate lacks a class (average_precision: positives). Raises ValueError on malformed input.

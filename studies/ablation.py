@@ -10,7 +10,6 @@ import numpy as np
 from tabulate import tabulate
 
 import data
-import train
 from basics import disk, problems
 from data import Dataset, Split
 from devices import hardware
@@ -18,6 +17,7 @@ from studies import candidates
 from studies.candidates import CANDIDATES
 from studies.variants import VARIANTS
 from training import runs
+from training.request import Request
 from training.stopping import Stopped
 
 COLUMNS = {
@@ -54,24 +54,23 @@ def train_variants(args: argparse.Namespace) -> list[dict]:
     dataset = data.load(args.data, args.size, args.cache, args.fit, args.skip_bad)
     split = data.split(dataset, args.split, args.split_seed)
     print(f"{dataset.name}: {len(split.train):,} training, {len(split.validation):,} validation images")
-    log, runs = args.out / f"{args.arch}.jsonl", []
+    log, found = args.out / f"{args.arch}.jsonl", []
     known = logged(log)
     for seed in range(args.seeds):
         for variant in args.variants:
-            runs.append(run(variant, seed, dataset, split, args, known.get((variant, seed))))
-            known[variant, seed] = runs[-1]
+            found.append(run(variant, seed, dataset, split, args, known.get((variant, seed))))
+            known[variant, seed] = found[-1]
             disk.write_text(log, "".join(json.dumps(run) + "\n" for run in known.values()))
-    return runs
+    return found
 
 
 def run(variant: str, seed: int, dataset: Dataset, split: Split, args: argparse.Namespace, known: dict | None) -> dict:
     """Trains one variant with one seed, or finds that this was done."""
-    options = train.parse(["--arch", args.arch, "--resume", "--seed", str(seed)])
-    for option in ("epochs", "weights", "size", "fit", "split", "split_seed", "device"):
-        setattr(options, option, getattr(args, option))
-    options.architecture, options.out = args.arch, args.out / args.arch / variant.replace(" ", "-")
-    recipe = VARIANTS.get(variant, VARIANTS["the recipe"])(runs.recipe_of(options, args.arch))
-    network, origin = runs.prepare(args.arch, seed, options)
+    request = Request(arch=args.arch, architecture=args.arch, seed=seed, resume=True, epochs=args.epochs,
+                      weights=args.weights, size=args.size, fit=args.fit, split=args.split, split_seed=args.split_seed,
+                      device=args.device, out=args.out / args.arch / variant.replace(" ", "-"))  # fmt: skip
+    recipe = VARIANTS.get(variant, VARIANTS["the recipe"])(runs.recipe_of(request))
+    network, origin = runs.prepare(request)
     facts = {"variant": variant, "seed": seed, "initial_weights": origin, "size": args.size, "fit": args.fit,
              "data": dataset.fingerprint, "split": split.fingerprint, "recipe": asdict(recipe)}  # fmt: skip
     if known and all(known.get(key) == value for key, value in facts.items()):
@@ -79,9 +78,9 @@ def run(variant: str, seed: int, dataset: Dataset, split: Split, args: argparse.
         return known
     print(f"{variant}, seed {seed}")
     if variant in CANDIDATES:
-        done = candidates.train_candidate(CANDIDATES[variant], network, dataset, split, recipe, options)
+        done = candidates.train_candidate(CANDIDATES[variant], network, dataset, split, recipe, request)
     else:
-        done = runs.train_run(f"s{seed}", network, origin, dataset, split, recipe, options)
+        done = runs.train_run(f"s{seed}", network, origin, dataset, split, recipe, request)
     return {**facts, **measured(done), "seconds": done["seconds"], "device": done["device"]}
 
 

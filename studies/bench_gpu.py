@@ -111,7 +111,7 @@ def rates(architecture: str, dataset: data.Dataset, args: argparse.Namespace) ->
 
 def whole_command(architecture: str, split: str, args: argparse.Namespace, folder: Path) -> tuple[float, dict]:
     """Seconds of `train.py --arch ...` by its default recipe, and its run.json."""
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parent.parent
     cached = [] if args.cache is None else ["--cache", str(args.cache)]
     options = {"arch": architecture, "data": args.data or "phantoms", "size": args.size, "device": args.device,
                "split": split}  # fmt: skip

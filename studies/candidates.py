@@ -3,7 +3,6 @@
 `python ablate.py --variants NAME ...` trains these beside the variants of a recipe.
 """
 
-import argparse
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from training import calibration, inference, loop, run_folder, stress_views
 from training.batches import Batches, pixel_statistics, table_on, toned_on
 from training.optimizer import AdamW, groups_of
 from training.recipes import Recipe
+from training.request import Request
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def lungs(images: torch.Tensor) -> torch.Tensor:
 
 
 def moved(images: torch.Tensor, affine: torch.Tensor, mean: float = 0.0, deviation: float = 1.0) -> torch.Tensor:
-    """As batches.change does, with (B, 2, 3) maps and nothing else."""
+    """As augmentation.change does, with (B, 2, 3) maps and nothing else."""
     tone = torch.tensor([[1.0, 0.0, 0.0]], device=images.device)
     return change(images, Changes(affine, tone.repeat(len(images), 1)), mean, deviation, toned_on(images.device))
 
@@ -272,13 +272,13 @@ def train_candidate(
     dataset: Dataset,
     split: Split,
     recipe: Recipe,
-    args: argparse.Namespace,
+    request: Request,
 ) -> dict:
     """Trains with a candidate, as train_run does without; returns "stress", "device" and "seconds".
 
     Nothing is written.
     """
-    device, training, validation = hardware.pick_device(args.device), split.train, split.validation
+    device, training, validation = hardware.pick_device(request.device), split.train, split.validation
     table, labels, truth = table_on(dataset.images, device), dataset.labels, dataset.labels[validation]
     normalisation = pixel_statistics(table, training)
     counts = np.bincount(labels[training], minlength=2)
@@ -292,15 +292,15 @@ def train_candidate(
         every = np.arange(len(truth))
         return Batches(images, truth, every, inference.EVALUATION_BATCH[device.type], device, normalisation)
 
-    torch.manual_seed(args.seed)
+    torch.manual_seed(request.seed)
     network = network.to(device).to(memory_format=torch.channels_last)
     fitted_with(candidate, network, normalisation)
-    seen = Exchanging(table, labels, training, recipe.batch_size, device, normalisation, recipe.augment, args.seed,
+    seen = Exchanging(table, labels, training, recipe.batch_size, device, normalisation, recipe.augment, request.seed,
                       shapes=shapes)  # fmt: skip
     seen.looks = candidate.exchanged
     # Some candidates draw a number in each step, or give layers rates of their own: no two steps are alike.
     trainer = Trainer(network, recipe, seen, batches(stress.mixed()), record=False)
-    trainer.candidate, trainer.generator = candidate, np.random.default_rng(args.seed)
+    trainer.candidate, trainer.generator = candidate, np.random.default_rng(request.seed)
     if candidate.weighted:
         trainer.class_weights = torch.from_numpy(counts.sum() / (2 * counts)).float().to(device)
     if candidate.slower != 1 or candidate.staged:

@@ -1,4 +1,4 @@
-"""A local server that can misbehave, X-rays in zip files, and child processes: what the tests of download.py share."""
+"""A local server that can misbehave, X-rays in zip files, and child processes: what tests of downloads share."""
 
 import contextlib
 import hashlib

@@ -114,7 +114,7 @@ class World:
         """What evaluate.py reports of a model's test images; empty where it refuses the model."""
         args = evaluate.parse([str(model), *self.options(), "--device", "cpu"])
         results, _, _ = testing.evaluate_all(args.models, args)
-        return results[0]["probabilities"] if results else np.array([])
+        return results[0].probabilities if results else np.array([])
 
     def predicted(self, graph: Path) -> list[dict]:
         """The rows of predict.py for the one film; none where it refuses the graph."""
@@ -183,12 +183,12 @@ def attack_images(world: World, rng: random.Random, files: dict | None = None, d
     finally:
         world.film = kept
     if (row["error"] is None) != bool(film):
-        raise Wrong(f"predict.py says {row['error']!r}, images.py {'a film' if film else 'no film'}")
+        raise Wrong(f"predict.py says {row['error']!r}, films/images.py {'a film' if film else 'no film'}")
     if film:
         grey = predict.decode(content)[0]
         same = images.decode(np.ascontiguousarray(grey), SIZE, fit)
         if same.pixel_hash != film.pixel_hash or not 0 <= row["probability"] <= 1:
-            raise Wrong("predict.py and images.py decode it to other pixels")
+            raise Wrong("predict.py and films/images.py decode it to other pixels")
     return "right" if film else "refused"
 
 

@@ -1,4 +1,4 @@
-"""What kernels.py computes against the modules of models.py and the lines of batches.py, in float64.
+"""What devices/kernels.py computes against the modules of models.py and the lines of films/augmentation.py, in float64.
 
     check_all(device)   on CUDA
     python kernel_checks.py   on the CPU, by Triton's interpreter

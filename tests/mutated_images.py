@@ -6,9 +6,9 @@ import struct
 import zlib
 
 import numpy as np
+from film_files import dicom
 from mutations import HUGE, mutated_bytes
 from PIL import Image
-from test_images import dicom
 
 
 def image_files(jpeg: bytes) -> dict[str, bytes]:

@@ -2,10 +2,12 @@
 
 import hashlib
 import math
+from dataclasses import replace
 
 import numpy as np
 
 from evaluation.markup import number
+from evaluation.result import Result
 from evaluation.tables import Table
 from metrics import measures
 
@@ -86,7 +88,7 @@ def make_result(
     synthetic: bool = False,
     epochs: int = 6,
     data_name: str = "Kermany v2: all 5,856 images",
-) -> dict:
+) -> Result:
     """One result. `separation` is the distance of the classes in standard deviations of the log-odds."""
     labels = (np.arange(images) % 4 > 0).astype(np.int64)  # the same images for all models of a size
     patients = [f"p{i * 22 // 30:04d}" for i in range(images)]
@@ -101,55 +103,56 @@ def make_result(
     clipped = np.clip(probabilities, 1e-12, 1 - 1e-12)
     loss = float(-np.mean(np.where(labels == 1, np.log(clipped), np.log1p(-clipped))))
     trained = kind == "checkpoint"
-    return {
-        "name": name, "kind": kind, "file": f"runs/{name}/model.pt" if trained else f"onnx/{name}",
-        "sha256": hashlib.sha256(f"{name} file".encode()).hexdigest(), "architecture": architecture,
-        "seed": seed if trained else None, "initial_weights": "random", "quick": False, "data": data,
-        "trained_on_synthetic": synthetic, "split": {"how": "patient", "seed": 0, "fingerprint": "4d5e6f7a8b9c"},
-        "temperature": 1.234, "images": images, "patients": len(set(patients)), "positives": int(labels.sum()),
-        "estimates": {
+    return Result(
+        name=name, kind=kind, file=f"runs/{name}/model.pt" if trained else f"onnx/{name}",
+        sha256=hashlib.sha256(f"{name} file".encode()).hexdigest(), architecture=architecture,
+        seed=seed if trained else None, initial_weights="random", quick=False, data=data,
+        trained_on_synthetic=synthetic, split={"how": "patient", "seed": 0, "fingerprint": "4d5e6f7a8b9c"},
+        temperature=1.234, images=images, patients=len(set(patients)), positives=int(labels.sum()),
+        estimates={
             "auroc": estimate(measures.auroc(labels, probabilities), 0.0123),
             "average_precision": estimate(measures.average_precision(labels, probabilities), 0.0077),
             "log_loss": estimate(loss), "brier": estimate(measures.brier(labels, probabilities)),
             "calibration_error": {"value": measures.calibration_error(labels, probabilities), "low": NAN, "high": NAN},
             "calibration_slope": estimate(slope, 0.2), "calibration_intercept": estimate(intercept, 0.2),
         },
-        "points": {p: point(labels, probabilities, t, p != "0.5" and trained) for p, t in thresholds.items()},
-        "subgroups": [
+        points={p: point(labels, probabilities, t, p != "0.5" and trained) for p, t in thresholds.items()},
+        subgroups=[
             {"group": "bacterial pneumonia", "measure": "sensitivity", "images": 131, "patients": 97,
              "value": 0.9123, "low": 0.8512, "high": 0.9534},
             {"group": "normal, several films", "measure": "specificity", "images": 0, "patients": 0,
              "value": NAN, "low": NAN, "high": NAN},
         ],
-        "corrected": {"validation": 0.742, "estimated": 0.641, "counted": 0.625,
-                      "estimates": {key: estimate(0.9111) for key in DECISIONS}} if trained else None,
-        "robustness": [{"change": "as it is", "strength": "", "auroc": 0.9312, "accuracy": 0.8745},
-                       {"change": "centre only", "strength": "60 %", "auroc": 0.7177, "accuracy": NAN}]
+        corrected={"validation": 0.742, "estimated": 0.641, "counted": 0.625,
+                   "estimates": {key: estimate(0.9111) for key in DECISIONS}} if trained else None,
+        robustness=[{"change": "as it is", "strength": "", "auroc": 0.9312, "accuracy": 0.8745},
+                    {"change": "centre only", "strength": "60 %", "auroc": 0.7177, "accuracy": NAN}]
         if trained else None,
-        "stress": [{"view": "as it is", "shortcuts": 0.926, "auroc": 0.9912, "accuracy": 0.951, "sensitivity": 0.94,
-                    "specificity": 0.98},
-                   {"view": "tight", "shortcuts": 0.511, "auroc": 0.9512, "accuracy": 0.901, "sensitivity": 0.89,
-                    "specificity": 0.93}]
+        notes=[f"{name} was made by hand"],
+        stress=[{"view": "as it is", "shortcuts": 0.926, "auroc": 0.9912, "accuracy": 0.951, "sensitivity": 0.94,
+                 "specificity": 0.98},
+                {"view": "tight", "shortcuts": 0.511, "auroc": 0.9512, "accuracy": 0.901, "sensitivity": 0.89,
+                 "specificity": 0.93}]
         if trained else None,
-        "training": {"epochs": epochs, "epochs_to_90": 3, "seconds_to_90": 37.5, "best_epoch": max(epochs - 1, 1),
-                     "best_val_loss": 0.1377, "val_auroc": 0.9519, "parameters": 5406306, "multiply_adds": 131000000,
-                     "images_per_second": 101.3, "minutes": 1.25, "device": "CPU, 2 threads, bf16", "seed": seed}
+        training={"epochs": epochs, "epochs_to_90": 3, "seconds_to_90": 37.5, "best_epoch": max(epochs - 1, 1),
+                  "best_val_loss": 0.1377, "val_auroc": 0.9519, "parameters": 5406306, "multiply_adds": 131000000,
+                  "images_per_second": 101.3, "minutes": 1.25, "device": "CPU, 2 threads, bf16", "seed": seed}
         if trained else None,
-        "notes": [f"{name} was made by hand"], "history": history(epochs, seed) if trained else None,
-        "labels": labels, "probabilities": probabilities, "files": files, "patient_ids": patients,
-        "worst": worst(labels, probabilities, files, 0.4321),
-        "checkpoint": checkpoint(name, architecture, seed, data) if trained else None,
-    }  # fmt: skip
+        checkpoint_sha256=None, files=files, labels=labels, probabilities=probabilities, patient_ids=patients,
+        history=history(epochs, seed) if trained else None,
+        worst=worst(labels, probabilities, files, 0.4321),
+        checkpoint=checkpoint(name, architecture, seed, data) if trained else {},
+    )  # fmt: skip
 
 
-def make_results(synthetic: bool = False) -> list[dict]:
+def make_results(synthetic: bool = False) -> list[Result]:
     """Two checkpoints, an ensemble of them, and a graph of the first that answers alike."""
     simple = make_result("simple", synthetic=synthetic)
     deep = make_result("resnet34", architecture="resnet34", separation=3.2, seed=1, synthetic=synthetic, epochs=9)
     both = make_result("ensemble of simple, resnet34", "ensemble", "", 3.3, seed=2, synthetic=synthetic)
     graph = make_result("simple.onnx", "graph", synthetic=synthetic)
-    graph["probabilities"] = simple["probabilities"] + 1e-6 * (simple["probabilities"] < 0.5)
-    return [simple, deep, both, graph]
+    nearly = simple.probabilities + 1e-6 * (simple.probabilities < 0.5)
+    return [simple, deep, both, replace(graph, probabilities=nearly)]
 
 
 def make_comparisons() -> list[dict]:
@@ -165,9 +168,9 @@ def make_comparisons() -> list[dict]:
     }]  # fmt: skip
 
 
-def make_tables(results: list[dict]) -> list[Table]:
+def make_tables(results: list[Result]) -> list[Table]:
     """As tables.py makes them: texts and whole numbers, a title, footnotes."""
-    rows = [[r["name"], r["images"], number(r["estimates"]["auroc"]["value"], 4), r["points"]["validation"]["fn"]]
+    rows = [[r.name, r.images, number(r.estimates["auroc"]["value"], 4), r.points["validation"]["fn"]]
             for r in results]  # fmt: skip
     return [
         Table("Summary (test images)", ["model", "n", "AUROC", "FN"], rows, ["FN: ill, called normal"]),

@@ -393,7 +393,9 @@ def test_a_build_of_many_images_takes_little_memory(tmp_path):
 
 
 def test_no_data_means_phantoms_and_they_say_so(cache, monkeypatch, tmp_path):
-    monkeypatch.setattr(sources, "__file__", str(tmp_path / "sources.py"))  # as if nothing stood beside the scripts
+    monkeypatch.setattr(
+        sources, "__file__", str(tmp_path / "films" / "sources.py")
+    )  # as if nothing stood beside the scripts
     dataset = data.load(None, 64, cache)
     assert dataset.synthetic
     assert dataset.name.startswith("SYNTHETIC")

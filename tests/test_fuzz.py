@@ -15,9 +15,9 @@ import fuzzing
 import numpy as np
 import onnx
 import pytest
+from film_files import dicom, stored
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
-from test_images import dicom, stored
 
 import data
 import evaluate

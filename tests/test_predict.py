@@ -9,11 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import film_files
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import test_images
 import torch
 from folders import draw
 from PIL import Image
@@ -26,7 +26,7 @@ from graphs import building
 
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory) -> Path:
-    """A graph of graphs.py with random weights, and a threshold between the probabilities of noise."""
+    """A graph of graphs/building.py with random weights, and a threshold between the probabilities of noise."""
     torch.manual_seed(0)
     network = models.build("simple", 32).eval()
     network.fc2.weight.data *= 100  # else all probabilities are near each other
@@ -106,10 +106,10 @@ def test_another_threshold_decides(graph, folder, capsys):
 BROKEN = {
     "empty.png": (b"", "the file is empty"),
     "text.jpeg": (b"text", "not a jpeg, png or dicom file"),
-    "cut.jpg": (test_images.encoded(Image.fromarray(test_images.film()), "JPEG")[:300], "truncated"),
-    "bomb.png": (test_images.bomb(9_500), "9,500 x 9,500 pixels is more than the limit"),
-    "bigger.png": (test_images.bomb(20_000), "more pixels than the limit"),
-    "cut.dcm": (test_images.dicom(test_images.stored(12))[:300], "."),
+    "cut.jpg": (film_files.encoded(Image.fromarray(film_files.film()), "JPEG")[:300], "truncated"),
+    "bomb.png": (film_files.bomb(9_500), "9,500 x 9,500 pixels is more than the limit"),
+    "bigger.png": (film_files.bomb(20_000), "more pixels than the limit"),
+    "cut.dcm": (film_files.dicom(film_files.stored(12))[:300], "."),
 }
 
 

@@ -1,4 +1,4 @@
-"""How predict.py reads films: the pixels of images.py, what it warns of, and how films are gathered in batches."""
+"""How predict.py reads films: the pixels of films/images.py, what it warns of, how films are gathered in batches."""
 
 import argparse
 import functools
@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import film_files
 import numpy as np
 import pytest
-import test_images
 from PIL import Image
 from predicting import bright_graph, call
 
@@ -25,8 +25,8 @@ def bright(tmp_path_factory) -> Path:
 
 
 def pictures() -> dict[str, bytes]:
-    """One film in every way that images.py can read."""
-    encoded, grey = test_images.encoded, test_images.film((90, 70))
+    """One film in every way that films/images.py can read."""
+    encoded, grey = film_files.encoded, film_files.film((90, 70))
     image = Image.fromarray(grey)
     colour = Image.fromarray(np.stack([grey, grey[::-1], grey[:, ::-1]], -1))
     exif = Image.Exif()
@@ -36,14 +36,14 @@ def pictures() -> dict[str, bytes]:
     found["16 bits"] = encoded(Image.fromarray(grey.astype(np.uint16) * 255 + 3))
     found["turned"] = encoded(image, "JPEG", exif=exif)
     found["progressive"] = encoded(colour, "JPEG", progressive=True, quality=30)
-    values = test_images.stored(12)
+    values = film_files.stored(12)
     window = {"RescaleSlope": 2, "RescaleIntercept": -1000, "WindowCenter": 2500, "WindowWidth": 3001}
     for name, content in {
-        "DICOM": test_images.dicom(values), "DICOM 8": test_images.dicom(values >> 4, 8),
-        "inverted": test_images.dicom(values, PhotometricInterpretation="MONOCHROME1"),
-        "window": test_images.dicom(values, **window),
-        "exact": test_images.dicom(values, **window, VOILUTFunction="LINEAR_EXACT"),
-        "frames": test_images.dicom(np.stack([values, values // 2]), frames=2),
+        "DICOM": film_files.dicom(values), "DICOM 8": film_files.dicom(values >> 4, 8),
+        "inverted": film_files.dicom(values, PhotometricInterpretation="MONOCHROME1"),
+        "window": film_files.dicom(values, **window),
+        "exact": film_files.dicom(values, **window, VOILUTFunction="LINEAR_EXACT"),
+        "frames": film_files.dicom(np.stack([values, values // 2]), frames=2),
     }.items():  # fmt: skip
         found[name] = content
     return found
@@ -67,7 +67,7 @@ def test_limits_are_those_of_images():
 def chest() -> np.ndarray:
     """Bright in the middle, dark at the sides."""
     across = np.abs(np.linspace(-1, 1, 224))
-    return np.tile(220 - 200 * across, (224, 1)).astype(np.uint8) + test_images.film((224, 224)) // 16
+    return np.tile(220 - 200 * across, (224, 1)).astype(np.uint8) + film_files.film((224, 224)) // 16
 
 
 @pytest.mark.parametrize(

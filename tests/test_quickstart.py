@@ -40,6 +40,8 @@ def outputs(tmp_path_factory) -> dict[str, list]:
     (folder / "examples").mkdir()
     for script in ROOT.glob("*.py"):
         shutil.copy(script, folder)
+    for init in ROOT.glob("*/__init__.py"):
+        shutil.copytree(init.parent, folder / init.parent.name)
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     nbformat.validate(notebook)
     with pytest.MonkeyPatch.context() as patch:

@@ -1,7 +1,5 @@
 """From a network and batches to logits: the one door through which every reported number goes."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 
@@ -10,9 +8,6 @@ from devices.hardware import autocast
 from devices.layers import fused
 from devices.recording import Captured, Recorder, Work, recorder
 from training.batches import Batches
-
-if TYPE_CHECKING:
-    pass
 
 EVALUATION_BATCH = {"cpu": 64, "cuda": 512, "mps": 128}
 

@@ -1,4 +1,4 @@
-"""The training loop."""
+"""The training loop, on one page: an epoch, a step, its learning rate and side, the state to go on from."""
 
 import sys
 import time
@@ -123,8 +123,8 @@ class Trainer:
     def training_step(self, images: torch.Tensor, labels: torch.Tensor, share: float) -> tuple[torch.Tensor]:
         """One step of the optimizer, by the sum of the losses times `share`; returns the logits (B, 2) before it.
 
-        On CUDA this is launched as one graph (gpu.py): it must not wait for the device, nor depend on a number in
-        Python that changes.
+        On CUDA this is launched as one graph (devices/recording.py): it must not wait for the device, nor depend on a
+        number in Python that changes.
         """
         logits, loss = self.answer(images, labels)
         self.optimizer.zero_grad()

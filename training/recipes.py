@@ -1,4 +1,4 @@
-"""How a network is trained: the recipes, and the optimizer, learning rate and image side that follow from one."""
+"""How a network is trained: the recipes, and the learning rate and image side that follow from one."""
 
 import math
 from dataclasses import dataclass, field, replace

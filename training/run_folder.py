@@ -1,6 +1,5 @@
 """A run's folder: model.pt (the best epoch), last.pt (all that resuming needs), history.csv and run.json."""
 
-import argparse
 import contextlib
 import datetime
 import functools
@@ -27,6 +26,7 @@ from devices import hardware, parallel
 from metrics import measures
 from training import calibration, checkpoints, schema
 from training.recipes import Recipe
+from training.request import Request
 from training.stopping import Stopped
 
 
@@ -176,7 +176,7 @@ def new_checkpoint(
     origin: str,
     dataset: Dataset,
     split: Split,
-    args: argparse.Namespace,
+    request: Request,
     recipe: Recipe,
     normalisation: tuple[float, float],
     device: torch.device,
@@ -185,9 +185,9 @@ def new_checkpoint(
     seen = np.concatenate([split.train, split.validation])
     return {
         "name": name,
-        "architecture": args.architecture,
+        "architecture": request.architecture,
         "classes": list(data.CLASSES),
-        "size": args.size,
+        "size": request.size,
         "fit": dataset.fit,  # how images are made square
         "normalisation": list(normalisation),  # mean and standard deviation of pixels in [0, 1]
         "initial_weights": origin,
@@ -209,13 +209,13 @@ def new_checkpoint(
         },
         "seen_images": torch.from_numpy(data.hashed([dataset.pixel_hashes[i] for i in seen])),
         "seen_patients": torch.from_numpy(data.hashed([dataset.patients[i] for i in seen])),
-        "recipe": {"name": args.recipe, **asdict(recipe)},
-        "quick": args.quick,
-        "seed": args.seed,
+        "recipe": {"name": request.recipe, **asdict(recipe)},
+        "quick": request.quick,
+        "seed": request.seed,
         "processes": parallel.world(),
         "device": describe(device),
-        "validation": args.val,
-        "threshold_rule": f"largest Youden's J on {'stress validation' if args.val == 'stress' else 'validation'}",
+        "validation": request.val,
+        "threshold_rule": f"largest Youden's J on {'stress validation' if request.val == 'stress' else 'validation'}",
         "versions": versions(),
     }
 
@@ -226,17 +226,17 @@ def describe(device: torch.device) -> str:
     return f"{many}{hardware.describe_device(device)}, {precision}"
 
 
-def record(checkpoint: dict, args: argparse.Namespace, seconds: float | None) -> dict:
+def record(checkpoint: dict, request: Request, seconds: float | None) -> dict:
     """run.json: the checkpoint's plain values and the command line; `seconds` is null until the run is finished."""
     left_out = ("state", "training", "history", "seen_images", "seen_patients", "seconds", "validation_answers")
     plain = {key: value for key, value in checkpoint.items() if key not in left_out}
-    options = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
+    options = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(request).items()}
     return {"finished": seconds is not None, "seconds": seconds, "options": options, **plain}
 
 
-def write_record(folder: Path, checkpoint: dict, args: argparse.Namespace, seconds: float | None) -> None:
+def write_record(folder: Path, checkpoint: dict, request: Request, seconds: float | None) -> None:
     if parallel.rank() == 0:
-        disk.write_json(folder / "run.json", record(checkpoint, args, seconds))
+        disk.write_json(folder / "run.json", record(checkpoint, request, seconds))
 
 
 def finished(folder: Path) -> bool:
@@ -260,7 +260,7 @@ def versions() -> dict[str, str]:
     found = {"project": disk.VERSION, "python": platform.python_version()}
     for package in ("torch", "torchvision", "numpy", "pillow"):
         found[package] = importlib.metadata.version(package)
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parent.parent
     command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     if (here / ".git").exists():
         try:

@@ -1,6 +1,5 @@
 """From what was asked for to run folders: the networks, the split, and one training after another."""
 
-import argparse
 import copy
 import gc
 import sys
@@ -22,11 +21,10 @@ from training import calibration, checkpoints, inference, run_folder, stress_vie
 from training.batches import Batches, pixel_statistics, table_on
 from training.loop import Trainer
 from training.recipes import QUICK_EPOCHS, QUICK_IMAGES, RECIPES, Recipe
+from training.request import Request
 from training.stopping import Stopped
 
 SUMMARY = ["model", "best epoch", "validation accuracy", "AUROC", "loss", "minutes"]
-
-
 SUMMARY_DIGITS = ("", "", ".4f", ".4f", ".4f", ".1f")
 
 
@@ -37,50 +35,43 @@ def train_run(
     dataset: Dataset,
     split: Split,
     recipe: Recipe,
-    args: argparse.Namespace,
+    request: Request,
 ) -> dict:
     """Trains one network and leaves its run folder; returns the finished checkpoint without its weights."""
     gc.collect()  # an earlier training's graphs and weights refer to each other, and hold the device's memory
-    device = hardware.pick_device(args.device)
+    device = hardware.pick_device(request.device)
     training, validation = split.train, split.validation
-    if args.quick:
+    if request.quick:
         training, validation = (data.thinned(dataset, side, QUICK_IMAGES) for side in (training, validation))
-    torch.manual_seed(args.seed)
+    torch.manual_seed(request.seed)
     network = parallel.share_batch_norm(network).to(device).to(memory_format=torch.channels_last)
     table = table_on(dataset.images, device)
     normalisation = pixel_statistics(table, training)
     labels, shard, shapes = dataset.labels, (parallel.rank(), parallel.world()), data.shape_ratio(dataset, split.train)
-    batches = Batches(table, labels, training, recipe.batch_size, device, normalisation, recipe.augment, args.seed,
+    batches = Batches(table, labels, training, recipe.batch_size, device, normalisation, recipe.augment, request.seed,
                       shard=shard, shapes=shapes)  # fmt: skip
     if min(batches.batch_sizes()) < parallel.world():
         raise UsageProblem(f"--batch-size: {parallel.world()} processes need batches of {parallel.world()} or more")
-    checkpoint = run_folder.new_checkpoint(name, origin, dataset, split, args, recipe, normalisation, device)
-    folder = Path(args.out) / name
-    old = run_folder.resumable(folder, checkpoint) if args.resume else None
+    checkpoint = run_folder.new_checkpoint(name, origin, dataset, split, request, recipe, normalisation, device)
+    folder = request.out / name
+    old = run_folder.resumable(folder, checkpoint) if request.resume else None
     if old and run_folder.finished(folder):
         print(f"{name}: finished already\n")
         return checkpoints.load_checkpoint(folder / "model.pt")[0]
     stress = (
-        stress_views.StressValidation(table, labels, training, validation, shapes) if args.val == "stress" else None
+        stress_views.StressValidation(table, labels, training, validation, shapes) if request.val == "stress" else None
     )
     shown = stress.mixed() if stress else table[torch.from_numpy(validation).to(table.device)]  # (N, S, S) uint8
     many = inference.EVALUATION_BATCH[device.type]
     exact = Batches(shown, labels[validation], np.arange(len(validation)), many, device, normalisation, shard=shard)
-    trainer = Trainer(network, recipe, batches, exact, args.compile, args.minutes)
+    trainer = Trainer(network, recipe, batches, exact, request.compile, request.minutes)
     if old:
-        parameters = [weight for group in trainer.optimizer.param_groups for weight in group["params"]]
-        run_folder.check_training(folder / "last.pt", old, trainer.state(), parameters)
-        network.load_state_dict(old.pop("state"))
-        try:
-            trainer.load(old.pop("training"))
-        except (RuntimeError, ValueError, KeyError) as error:  # torch's own checks of generators and the scaler
-            raise Problem(f"{folder / 'last.pt'}: cannot be gone on from ({str(error).splitlines()[0]}); "
-                          "leave --resume out to start afresh") from error  # fmt: skip
+        go_on(trainer, folder / "last.pt", old)
         checkpoint = {**old, "device": checkpoint["device"], "versions": checkpoint["versions"]}
         print(f"{folder / 'last.pt'}: going on after {trainer.epoch} epochs and {trainer.step} steps")
     else:
-        run_folder.fresh_folder(Path(args.out), name)
-        run_folder.write_record(folder, checkpoint, args, None)
+        run_folder.fresh_folder(request.out, name)
+        run_folder.write_record(folder, checkpoint, request, None)
     patients = [dataset.patients[i] for i in validation]
     print(f"{name}: {models.parameter_count(network):,} parameters, {len(training):,} training and "
           f"{len(validation):,} validation images, {trainer.epochs} epochs on {checkpoint['device']}")  # fmt: skip
@@ -93,17 +84,29 @@ def train_run(
         decided = {}
         if parallel.rank() == 0:
             decided = calibration.decided(run.best(), shown, stress, labels[validation], patients, device)
-    return finish(run, decided, args)
+    return finish(run, decided, request)
 
 
-def finish(run: run_folder.Run, checkpoint: dict, args: argparse.Namespace) -> dict:
+def go_on(trainer: Trainer, file: Path, old: dict) -> None:
+    """Puts a trainer where an earlier one was; `file` is what the checkpoint `old` was read from."""
+    parameters = [weight for group in trainer.optimizer.param_groups for weight in group["params"]]
+    run_folder.check_training(file, old, trainer.state(), parameters)
+    trainer.network.load_state_dict(old.pop("state"))
+    try:
+        trainer.load(old.pop("training"))
+    except (RuntimeError, ValueError, KeyError) as error:  # torch's own checks of generators and the scaler
+        raise Problem(f"{file}: cannot be gone on from ({str(error).splitlines()[0]}); "
+                      "leave --resume out to start afresh") from error  # fmt: skip
+
+
+def finish(run: run_folder.Run, checkpoint: dict, request: Request) -> dict:
     """Writes what was decided, and says it."""
     if parallel.rank():
         return run.checkpoint
     file = run.folder / "model.pt"
     checkpoint |= {"history": run.history, "seconds": run.seconds()}
     checkpoint = checkpoints.save_checkpoint(file, checkpoint)
-    run_folder.write_record(run.folder, checkpoint, args, run.seconds())
+    run_folder.write_record(run.folder, checkpoint, request, run.seconds())
     stress = "stress " if checkpoint["stress"] else ""
     if stress:
         print(stress_views.table(checkpoint["stress"]))
@@ -112,23 +115,23 @@ def finish(run: run_folder.Run, checkpoint: dict, args: argparse.Namespace) -> d
     return checkpoint
 
 
-def recipe_of(args: argparse.Namespace, architecture: str) -> Recipe:
-    """The recipe for an architecture, with what the command line changes in it."""
-    recipe = RECIPES[args.recipe][architecture]
-    if args.quick:
+def recipe_of(request: Request) -> Recipe:
+    """The recipe of its architecture, with what was asked to be otherwise."""
+    recipe = RECIPES[request.recipe][request.architecture]
+    if request.quick:
         recipe = replace(recipe, epochs=QUICK_EPOCHS)
-    changes = {"epochs": args.epochs, "batch_size": args.batch_size, "learning_rate": args.lr and args.lr[0],
-               "resize_from": args.resize_from}  # fmt: skip
+    changes = {"epochs": request.epochs, "batch_size": request.batch_size, "resize_from": request.resize_from,
+               "learning_rate": request.lr and request.lr[0]}  # fmt: skip
     recipe = replace(recipe, **{key: value for key, value in changes.items() if value is not None})
-    return replace(recipe, augment=replace(recipe.augment, flip=True)) if args.flip else recipe
+    return replace(recipe, augment=replace(recipe.augment, flip=True)) if request.flip else recipe
 
 
-def prepare(architecture: str, seed: int, args: argparse.Namespace) -> tuple[torch.nn.Module, str]:
+def prepare(request: Request) -> tuple[torch.nn.Module, str]:
     """The network as training starts with it, and a sentence on where its weights come from."""
-    torch.manual_seed(seed)
-    network = models.build(architecture, args.size)
-    if architecture == "resnet34-pretrained":
-        return network, models.load_imagenet(network, args.weights)
+    torch.manual_seed(request.seed)
+    network = models.build(request.architecture, request.size)
+    if request.architecture == "resnet34-pretrained":
+        return network, models.load_imagenet(network, request.weights)
     return network, "random"
 
 
@@ -138,57 +141,64 @@ def contradictions(dataset: Dataset) -> list[str]:
     return [f"WARNING: {len(found):,} sets of identical images carry both labels (such as {example})"] if found else []
 
 
-def work(args: argparse.Namespace) -> int:
+def train_all(request: Request) -> int:
+    """Trains what was asked for, wherever that is; returns the exit code."""
     hardware.keep_freed_memory()
-    hardware.set_precision(args.deterministic)
-    device = hardware.pick_device(args.device)  # a wrong one is said before the data is read
+    hardware.set_precision(request.deterministic)
+    device = hardware.pick_device(request.device)  # a wrong one is said before the data is read
     with parallel.group(device):
         hardware.wake(device)
         try:
-            return train_all(args)
+            return one_after_the_other(request)
         except Stopped as stopped:
             print(stopped, file=sys.stderr)
             return 128 + stopped.signum
 
 
-def train_all(args: argparse.Namespace) -> int:
-    """Trains what was asked for, one network after the other; returns the exit code."""
+def one_after_the_other(request: Request) -> int:
     networks, skipped = {}, {}
-    seeds = range(args.seed, args.seed + (args.seeds or 1))
-    for architecture in terms.ARCHITECTURES if args.all else (args.arch,):
+    seeds = range(request.seed, request.seed + (request.seeds or 1))
+    for architecture in terms.ARCHITECTURES if request.arch is None else (request.arch,):
+        first = replace(request, architecture=architecture, seed=seeds[0])
         try:  # all of them before the first is trained: nobody wants to read of a failed download next morning
-            made = parallel.first_here(lambda which=architecture: prepare(which, seeds[0], args))
+            made = parallel.first_here(lambda first=first: prepare(first))
             networks |= {(architecture, seed): made if seed == seeds[0] else None for seed in seeds}
         except Problem as problem:
-            if not args.all:
+            if not request.all:
                 raise
             skipped[architecture] = problem
             parallel.say(f"{architecture} is skipped: {problem}")
-    dataset = parallel.first_here(lambda: data.load(args.data, args.size, args.cache, args.fit, args.skip_bad))
+    dataset = parallel.first_here(
+        lambda: data.load(request.data, request.size, request.cache, request.fit, request.skip_bad)
+    )
     print(dataset.name)
     for note in contradictions(dataset):
         parallel.say(note)
     rows: dict[str, list] = {architecture: [] for architecture, _ in networks}
-    for fold in [(k, args.folds) for k in range(args.folds)] if args.folds else [None]:
-        split = data.split(dataset, args.split, args.split_seed, args.val == "block", fold)
+    for fold in [(k, request.folds) for k in range(request.folds)] if request.folds else [None]:
+        split = data.split(dataset, request.split, request.split_seed, request.val == "block", fold)
         counts = ", ".join(f"{len(indices):,} {side}" for side, indices in split.sides.items())
         print(f"split by {split.how}, seed {split.seed}, fingerprint {split.fingerprint}: {counts} images")
         for note in split.notes:
             parallel.say(note)
         for (architecture, seed), made in networks.items():
-            network, origin = copy.deepcopy(made) or prepare(architecture, seed, args)  # not all in memory at once
-            args.architecture, args.seed = architecture, seed
-            name = (args.name or architecture) + (f"-s{seed}" if args.seeds else "") + (f"-f{fold[0]}" if fold else "")
-            train = sweep if args.lr and len(args.lr) > 1 else train_run
-            recipe = recipe_of(args, architecture)
-            less = f"a smaller --batch-size than {recipe.batch_size}, or --size than {args.size}, needs less"
-            with run_folder.claimed(args.out / name), hardware.enough_memory(less):
-                checkpoint = train(name, network, origin, dataset, split, recipe, args)
+            own = replace(request, architecture=architecture, seed=seed)
+            network, origin = copy.deepcopy(made) or prepare(own)  # not all in memory at once
+            name = (
+                (request.name or architecture)
+                + (f"-s{seed}" if request.seeds else "")
+                + (f"-f{fold[0]}" if fold else "")
+            )
+            train = sweep if request.lr and len(request.lr) > 1 else train_run
+            recipe = recipe_of(own)
+            less = f"a smaller --batch-size than {recipe.batch_size}, or --size than {request.size}, needs less"
+            with run_folder.claimed(request.out / name), hardware.enough_memory(less):
+                checkpoint = train(name, network, origin, dataset, split, recipe, own)
             rows[architecture].append(summary_row(name, checkpoint))
     print(tabulate([line for found in rows.values() for line in with_mean(found)], SUMMARY, floatfmt=SUMMARY_DIGITS))
     for architecture, problem in skipped.items():
         parallel.say(f"{architecture} was skipped: {problem}")
-    print(f"next: python evaluate.py --all{'' if args.out == Path('runs') else f' --runs {args.out}'}")
+    print(f"next: python evaluate.py --all{'' if request.out == Path('runs') else f' --runs {request.out}'}")
     return 1 if skipped else 0
 
 
@@ -213,22 +223,22 @@ def sweep(
     dataset: Dataset,
     split: Split,
     recipe: Recipe,
-    args: argparse.Namespace,
+    request: Request,
 ) -> dict:
     """Trains with each of several learning rates; the run that validates best gets the model's name.
 
     The runs themselves are where `evaluate.py --all` does not look: nobody is to choose among them by test images.
     """
-    found, folder = {}, args.out / "sweep" / name
-    for rate in args.lr:
-        own = argparse.Namespace(**{**vars(args), "lr": [rate], "out": folder})
+    found, folder = {}, request.out / "sweep" / name
+    for rate in request.lr or []:
+        own = replace(request, lr=[rate], out=folder)
         this = replace(recipe, learning_rate=rate)
         found[rate] = train_run(f"lr-{rate:g}", copy.deepcopy(network), origin, dataset, split, this, own)
     rows = [[f"{rate:g}", *summary_row(name, checkpoint)[1:]] for rate, checkpoint in found.items()]
     print(tabulate(rows, ["learning rate", *SUMMARY[1:]], floatfmt=SUMMARY_DIGITS))
     best = max(found, key=lambda rate: run_folder.rank(found[rate]["history"][found[rate]["epoch"] - 1]))
     print(f"{name}: learning rate {best:g} validates best; all runs stay under {folder}\n")
-    kept = args.resume and run_folder.finished(args.out / name)
+    kept = request.resume and run_folder.finished(request.out / name)
     if parallel.rank() == 0 and not kept:
-        run_folder.adopt(folder / f"lr-{best:g}", args.out, name)
+        run_folder.adopt(folder / f"lr-{best:g}", request.out, name)
     return found[best]

@@ -25,7 +25,7 @@ SEARCHED = 300  # training images on which the strength of "equalised" and "reve
 
 @dataclass(frozen=True)
 class Look:
-    """How a film is shown; the meaning of each is that of batches.Augment and batches.Changes."""
+    """How a film is shown; the meaning of each is that of variation.Augment and augmentation.Changes."""
 
     width: float = 1.0  # of the part that is seen, as a fraction of the film
     height: float = 1.0

@@ -1,4 +1,4 @@
-"""What gpu.py and the kernels promise, as far as a CPU can tell; test_cuda.py has the rest."""
+"""What devices/recording.py and the kernels promise, as far as a CPU can tell; test_cuda.py has the rest."""
 
 import gc
 import importlib.util
@@ -114,7 +114,7 @@ def test_a_replayed_training_step_is_a_plain_one_bit_for_bit(architecture, phant
         return rows, trainer.network.state_dict(), [len(worker.recordings) for worker in workers]
 
     plain, weights, none = trained()
-    for name in ("train.recorder", "batches.recorder", "infer.recorder"):
+    for name in ("training.loop.recorder", "training.batches.recorder", "training.inference.recorder"):
         monkeypatch.setattr(name, lambda device: repeating(1))
     replayed, others, recordings = trained()
     assert none == [0, 0, 0] and min(recordings) >= 1
@@ -126,7 +126,7 @@ def test_a_replayed_training_step_is_a_plain_one_bit_for_bit(architecture, phant
 def test_kernels_agree_with_the_modules_in_tritons_interpreter():
     if importlib.util.find_spec("triton") is None:
         pytest.skip("Triton is not there")
-    script = Path(__file__).with_name("kernel_checks.py")
+    script = Path(__file__).parent.parent / "kernel_checks.py"
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "the kernels agree\n"), done.stderr[-2000:]
 
@@ -180,7 +180,7 @@ def test_training_imports_neither_torchvision_nor_a_compiler_nor_a_runtime():
         "slow = ('torchvision', 'onnxruntime', 'matplotlib', 'torch._dynamo', 'torch._inductor', 'sympy', 'triton')\n"
         "print('imported', code, [name for name in slow if name in sys.modules])\n"
     )
-    here = Path(__file__).parent.parent
+    here = Path(__file__).parent.parent.parent
     import tempfile
 
     with tempfile.TemporaryDirectory() as scratch:

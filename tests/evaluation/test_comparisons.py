@@ -1,14 +1,17 @@
 """comparisons.py: differences and p-values against independent code, and what is said of them in words."""
 
 import math
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import pytest
 import scipy.stats
 import sklearn.metrics
+from results import make_result
 
 from evaluation import comparisons
+from evaluation.result import Result
 from metrics import estimation, measures
 
 
@@ -27,37 +30,36 @@ def answers(seed: int, skill: float = 2.0, n: int = 120, own: float = 0.6, label
     return 1 / (1 + np.exp(-margin))
 
 
-def result(name: str, probabilities: np.ndarray, architecture: str = "", threshold: float = 0.45, **more) -> dict:
+def result(name: str, probabilities: np.ndarray, architecture: str = "", threshold: float = 0.45, **more) -> Result:
     """What evaluate.py says of a model, as far as comparisons are concerned."""
     labels, patients = films(len(probabilities))
     labels, patients = more.pop("labels", labels), list(more.pop("patients", patients))
     sample = estimation.Sample(labels, patients, 50)
     points = {"0.5": {"threshold": 0.5}, "validation": {"threshold": threshold}}
     estimates, at = estimation.describe(sample, probabilities, points)
-    return {
-        "name": name, "kind": "checkpoint", "architecture": architecture or name.split("-s")[0], "quick": False,
-        "seed": int(name.rsplit("-s")[-1]) if "-s" in name else 0, "initial_weights": "random",
-        "data": {"fingerprint": "abc"}, "split": {"how": "patient", "seed": 0, "fingerprint": "def"},
-        "files": [f"{i}.png" for i in range(len(labels))], "labels": labels, "patient_ids": patients,
-        "images": len(labels), "patients": len(set(patients)), "probabilities": probabilities,
-        "estimates": estimates, "points": at, **more,
-    }  # fmt: skip
+    return replace(
+        make_result(name, architecture=architecture or name.split("-s")[0]),
+        seed=int(name.rsplit("-s")[-1]) if "-s" in name else 0, data={"fingerprint": "abc"},
+        split={"how": "patient", "seed": 0, "fingerprint": "def"}, files=[f"{i}.png" for i in range(len(labels))],
+        labels=labels, patient_ids=patients, images=len(labels), patients=len(set(patients)),
+        probabilities=probabilities, estimates=estimates, points=at, **more,
+    )  # fmt: skip
 
 
-def asked(*results: dict) -> dict:
+def asked(*results: Result) -> dict:
     (pair,), _ = comparisons.answer(list(results))
     return {measure["measure"]: measure for measure in pair["measures"]} | {"pair": pair}
 
 
-def decisions(model: dict, point: str) -> np.ndarray:
-    return (model["probabilities"] >= model["points"][point]["threshold"]).astype(int)
+def decisions(model: Result, point: str) -> np.ndarray:
+    return (model.probabilities >= model.points[point]["threshold"]).astype(int)
 
 
 # ------------------------------------------------------------------------------ two models, one of each
 
 
 @pytest.fixture(scope="module")
-def two() -> tuple[dict, dict]:
+def two() -> tuple[Result, Result]:
     return result("simple", answers(1, 1.2)), result("resnet34", answers(2, 2.6), threshold=0.6)
 
 
@@ -78,7 +80,7 @@ def test_delong_by_counting_pairs(two):
     simple, resnet = two
     labels, patients = films()
     found = asked(simple, resnet)["AUROC"]
-    first, second = (placements(labels, model["probabilities"]) for model in two)
+    first, second = (placements(labels, model.probabilities) for model in two)
     difference = second[2] - first[2]
     variance = 0.0
     for side in (0, 1):
@@ -118,11 +120,11 @@ def test_every_difference_is_second_minus_first(two):
         difference = found[f"{measure}, threshold from validation"]["difference"]
         assert difference["value"] == pytest.approx(rates[1] - rates[0])
     for name, metric in (("log loss", sklearn.metrics.log_loss), ("brier", sklearn.metrics.brier_score_loss)):
-        values = [metric(labels, model["probabilities"]) for model in two]
+        values = [metric(labels, model.probabilities) for model in two]
         assert found[name]["difference"]["value"] == pytest.approx(values[1] - values[0])
         assert values[1] < values[0] and found[name]["difference"]["high"] < 0
     # Asked the other way round, every sign turns and every p stays.
-    back = asked(two[1] | {"architecture": "simple"}, two[0] | {"architecture": "resnet34"})
+    back = asked(replace(two[1], architecture="simple"), replace(two[0], architecture="resnet34"))
     assert (back["pair"]["from"], back["pair"]["to"]) == ("resnet34", "simple")
     for key in set(found) - {"pair"}:
         assert back[key]["difference"]["value"] == pytest.approx(-found[key]["difference"]["value"])
@@ -146,7 +148,7 @@ def test_a_bootstrap_interval_is_near_the_normal_one(two):
     """Of the Brier score's difference, a mean over patients, whose standard error is simple."""
     labels, patients = films()
     found = asked(*two)["brier"]
-    per_image = [(model["probabilities"] - labels) ** 2 for model in two]
+    per_image = [(model.probabilities - labels) ** 2 for model in two]
     parts = per_image[1] - per_image[0] - (per_image[1] - per_image[0]).mean()
     sums = [parts[np.array(patients) == name].sum() for name in sorted(set(patients))]
     error = math.sqrt(sum(s * s for s in sums)) / len(labels)
@@ -162,20 +164,20 @@ def test_what_cannot_be_asked_is_said(two):
     simple, resnet = two
     missing = "it takes a run of resnet34 and one of resnet34-pretrained"
     assert comparisons.answer([simple, resnet])[1] == [f"Does pretraining help? cannot be answered: {missing}"]
-    for change in ({"files": ["other.png", *resnet["files"][1:]]}, {"split": {**resnet["split"], "seed": 1}},
+    for change in ({"files": ["other.png", *resnet.files[1:]]}, {"split": {**resnet.split, "seed": 1}},
                    {"data": {"fingerprint": "of other images with the same names"}}):  # fmt: skip
-        pairs, notes = comparisons.answer([simple, resnet | change])
+        pairs, notes = comparisons.answer([simple, replace(resnet, **change)])
         assert pairs == []
         assert "Does depth help? cannot be answered: simple and resnet34 were tested on different images" in notes
     assert comparisons.answer([]) == ([], [notes[0].replace("simple and resnet34 were tested on different images",
         "it takes a run of simple and one of resnet34"), notes[1]])  # fmt: skip
-    graphs = [{**model, "kind": "graph"} for model in two]
+    graphs = [replace(model, kind="graph") for model in two]
     assert comparisons.answer(graphs)[0] == []  # a graph is its checkpoint again
 
 
 def test_the_same_answers_twice_are_no_difference(two):
     simple, _ = two
-    found = asked(simple, {**simple, "name": "copy", "architecture": "resnet34"})
+    found = asked(simple, replace(simple, name="copy", architecture="resnet34"))
     pair = found.pop("pair")
     for measure in found.values():
         assert measure["difference"]["value"] == 0 and measure["p"] == measure["p_holm"] == 1
@@ -191,9 +193,9 @@ def test_one_patient_is_no_evidence():
     assert found.pop("pair")["sentence"] == ("AUROC: these images cannot tell; accuracy: these images cannot tell")
     for measure in found.values():
         assert math.isnan(measure["p"]) and math.isnan(measure["p_holm"]) and math.isnan(measure["difference"]["low"])
-    areas = [sklearn.metrics.roc_auc_score(model["labels"], model["probabilities"]) for model in models]
+    areas = [sklearn.metrics.roc_auc_score(model.labels, model.probabilities) for model in models]
     assert found["AUROC"]["difference"]["value"] == pytest.approx(areas[1] - areas[0])
-    right = [(decisions(model, "0.5") == model["labels"]).mean() for model in models]
+    right = [(decisions(model, "0.5") == model.labels).mean() for model in models]
     assert found["accuracy, threshold 0.5"]["difference"]["value"] == pytest.approx(right[1] - right[0])
 
 
@@ -252,7 +254,7 @@ def test_the_sentence_in_each_of_its_branches(auroc, accuracy, said):
 
 
 @pytest.fixture(scope="module")
-def seeds() -> list[dict]:
+def seeds() -> list[Result]:
     simple = [result(f"simple-s{i}", answers(10 + i, 1.5)) for i in range(3)]
     return simple + [result(f"resnet34-s{i}", answers(20 + i, 1.7)) for i in range(2)]
 
@@ -262,37 +264,37 @@ def test_means_and_deviations_over_seeds_by_hand(seeds):
     assert [(group["name"], group["members"]) for group in groups] == [
         ("simple", ["simple-s0", "simple-s1", "simple-s2"]), ("resnet34", ["resnet34-s0", "resnet34-s1"])]  # fmt: skip
     for group, members in zip(groups, (seeds[:3], seeds[3:]), strict=True):
-        areas = [sklearn.metrics.roc_auc_score(films()[0], member["probabilities"]) for member in members]
+        areas = [sklearn.metrics.roc_auc_score(films()[0], member.probabilities) for member in members]
         found = group["estimates"]["", "auroc"]
         assert (found["mean"], found["sd"]) == pytest.approx((np.mean(areas), np.std(areas, ddof=1)))
         right = [(decisions(member, "validation") == films()[0]).mean() for member in members]
         found = group["estimates"]["validation", "accuracy"]
         assert (found["mean"], found["sd"]) == pytest.approx((np.mean(right), np.std(right, ddof=1)))
-        assert set(group["estimates"]) == {("", key) for key in members[0]["estimates"]} | {
-            (point, key) for point in ("0.5", "validation") for key in members[0]["points"][point]["estimates"]
+        assert set(group["estimates"]) == {("", key) for key in members[0].estimates} | {
+            (point, key) for point in ("0.5", "validation") for key in members[0].points[point]["estimates"]
         }
 
 
 def test_what_are_no_seeds_of_one_run_is_not_averaged(seeds):
-    def names(*results: dict) -> list[str]:
+    def names(*results: Result) -> list[str]:
         return [name for name, _ in comparisons.groups_of(list(results))]
 
     a, b, *_ = seeds
     assert names(a, b) == ["simple"]
     assert names(a) == ["simple-s0"]  # alone it is itself
     assert names(a, a) == ["simple-s0", "simple-s0"]  # named twice on the command line
-    assert names(a, b | {"seed": 0}) == ["simple-s0", "simple-s1"]
-    assert names(a, b | {"architecture": "resnet34"}) == ["simple-s0", "simple-s1"]
-    assert names(a, b | {"quick": True}) == ["simple-s0", "simple-s1"]
-    assert names(a | {"name": "simple"}, b | {"name": "simple"}) == ["simple", "simple"]  # from two folders
-    assert names(a, b | {"kind": "graph"}) == ["simple-s0"]
-    other = b | {"files": ["other.png", *b["files"][1:]]}
+    assert names(a, replace(b, seed=0)) == ["simple-s0", "simple-s1"]
+    assert names(a, replace(b, architecture="resnet34")) == ["simple-s0", "simple-s1"]
+    assert names(a, replace(b, quick=True)) == ["simple-s0", "simple-s1"]
+    assert names(replace(a, name="simple"), replace(b, name="simple")) == ["simple", "simple"]  # from two folders
+    assert names(a, replace(b, kind="graph")) == ["simple-s0"]
+    other = replace(b, files=["other.png", *b.files[1:]])
     assert comparisons.seed_groups([a, other]) == [] and comparisons.ensembles([a, other]) == []
 
 
 def test_an_older_seed_with_fewer_operating_points_is_averaged_where_it_can_be(seeds):
     a, b, *_ = seeds
-    more = {**a, "points": {**a["points"], "sensitivity 95 %": a["points"]["0.5"]}}
+    more = replace(a, points={**a.points, "sensitivity 95 %": a.points["0.5"]})
     for pair in ([more, b], [b, more]):
         (group,) = comparisons.seed_groups(pair)
         assert {point for point, _ in group["estimates"]} == {"", "0.5", "validation"}
@@ -306,11 +308,11 @@ def test_groups_of_seeds_are_compared_by_their_means(seeds):
         values = [metric(member) for member in seeds]
         return np.mean(values[3:]) - np.mean(values[:3])
 
-    area = means(lambda member: sklearn.metrics.roc_auc_score(labels, member["probabilities"]))
+    area = means(lambda member: sklearn.metrics.roc_auc_score(labels, member.probabilities))
     assert found["AUROC"]["difference"]["value"] == pytest.approx(area)
     right = means(lambda member: (decisions(member, "validation") == labels).mean())
     assert found["accuracy, threshold from validation"]["difference"]["value"] == pytest.approx(right)
-    loss = means(lambda member: sklearn.metrics.log_loss(labels, member["probabilities"]))
+    loss = means(lambda member: sklearn.metrics.log_loss(labels, member.probabilities))
     assert found["log loss"]["difference"]["value"] == pytest.approx(loss)
     assert {measure["method"] for name, measure in found.items() if name != "pair"} == {"bootstrap by patient and seed"}
 
@@ -320,7 +322,7 @@ def test_each_replicate_draws_one_seed_less_than_there_are(seeds):
     sample = estimation.Sample(*films(), replicates=4000)
     sample.drawn = np.ones_like(sample.drawn)  # the patients stay
     value, drawn, _ = comparisons.mean_over_seeds("auroc", "", seeds[:3], sample, np.random.default_rng(0))
-    areas = [sklearn.metrics.roc_auc_score(films()[0], member["probabilities"]) for member in seeds[:3]]
+    areas = [sklearn.metrics.roc_auc_score(films()[0], member.probabilities) for member in seeds[:3]]
     assert value == pytest.approx(np.mean(areas)) and drawn.mean() == pytest.approx(value, abs=1e-3)
     assert drawn.var() == pytest.approx(np.var(areas, ddof=1) / 3, rel=0.1)
 
@@ -329,11 +331,11 @@ def simulated(random: np.random.Generator, better: float, count: int = 3) -> dic
     """by_bootstrap() on AUROC of two groups of seeds, on 100 images of about 60 patients, with 200 replicates."""
     labels = np.arange(100) % 2
     patients = [f"{label} {k}" for label, k in zip(labels, random.integers(0, 40, 100), strict=True)]
-    film, groups = random.normal(0, 1, 100), []
+    film, groups, some = random.normal(0, 1, 100), [], make_result()
     for extra in (0.0, better):
         skills = random.normal(1.6 + extra, 0.2, count)  # what the seed changes
         margins = [skill * (labels - 0.5) + film + random.normal(0, 0.5, 100) for skill in skills]
-        groups.append([{"probabilities": 1 / (1 + np.exp(-margin))} for margin in margins])
+        groups.append([replace(some, probabilities=1 / (1 + np.exp(-margin))) for margin in margins])
     sample = estimation.Sample(labels, patients, replicates=200)
     return comparisons.auroc_of_seeds(*groups, sample)
 
@@ -351,5 +353,5 @@ def test_equal_groups_of_seeds_rarely_differ_and_unequal_ones_do(count):
 def test_ensembles_are_named_after_their_seeds(seeds):
     (first, three), (second, _) = comparisons.ensembles(seeds)
     assert (first, second) == ("simple (ensemble of 3)", "resnet34 (ensemble of 2)")
-    assert [member["name"] for member in three] == ["simple-s0", "simple-s1", "simple-s2"]
-    assert measures.auroc(films()[0], np.mean([member["probabilities"] for member in three], 0)) > 0.8
+    assert [member.name for member in three] == ["simple-s0", "simple-s1", "simple-s2"]
+    assert measures.auroc(films()[0], np.mean([member.probabilities for member in three], 0)) > 0.8

@@ -7,7 +7,6 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,9 +19,12 @@ import evaluate
 import export
 import train
 from basics import problems
-from evaluation import comparisons, ledger, tested_model, testing
+from evaluation import comparisons, ledger, shortcuts, tables, tested_model, testing
+from evaluation.result import Result
 from metrics import estimation
 from training import checkpoints
+
+CPU = torch.device("cpu")
 
 
 class World:
@@ -66,10 +68,6 @@ def world(tmp_path_factory, cache) -> World:
     assert made.train("--arch", "simple", "--seeds", "2", "--seed", "3") == 0
     assert export.main([str(made.runs / "simple" / "model.pt"), *made.common]) == 0
     return made
-
-
-def options(**more) -> SimpleNamespace:
-    return SimpleNamespace(**{"device": "cpu", "prevalence": None, "by": None, "audit": False, **more})
 
 
 def knowing(monkeypatch, margins) -> None:
@@ -228,10 +226,10 @@ def test_seeds_are_averaged_and_their_ensemble_decides_by_validation_alone(world
     assert "Several seeds" in capsys.readouterr().out
 
 
-def opened(world: World, names: tuple[str, ...], dataset: data.Dataset) -> tuple[dict, list[dict]]:
+def opened(world: World, names: tuple[str, ...], dataset: data.Dataset) -> tuple[dict, list[Result]]:
     made = [tested_model.open_model(world.runs / name / "model.pt") for name in names]
     split = data.split(world.dataset())
-    results = [testing.evaluate(model, dataset, split, options()) for model in made]
+    results = [testing.evaluate(model, dataset, split, CPU) for model in made]
     return {model.path: (model, dataset, split) for model in made}, results
 
 
@@ -244,11 +242,11 @@ def test_test_labels_choose_nothing(world):
     thresholds = []
     for films in (dataset, replace(dataset, labels=labels)):
         known, results = opened(world, ("simple-s3", "simple-s4"), films)
-        results += testing.ensembles(known, results, options())
+        results += testing.ensembles(known, results)
         assert len(results) == 3
-        thresholds.append([at["threshold"] for one in results for at in one["points"].values()])
-        thresholds[-1] += [one["temperature"] for one in results]
-        thresholds[-1] += [one["corrected"][key] for one in results for key in ("validation", "estimated")]
+        thresholds.append([at["threshold"] for one in results for at in one.points.values()])
+        thresholds[-1] += [one.temperature for one in results]
+        thresholds[-1] += [one.corrected[key] for one in results for key in ("validation", "estimated")]
     assert thresholds[0] == thresholds[1]
 
 
@@ -258,7 +256,7 @@ def test_seeds_that_were_validated_on_other_images_make_no_ensemble(world):
     kept = model.facts["validation_answers"]
     for stored in (None, {key: value[:-3] for key, value in kept.items()}):
         model.facts["validation_answers"] = stored
-        assert testing.ensembles(known, results, options()) == []
+        assert testing.ensembles(known, results) == []
 
 
 def test_a_model_that_is_named_twice_is_evaluated_once(world):
@@ -277,9 +275,9 @@ def test_bacterial_and_viral_pneumonia_and_thirds_by_size(world, monkeypatch):
     dataset = replace(dataset, etiologies=kinds, widths=widths)
     margins = random.normal(0, 2, len(kinds))
     knowing(monkeypatch, lambda _, indices: margins[indices])
-    result = testing.evaluate(tested_model.open_model(world.runs / "simple" / "model.pt"), dataset, split, options())
-    found = {(row["group"], row["measure"]): row for row in result["subgroups"]}
-    right = (result["probabilities"] >= result["points"]["validation"]["threshold"]) == result["labels"]
+    result = testing.evaluate(tested_model.open_model(world.runs / "simple" / "model.pt"), dataset, split, CPU)
+    found = {(row["group"], row["measure"]): row for row in result.subgroups}
+    right = (result.probabilities >= result.points["validation"]["threshold"]) == result.labels
     test = split.test
     for group, key in (("bacterial pneumonia", "bacteria"), ("viral pneumonia", "virus")):
         mine = np.array([kinds[i] == key for i in test])
@@ -289,9 +287,9 @@ def test_bacterial_and_viral_pneumonia_and_thirds_by_size(world, monkeypatch):
     counts = [sum(found[group, measure]["images"] for measure in ("sensitivity", "specificity")) for group in thirds]
     assert sum(counts) == len(test) and max(counts) - min(counts) <= 3
     small = np.argsort(widths[test])[: counts[0]]
-    ill = small[result["labels"][small] == 1]
+    ill = small[result.labels[small] == 1]
     assert found[thirds[0], "sensitivity"]["value"] == pytest.approx(right[ill].mean())
-    near = np.abs(result["probabilities"] - result["points"]["validation"]["threshold"]) <= 0.1
+    near = np.abs(result.probabilities - result.points["validation"]["threshold"]) <= 0.1
     assert found["probability within 0.1 of the threshold", "accuracy"]["images"] == near.sum()
     assert found["farther from it", "accuracy"]["value"] == pytest.approx(right[~near].mean())
 
@@ -415,23 +413,21 @@ def test_a_poor_test_set_gives_dashes_and_no_traceback(world, which):
     else:
         split = replace(split, test=split.test[:1])
     results = [
-        testing.evaluate(
-            tested_model.open_model(world.runs / name / "model.pt"), dataset, split, options(prevalence=0.1)
-        )
+        testing.evaluate(tested_model.open_model(world.runs / name / "model.pt"), dataset, split, CPU, prevalence=0.1)
         for name in ("simple-s3", "simple-s4")
     ]
-    results[1]["architecture"] = "resnet34"  # so that a question is asked
+    results[1] = replace(results[1], architecture="resnet34")  # so that a question is asked
     asked, _ = comparisons.answer(results)
     assert len(asked) == 1
-    shown = evaluate.tables.tables(results, asked, comparisons.seed_groups(results))
+    shown = tables.tables(results, asked, comparisons.seed_groups(results))
     ranking = next(table for table in shown if table.title == "Test results: ranking and calibration")
     area = ranking.rows[0][1]
     assert area == "-" if which != "one patient" else re.fullmatch(r"0\.\d{4}", area)
-    probabilities, labels = results[0]["probabilities"], results[0]["labels"]
+    probabilities, labels = results[0].probabilities, results[0].labels
     right = ((probabilities >= 0.5) == labels).mean()
-    assert results[0]["points"]["0.5"]["estimates"]["accuracy"]["value"] == pytest.approx(right)
+    assert results[0].points["0.5"]["estimates"]["accuracy"]["value"] == pytest.approx(right)
     if which != "one class":
-        assert math.isnan(results[0]["points"]["0.5"]["estimates"]["accuracy"]["low"])
+        assert math.isnan(results[0].points["0.5"]["estimates"]["accuracy"]["low"])
 
 
 def test_a_wrong_call_is_said_once_and_before_anything_is_read(world, monkeypatch, capsys, tmp_path):
@@ -466,7 +462,7 @@ def test_the_audit_has_a_row_for_every_change(world, capsys):
     assert world.evaluate("--audit") == 0
     found = world.model()
     rows = [(row["change"], row["strength"]) for row in found["robustness"]]
-    assert rows[:19] == [(change, strength) for change, strength, _ in evaluate.stress.CHANGES]
+    assert rows[:19] == [(change, strength) for change, strength, _ in shortcuts.CHANGES]
     plain = found["robustness"][0]
     # Here bf16 is allowed; a decision or two may turn.
     assert plain["auroc"] == pytest.approx(found["estimates"]["auroc"]["value"], abs=0.02)

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -14,6 +15,7 @@ from PIL import Image
 from results import NAN, estimate, make_result, make_results
 
 from evaluation import figures
+from evaluation.result import Result
 from metrics import intervals, measures
 
 LONG = "resnet34-pretrained on a collection of films whose name somebody made rather long, seed"
@@ -27,23 +29,23 @@ def few_replicates():
         yield
 
 
-def eight() -> list[dict]:
+def eight() -> list[Result]:
     return [make_result(f"{LONG} {i}", separation=1.5 + 0.4 * i, seed=i, epochs=3 * i + 1) for i in range(8)]
 
 
-def one_class(label: int) -> dict:
+def one_class(label: int) -> Result:
     """Test images of one class: half of all metrics are undefined."""
     result = make_result("one class", images=40)
-    result |= {"labels": np.full(40, label), "positives": 40 * label}
-    result["estimates"] |= {key: estimate(NAN) for key in ("auroc", "average_precision", "calibration_slope")}
+    unknown = {key: estimate(NAN) for key in ("auroc", "average_precision", "calibration_slope")}
+    result = replace(result, labels=np.full(40, label), positives=40 * label, estimates=result.estimates | unknown)
     undefined = ("specificity", "npv") if label else ("sensitivity", "precision")
-    for point in result["points"].values():
+    for point in result.points.values():
         point |= {"tn": 0, "fp": 0} if label else {"fn": 0, "tp": 0}
         point["estimates"] |= {key: estimate(NAN) for key in undefined}
     return result
 
 
-def perfect() -> dict:
+def perfect() -> Result:
     return make_result("perfect", images=60, separation=60.0, seed=3, epochs=2)
 
 
@@ -60,7 +62,7 @@ CASES = {
 
 
 @pytest.fixture(scope="module", params=CASES)
-def drawn(request) -> tuple[list[dict], dict[str, Figure]]:
+def drawn(request) -> tuple[list[Result], dict[str, Figure]]:
     """Results, and their figures after layout."""
     results = CASES[request.param]()
     with matplotlib.rc_context({"text.parse_math": False}):
@@ -112,13 +114,13 @@ def test_legends_name_every_model_that_is_shown(drawn):
         if name in ("reliability.png", "confusion.png"):
             heads = [unwrapped(axes.get_title()) for axes in figure.axes if axes.axison]
             for result, head in zip(figures.shown(results), heads, strict=True):
-                assert head.startswith(result["name"][:70]), name
+                assert head.startswith(result.name[:70]), name
         else:
             (legend,) = figure.legends
             found_names = [unwrapped(text.get_text()) for text in legend.get_texts()]
             for result in figures.shown(results):
-                if name != "learning_curves.png" or result["history"]:
-                    assert any(text.startswith(result["name"]) for text in found_names), name
+                if name != "learning_curves.png" or result.history:
+                    assert any(text.startswith(result.name) for text in found_names), name
 
 
 def test_files_are_png_of_a_sane_size_and_the_same_each_time():
@@ -137,11 +139,11 @@ def test_numbers_in_the_figures_are_the_results():
     found = figures.make(results)
     (roc, pr) = (" ".join(unwrapped(t) for t in texts(found[name])) for name in ("roc.png", "precision_recall.png"))
     for result in figures.shown(results):
-        e = result["estimates"]["auroc"]
-        assert f"{result['name']}: AUROC {e['value']:.4f} [{e['low']:.4f}, {e['high']:.4f}], n = 300" in roc
-        assert f"average precision {result['estimates']['average_precision']['value']:.4f} [" in pr
+        e = result.estimates["auroc"]
+        assert f"{result.name}: AUROC {e['value']:.4f} [{e['low']:.4f}, {e['high']:.4f}], n = 300" in roc
+        assert f"average precision {result.estimates['average_precision']['value']:.4f} [" in pr
     for axes, result in zip(found["confusion.png"].axes, figures.shown(results), strict=True):
-        at = result["points"]["validation"]
+        at = result.points["validation"]
         counts = [int(text.get_text().split("\n")[0]) for text in axes.texts]
         assert counts == [at["tn"], at["fp"], at["fn"], at["tp"]]
         assert axes.texts[3].get_text().endswith(f"{100 * at['estimates']['sensitivity']['value']:.1f} %")
@@ -150,7 +152,7 @@ def test_numbers_in_the_figures_are_the_results():
 
 def test_markers_stand_at_the_threshold_from_validation():
     result = make_result()
-    at = result["points"]["validation"]["estimates"]
+    at = result.points["validation"]["estimates"]
     for draw, x, y in ((figures.roc, 1 - at["specificity"]["value"], at["sensitivity"]["value"]),
                        (figures.precision_recall, at["sensitivity"]["value"], at["precision"]["value"])):  # fmt: skip
         figure = draw([result])
@@ -162,8 +164,8 @@ def test_markers_stand_at_the_threshold_from_validation():
 
 def test_resampled_curves_are_those_of_a_loop_over_scikit_learns():
     result, grid = make_result(images=150), np.linspace(0.0031, 0.9997, 97)
-    labels, probabilities = result["labels"], np.round(result["probabilities"], 2)  # with ties
-    weights = intervals.patient_counts(result["patient_ids"], 40, 0)
+    labels, probabilities = result.labels, np.round(result.probabilities, 2)  # with ties
+    weights = intervals.patient_counts(result.patient_ids, 40, 0)
     for row, curve in zip(weights, figures.resampled_curves(labels, probabilities, weights, grid), strict=True):
         fpr, tpr, _ = sklearn.metrics.roc_curve(labels, probabilities, sample_weight=row, drop_intermediate=False)
         assert curve == pytest.approx(np.interp(grid, fpr, tpr))
@@ -173,8 +175,8 @@ def test_bands_are_the_second_and_the_last_but_one_of_79_curves(monkeypatch):
     monkeypatch.setattr(figures, "REPLICATES", 79)  # 2.5 % of 80 is 2
     result = make_result(images=150)
     grid, low, high = figures.roc_band(result)
-    weights = intervals.patient_counts(result["patient_ids"], 79, 0)
-    curves = np.sort(figures.resampled_curves(result["labels"], result["probabilities"], weights, grid), axis=0)
+    weights = intervals.patient_counts(result.patient_ids, 79, 0)
+    curves = np.sort(figures.resampled_curves(result.labels, result.probabilities, weights, grid), axis=0)
     assert low == pytest.approx(curves[1]) and high == pytest.approx(curves[-2])
     assert (grid[0], grid[-1], low[-1], high[-1]) == (0, 1, 1, 1)
 
@@ -182,7 +184,7 @@ def test_bands_are_the_second_and_the_last_but_one_of_79_curves(monkeypatch):
 @pytest.mark.parametrize("separation", [0.3, 1.5, 2.5, 3.5])
 def test_bands_contain_their_curve_and_are_bands(separation):
     result = make_result(separation=separation, seed=7)
-    fpr, tpr, _ = measures.roc_curve(result["labels"], result["probabilities"])
+    fpr, tpr, _ = measures.roc_curve(result.labels, result.probabilities)
     grid, low, high = figures.roc_band(result)
     upper = np.interp(grid, fpr, tpr)
     assert (low <= upper + 1e-12).all() and (upper <= high + 1e-12).all()
@@ -198,18 +200,18 @@ def test_a_perfect_curve_is_not_said_to_be_certain():
 
 def test_without_both_classes_or_several_patients_there_is_no_band():
     assert figures.roc_band(one_class(1)) is None and figures.roc_band(one_class(0)) is None
-    assert figures.roc_band(make_result() | {"patient_ids": ["p"] * 300}) is None
+    assert figures.roc_band(replace(make_result(), patient_ids=["p"] * 300)) is None
     few = make_result(images=8)  # two normals, so that many replicates have none
-    assert figures.roc_band(few | {"patient_ids": list("abcdefgh")}) is None
+    assert figures.roc_band(replace(few, patient_ids=list("abcdefgh"))) is None
     written = " ".join(unwrapped(text) for text in texts(figures.roc([one_class(1)])))
     assert "AUROC -, n = 40" in written and "no curve where all test images are of one class" in written
 
 
 def test_the_area_below_the_precision_curve_is_the_average_precision():
     for result in (make_result(), make_result(images=31, seed=4), perfect()):
-        recall, precision = figures.pr_curve(result["labels"], result["probabilities"])
+        recall, precision = figures.pr_curve(result.labels, result.probabilities)
         area = float(np.sum(np.diff(recall, prepend=0.0) * precision))
-        assert area == pytest.approx(measures.average_precision(result["labels"], result["probabilities"]))
+        assert area == pytest.approx(measures.average_precision(result.labels, result.probabilities))
         line = figures.precision_recall([result]).axes[0].lines[1]
         assert line.get_drawstyle() == "steps-pre"
         assert np.allclose(line.get_ydata()[1:], precision)
@@ -220,8 +222,8 @@ def test_decision_curves_are_net_benefits():
     axes = figures.decision_curves(results).axes[0]
     for line, result in zip(axes.lines[:2], results, strict=True):
         t = line.get_xdata()
-        called = result["probabilities"] >= t[:, None]
-        ill = result["labels"] == 1
+        called = result.probabilities >= t[:, None]
+        ill = result.labels == 1
         expected = ((called & ill).sum(1) - (called & ~ill).sum(1) * t / (1 - t)) / len(ill)
         assert line.get_ydata() == pytest.approx(expected)
 
@@ -241,9 +243,9 @@ def test_learning_curves_are_the_history():
                          (validation_auroc, "val_auroc")):  # fmt: skip
         lines = [line for line in axes.lines if len(line.get_xdata()) > 1]
         for line, result in zip(lines, results[:2], strict=True):
-            assert list(line.get_ydata()) == [row[column] for row in result["history"]]
+            assert list(line.get_ydata()) == [row[column] for row in result.history]
         kept = [line.get_xydata()[0].tolist() for line in axes.lines if len(line.get_xdata()) == 1]
-        best = [result["history"][result["training"]["best_epoch"] - 1] for result in results[:2]]
+        best = [result.history[result.training["best_epoch"] - 1] for result in results[:2]]
         assert kept == ([[row["epoch"], row[column]] for row in best] if column.startswith("val") else [])
 
 
@@ -253,8 +255,8 @@ def test_without_a_history_there_are_no_learning_curves():
 
 def test_a_graph_is_shown_only_where_it_differs_from_its_checkpoint():
     results = make_results()
-    assert [r["name"] for r in figures.shown(results)] == ["simple", "resnet34", "ensemble of simple, resnet34"]
-    results[3]["probabilities"] = np.clip(results[0]["probabilities"] + 0.01, 0, 1)
+    assert [r.name for r in figures.shown(results)] == ["simple", "resnet34", "ensemble of simple, resnet34"]
+    results[3] = replace(results[3], probabilities=np.clip(results[0].probabilities + 0.01, 0, 1))
     assert len(figures.shown(results)) == 4
     assert len(figures.shown([results[3]])) == 1
 
@@ -263,7 +265,7 @@ def test_a_graph_is_shown_only_where_it_differs_from_its_checkpoint():
 def test_synthetic_results_are_marked_in_every_figure(where):
     results = [make_result("a"), make_result("b", synthetic=True)]
     if where == "training":  # a model of drawings, tested on films
-        results[1]["data"]["synthetic"] = False
+        results[1].data["synthetic"] = False
     for figure in figures.make(results).values():
         assert figure._suptitle.get_text().startswith("SYNTHETIC DATA: ")
         assert figure._suptitle.get_color() == figures.ALARM

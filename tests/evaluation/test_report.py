@@ -5,6 +5,7 @@ import html
 import io
 import json
 import re
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from urllib.parse import unquote
 
@@ -15,6 +16,7 @@ from results import NAN, estimate, make_comparisons, make_result, make_results, 
 
 from basics import problems
 from evaluation import cards, figures, markup, report
+from evaluation.result import Result
 from evaluation.tables import Table
 
 EVIL = 'a"><script>alert(1)</script>|`x` [y](http://evil.example) $z$ *w* &amp; \\ \x1b\u202e'
@@ -84,13 +86,13 @@ def markdown_tables(text: str) -> list[list[list[str]]]:
     return [[table[0], *table[2:]] for table in tables]
 
 
-def page(results: list[dict], tables: list | None = None, comparisons: list | None = None, **options) -> Page:
+def page(results: list[Result], tables: list | None = None, comparisons: list | None = None, **options) -> Page:
     tables = make_tables(results) if tables is None else tables
     comparisons = make_comparisons() if comparisons is None else comparisons
     return Page(report.html_text(results, comparisons, tables, NOTES, VERSIONS, options.get("drawn", {})))
 
 
-def markdown(results: list[dict]) -> str:
+def markdown(results: list[Result]) -> str:
     return report.markdown_text(results, make_comparisons(), make_tables(results), NOTES, VERSIONS)
 
 
@@ -149,7 +151,7 @@ def test_worst_errors_are_shown_with_file_truth_and_probability():
     results = make_results()
     found, rows = page(results), markdown_tables(markdown(results))
     (listed,) = [table[1:] for table in rows if table[0][-1] == "probability of pneumonia"]
-    expected = [(r["name"], w) for r in results[:3] for w in r["worst"]]  # the graph answers as its checkpoint does
+    expected = [(r.name, w) for r in results[:3] for w in r.worst]  # the graph answers as its checkpoint does
     assert len(expected) > 20
     for (name, item), caption, row, source in zip(expected, found.captions, listed, found.sources, strict=True):
         truth = "pneumonia" if item["label"] else "normal"
@@ -171,7 +173,7 @@ def test_models_are_listed_with_their_hashes_and_linked_cards():
     found, text = page(results), markdown(results)
     for tables in (found.tables, markdown_tables(text)):
         (rows,) = [table[1:] for table in tables if table[0][-1] == "SHA-256"]
-        assert [(row[0], row[5], row[6]) for row in rows] == [(r["name"], r["file"], r["sha256"]) for r in results]
+        assert [(row[0], row[5], row[6]) for row in rows] == [(r.name, r.file, r.sha256) for r in results]
         assert [row[3] for row in rows] == ["0", "1", "-", "-"]
     linked = [unquote(link) for link in found.links if not link.startswith("#")]
     assert linked == list(report.card_files(results)) == [unquote(x) for x in re.findall(r"\]\((cards/[^)]*)\)", text)]
@@ -183,9 +185,9 @@ def test_every_number_of_a_card_is_the_results(which):
     tables = {tuple(table[0]): table[1:] for table in markdown_tables(report.model_card(result))}
     ranking = dict(tables["measure", "value"])
     for name, key, digits in cards.RANKING:
-        assert matches(ranking[name], result["estimates"][key], digits), name
-    decisions = {row[0]: row[1:] for row in tables["measure", *result["points"]]}
-    for i, point in enumerate(result["points"].values()):
+        assert matches(ranking[name], result.estimates[key], digits), name
+    decisions = {row[0]: row[1:] for row in tables["measure", *result.points]}
+    for i, point in enumerate(result.points.values()):
         assert near(decisions["threshold"][i], point["threshold"], 4)
         assert [int(decisions[key.upper()][i]) for key in ("tn", "fp", "fn", "tp")] == [
             point[key] for key in ("tn", "fp", "fn", "tp")
@@ -193,18 +195,18 @@ def test_every_number_of_a_card_is_the_results(which):
         for name, key in cards.DECISIONS:
             assert matches(decisions[name][i], point["estimates"][key]), name
     promised = tables.get(("threshold from", "measure", "promised", "delivered", "delivered minus promised"), [])
-    assert len(promised) == (9 if result["kind"] == "checkpoint" else 0)
+    assert len(promised) == (9 if result.kind == "checkpoint" else 0)
     for name, key, before, after, gap in promised:
-        point = result["points"][name]
+        point = result.points[name]
         assert matches(before, point["promised"][key]) and matches(after, point["estimates"][key])
         assert matches(gap, point["gap"][key])
     for name, share, ppv, npv, films in tables[
         "threshold from", "prevalence", "PPV", "NPV", "films read for one missed"
     ]:
-        at = result["points"][name]["at_prevalence"]
+        at = result.points[name]["at_prevalence"]
         assert share == "10 %" and near(ppv, at["ppv"]) and near(npv, at["npv"])
         assert films == ("none missed" if np.isinf(at["films_per_missed"]) else f"{at['films_per_missed']:,.0f}")
-    for row, group in zip(tables["group", "measure", "images", "patients", "value"], result["subgroups"], strict=True):
+    for row, group in zip(tables["group", "measure", "images", "patients", "value"], result.subgroups, strict=True):
         assert row[:4] == [group["group"], group["measure"], str(group["images"]), str(group["patients"])]
         assert matches(row[4], group)
 
@@ -213,9 +215,9 @@ def test_a_card_says_what_the_checkpoint_says():
     result = make_results()[1]
     text = report.model_card(result)
     said = {row[0]: row[1] for table in markdown_tables(text) if table[0] == ["fact", "value"] for row in table[1:]}
-    known = result["checkpoint"]
+    known = result.checkpoint
     expected = {
-        "file": "runs/resnet34/model.pt", "SHA-256 of the file": result["sha256"],
+        "file": "runs/resnet34/model.pt", "SHA-256 of the file": result.sha256,
         "SHA-256 of the weights": known["weights_sha256"], "input": "one channel, 224 x 224 pixels",
         "how films are made square": "stretch", "mean and deviation taken off the pixels": "0.4823, 0.2217",
         "temperature of the probabilities": "1.234", "parameters": "5,406,306",
@@ -229,7 +231,7 @@ def test_a_card_says_what_the_checkpoint_says():
         "device": "CPU, 2 threads, bf16", "torch": "2.14.1+cpu", "git": "ad8a652",
     }  # fmt: skip
     assert {key: said.get(key) for key in expected} == expected
-    assert f"    sha256sum runs/resnet34/model.pt    # {result['sha256']}\n" in text
+    assert f"    sha256sum runs/resnet34/model.pt    # {result.sha256}\n" in text
     assert "    python evaluate.py runs/resnet34/model.pt\n    python export.py runs/resnet34/model.pt\n" in text
     assert "75.0 % of the test images show pneumonia" in text and "One run, with seed 1" in text
 
@@ -242,7 +244,7 @@ def test_cards_claim_of_the_data_only_what_its_name_says():
     other = report.model_card(make_result(data_name="1,000 images: 500 normal, 500 pneumonia"))
     assert "CC BY" not in other and "Kermany" not in other and "child" not in other
     elsewhere = make_result(data_name="1,000 images: 500 normal, 500 pneumonia")
-    elsewhere["checkpoint"]["data"] = {
+    elsewhere.checkpoint["data"] = {
         "name": "Kermany v2: all 5,856 images",
         "fingerprint": "x",
         "skipped": [["a", "b"]],
@@ -253,33 +255,36 @@ def test_cards_claim_of_the_data_only_what_its_name_says():
 
 
 def test_cards_without_a_checkpoint_leave_out_what_is_not_known():
-    _, _, ensemble, graph = make_results()
+    def bare(result: Result) -> Result:
+        points = {name: point | {"at_prevalence": None} for name, point in result.points.items()
+                  if not name.startswith("sensitivity")}  # fmt: skip
+        return replace(result, robustness=None, subgroups=[], notes=[], points=points)
+
+    ensemble, graph = map(bare, make_results()[2:])
     for result in (ensemble, graph):
-        result |= {"robustness": None, "subgroups": [], "notes": []}
-        result["points"] = {name: point | {"at_prevalence": None} for name, point in result["points"].items()
-                            if not name.startswith("sensitivity")}  # fmt: skip
         text = report.model_card(result)
         for absent in ("trained on |", "Promised", "Changed", "Groups", "prevalence", "## Notes", "Versions", "seed 1"):
             assert absent not in text
     assert "python export.py" not in report.model_card(graph) and "sha256sum" not in report.model_card(ensemble)
-    assert "smoke run" in report.model_card(graph | {"quick": True})
-    by_image = report.model_card(graph | {"split": {"how": "image", "seed": 0, "fingerprint": "x"}})
+    assert "smoke run" in report.model_card(replace(graph, quick=True))
+    by_image = report.model_card(replace(graph, split={"how": "image", "seed": 0, "fingerprint": "x"}))
     assert "a patient may be in training and in the test" in by_image
 
 
 # ------------------------------------------------------------------------------------------------ other people's text
 
 
-def poisoned() -> list[dict]:
+def poisoned() -> list[Result]:
     """Results in which every text that comes from files is an attack."""
     result = make_result(EVIL)
-    result |= {"file": EVIL, "initial_weights": EVIL, "architecture": EVIL, "notes": [EVIL]}
-    result["data"] = result["data"] | {"name": EVIL, "fingerprint": EVIL}
-    result["checkpoint"] |= {"data": result["data"], "device": EVIL, "versions": {EVIL: EVIL}}
-    result["checkpoint"]["recipe"][EVIL] = EVIL
-    result["subgroups"][0]["group"] = EVIL
-    result["robustness"][0]["change"] = EVIL
-    result["worst"][0]["file"] = EVIL
+    data = result.data | {"name": EVIL, "fingerprint": EVIL}
+    checkpoint = result.checkpoint | {"data": data, "device": EVIL, "versions": {EVIL: EVIL}}
+    checkpoint["recipe"][EVIL] = EVIL
+    result = replace(result, file=EVIL, initial_weights=EVIL, architecture=EVIL, notes=[EVIL], data=data,
+                     checkpoint=checkpoint)  # fmt: skip
+    result.subgroups[0]["group"] = EVIL
+    result.robustness[0]["change"] = EVIL
+    result.worst[0]["file"] = EVIL
     return [result]
 
 
@@ -337,7 +342,8 @@ def test_cards_get_names_that_every_system_allows():
         "..",
         "con.trol. ",
     ]
-    files = list(report.card_files([{"name": name} for name in names]))
+    one = make_result()
+    files = list(report.card_files([replace(one, name=name) for name in names]))
     assert len({file.lower() for file in files}) == len(names)
     for file in files:
         stem = file.removeprefix("cards/").removesuffix(".md")
@@ -367,7 +373,7 @@ def test_synthetic_results_are_marked_wherever_they_appear():
     results = make_results(synthetic=True)
     tables = [*make_tables(results), Table("SYNTHETIC: marked already", ["a"], [["b"]], [])]
     found = page(results, tables)
-    for head in [h for h in found.heads if h not in [r["name"] for r in results]]:
+    for head in [h for h in found.heads if h not in [r.name for r in results]]:
         assert head.startswith("SYNTHETIC: ") and head.count("SYNTHETIC") == 1
     text = markdown(results)
     heads = re.findall(r"^#+ (.*)$", text, re.M)
@@ -383,8 +389,7 @@ def test_synthetic_results_are_marked_wherever_they_appear():
 
 
 def test_a_model_of_drawings_is_marked_among_others():
-    results = [make_result("real"), make_result("drawn")]
-    results[1]["trained_on_synthetic"] = True
+    results = [make_result("real"), replace(make_result("drawn"), trained_on_synthetic=True)]
     found = page(results)
     assert f"{cards.TRAINED_ON_DRAWINGS} (drawn)" in found.text
     assert "SYNTHETIC: drawn" in found.heads and "real" in found.heads
@@ -393,10 +398,9 @@ def test_a_model_of_drawings_is_marked_among_others():
 
 
 def test_what_is_undefined_is_a_dash():
-    results = make_results()
+    results = [replace(result, estimates={key: estimate(NAN) for key in result.estimates}) for result in make_results()]
     for result in results:
-        result["estimates"] = {key: estimate(NAN) for key in result["estimates"]}
-        for point in result["points"].values():
+        for point in result.points.values():
             point["estimates"] = {key: estimate(NAN) for key in point["estimates"]}
             point["at_prevalence"] |= {"ppv": NAN, "npv": NAN, "films_per_missed": NAN}
     comparisons = make_comparisons()
@@ -413,9 +417,9 @@ def test_one_and_eight_models(count):
     results = [make_result(f"model {i}", seed=i) for i in range(count)]
     found, text = page(results, comparisons=[]), markdown(results)
     assert found.tables and "Answers" not in found.heads
-    assert [head for head in found.heads if head.startswith("model ")] == [r["name"] for r in results]
-    assert all(result["name"] in text for result in results)
-    perfect = make_result(worst := "without errors") | {"worst": []}
+    assert [head for head in found.heads if head.startswith("model ")] == [r.name for r in results]
+    assert all(result.name in text for result in results)
+    perfect = replace(make_result(worst := "without errors"), worst=[])
     assert "No errors at the threshold from validation, 0.4321." in page([perfect], comparisons=[]).text
     assert "Worst errors" not in report.markdown_text([perfect], [], [], [], {}) and worst
 
@@ -442,9 +446,9 @@ def test_write_leaves_all_documents_and_figures_whole(tmp_path):
 
 def test_results_are_not_changed_by_being_written():
     results = [make_result()]
-    before = json.dumps(results, default=lambda a: a.tolist())
+    before = json.dumps([asdict(result) for result in results], default=lambda a: a.tolist())
     markdown(results), page(results), report.model_card(results[0])
-    assert json.dumps(results, default=lambda a: a.tolist()) == before
+    assert json.dumps([asdict(result) for result in results], default=lambda a: a.tolist()) == before
 
 
 # ----------------------------------------------------------------------------------------------------------- numbers

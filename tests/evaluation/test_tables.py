@@ -4,14 +4,15 @@ import csv
 import json
 import math
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-import evaluate
 from basics import disk
-from evaluation import comparisons, tables, testing
+from evaluation import comparisons, report, tables, testing
+from evaluation.result import NOT_IN_JSON, Result
 from metrics import estimation
 from metrics.estimation import estimate
 
@@ -21,7 +22,7 @@ STRESS = [
 ]
 
 
-def result(name: str, seed: int, kind: str = "checkpoint", n: int = 90, **more) -> dict:
+def result(name: str, seed: int, kind: str = "checkpoint", n: int = 90, **more) -> Result:
     """All that the tables and files need, from made-up answers; most patients have one film."""
     random = np.random.default_rng(seed)
     labels = np.arange(n) % 3 // 2
@@ -41,18 +42,19 @@ def result(name: str, seed: int, kind: str = "checkpoint", n: int = 90, **more) 
     audit = [{"change": "none", "strength": "", "auroc": 0.91234, "accuracy": 0.8, "sensitivity": 0.7,
               "specificity": math.nan}, {"change": "no pixels at all", "strength": "x", "auroc": 0.5,
               "accuracy": None, "sensitivity": None, "specificity": None}]  # fmt: skip
-    return {
-        "name": name, "kind": kind, "file": f"runs/{name}", "architecture": name.split("-s")[0], "quick": False,
-        "seed": seed, "initial_weights": "random", "sha256": "0" * 64, "temperature": 1.0,
-        "data": {"name": "made-up films", "fingerprint": "abc", "synthetic": False},
-        "split": {"how": "patient", "seed": 0, "fingerprint": "def"}, "images": n, "patients": len(set(patients)),
-        "positives": int(labels.sum()), "estimates": estimates, "points": points, "subgroups": groups,
-        "stress": STRESS if kind == "checkpoint" else None,
-        "corrected": corrected if kind == "checkpoint" else None,
-        "robustness": audit, "training": training if kind == "checkpoint" else None, "checkpoint_sha256": None,
-        "files": [f"{i}.png" for i in range(n)], "labels": labels, "probabilities": probabilities,
-        "patient_ids": patients, "history": [], "worst": [], "checkpoint": {"name": name}, "notes": [], **more,
-    }  # fmt: skip
+    trained = kind == "checkpoint"
+    made = Result(
+        name=name, kind=kind, file=f"runs/{name}", sha256="0" * 64, architecture=name.split("-s")[0], seed=seed,
+        initial_weights="random", quick=False,
+        data={"name": "made-up films", "fingerprint": "abc", "synthetic": False}, trained_on_synthetic=False,
+        split={"how": "patient", "seed": 0, "fingerprint": "def"}, temperature=1.0, images=n,
+        patients=len(set(patients)), positives=int(labels.sum()), estimates=estimates, points=points,
+        subgroups=groups, corrected=corrected if trained else None, robustness=audit, notes=[],
+        stress=STRESS if trained else None, training=training if trained else None, checkpoint_sha256=None,
+        files=[f"{i}.png" for i in range(n)], labels=labels, probabilities=probabilities, patient_ids=patients,
+        history=[], worst=[], checkpoint={"name": name},
+    )  # fmt: skip
+    return replace(made, **more)
 
 
 @pytest.fixture(scope="module")
@@ -119,10 +121,10 @@ def test_every_table_is_rectangular_and_named_once(shown):
 def test_decisions_cell_by_cell(shown):
     first = shown.tables["Test results: decisions"].rows
     second = shown.tables["Test results: more on decisions"].rows
-    pairs = [(one, name, at) for one in shown.results for name, at in one["points"].items()]
+    pairs = [(one, name, at) for one in shown.results for name, at in one.points.items()]
     assert len(first) == len(second) == len(pairs) == 16
     for one, other, (model, name, at) in zip(first, second, pairs, strict=True):
-        assert one[:2] == other[:2] == [model["name"], name]
+        assert one[:2] == other[:2] == [model.name, name]
         assert float(one[2]) == pytest.approx(at["threshold"], abs=5.1e-5)
         for cell, key in zip(one[3:6], ("accuracy", "sensitivity", "specificity"), strict=True):
             assert_cell(cell, at["estimates"][key], 3)
@@ -136,14 +138,14 @@ def test_summary_ranking_and_notebooks_cell_by_cell(shown):
     for row, model in zip(
         shown.tables["Summary (test images, threshold from validation)"].rows, checkpoints, strict=True
     ):
-        at = model["points"]["validation"]
-        assert row[0] == model["name"] and row[5:9] == [at["fn"], at["fp"], model["images"], model["patients"]]
+        at = model.points["validation"]
+        assert row[0] == model.name and row[5:9] == [at["fn"], at["fp"], model.images, model.patients]
         values = [at["estimates"][key]["value"] for key in ("accuracy", "sensitivity", "specificity")]
         assert [float(cell) for cell in row[1:4]] == pytest.approx(values, abs=5.1e-4)
-        assert float(row[4]) == pytest.approx(model["estimates"]["auroc"]["value"], abs=5.1e-5)
-        assert row[9:] == ["0.9313", "0.9002", 5, "2.5", "CPU", model["seed"]]
+        assert float(row[4]) == pytest.approx(model.estimates["auroc"]["value"], abs=5.1e-5)
+        assert row[9:] == ["0.9313", "0.9002", 5, "2.5", "CPU", model.seed]
     stressed = shown.tables["Stress validation"].rows
-    assert [row[0] for row in stressed] == [model["name"] for model in checkpoints for _ in STRESS]
+    assert [row[0] for row in stressed] == [model.name for model in checkpoints for _ in STRESS]
     assert stressed[1][1:] == ["tight", "0.512", "0.9002", "0.800", "0.700", "1.000"]
     table = shown.tables["Test results: ranking and calibration"]
     assert table.headers[1:4] == ["AUROC", "average precision", "log loss"]
@@ -151,12 +153,12 @@ def test_summary_ranking_and_notebooks_cell_by_cell(shown):
         for cell, (key, digits) in zip(row[1:8], (
             ("auroc", 4), ("average_precision", 4), ("log_loss", 4), ("brier", 4), ("calibration_error", 3),
             ("calibration_slope", 2), ("calibration_intercept", 2)), strict=True):  # fmt: skip
-            assert_cell(cell, model["estimates"][key], digits)
-        assert row[8:] == [model["images"], model["patients"]]
+            assert_cell(cell, model.estimates[key], digits)
+        assert row[8:] == [model.images, model.patients]
     rows = shown.tables["The notebooks that this project succeeds, beside this run"].rows
     for row, model in zip(rows[4:], checkpoints, strict=True):
-        at = model["points"]["0.5"]
-        assert row[:3] == ["this run, at 0.5", model["name"], 90]
+        at = model.points["0.5"]
+        assert row[:3] == ["this run, at 0.5", model.name, 90]
         assert row[5:] == [at["tn"], at["fp"], at["fn"], at["tp"]]
         assert float(row[3]) == pytest.approx((at["tn"] + at["tp"]) / 90, abs=5.1e-4)
     for source, _, n, accuracy, _, *counts in tables.NOTEBOOKS:  # their accuracy is that of their own counts
@@ -164,32 +166,32 @@ def test_summary_ranking_and_notebooks_cell_by_cell(shown):
 
 
 def test_promises_prevalences_and_subgroups_cell_by_cell(shown):
-    expected = [(one, name, key, at) for one in shown.results for name, at in one["points"].items()
+    expected = [(one, name, key, at) for one in shown.results for name, at in one.points.items()
                 for key in ("accuracy", "sensitivity", "specificity")]  # fmt: skip
     for row, (model, name, key, at) in zip(shown.tables["Promised and delivered"].rows, expected, strict=True):
-        assert row[:3] == [model["name"], name, key]
+        assert row[:3] == [model.name, name, key]
         assert_cell(row[3], at["promised"][key], 3)
         assert_cell(row[4], at["estimates"][key], 3)
         assert_cell(row[5], at["gap"][key], 1, 100)
         gap = at["estimates"][key]["value"] - at["promised"][key]["value"]
         assert row[5].startswith(sign(round(100 * gap, 1)))
     for row, (model, name, _, at) in zip(shown.tables["At another prevalence"].rows, expected[::3], strict=True):
-        assert row[:3] == [model["name"], name, "0.02"]
+        assert row[:3] == [model.name, name, "0.02"]
         ill, well = (at["estimates"][key]["value"] for key in ("sensitivity", "specificity"))
         ppv = 0.02 * ill / (0.02 * ill + 0.98 * (1 - well))
         assert float(row[3]) == pytest.approx(ppv, abs=5.1e-4)
         assert row[5] == "none missed" if ill == 1 else float(row[5].replace(",", "")) == round(1 / (0.02 * (1 - ill)))
-    checkpoints = [one for one in shown.results if one["kind"] == "checkpoint"]
+    checkpoints = [one for one in shown.results if one.kind == "checkpoint"]
     corrected = shown.tables["With the test images' prevalence estimated from themselves"].rows
     for row, model in zip(corrected, checkpoints, strict=True):
-        assert row[:4] == [model["name"], "0.742", "0.432", "0.333"]
+        assert row[:4] == [model.name, "0.742", "0.432", "0.333"]
         for cell, key in zip(row[4:], ("accuracy", "sensitivity", "specificity"), strict=True):
-            assert_cell(cell, model["corrected"]["estimates"][key], 3)
+            assert_cell(cell, model.corrected["estimates"][key], 3)
     rows = iter(shown.tables["Subgroups (threshold from validation)"].rows)
     for model in shown.results:
-        for group in model["subgroups"]:
+        for group in model.subgroups:
             row = next(rows)
-            assert row[:3] == [model["name"], "some", group["measure"]] and row[4:] == [
+            assert row[:3] == [model.name, "some", group["measure"]] and row[4:] == [
                 group["images"],
                 group["patients"],
             ]
@@ -232,7 +234,7 @@ def test_shortcuts_and_convergence_have_dashes_for_what_is_not_there(shown):
 
 def test_only_synthetic_results_are_marked_and_empty_tables_left_out():
     model = result("simple", 1, data={"name": "SYNTHETIC", "fingerprint": "x", "synthetic": True}, robustness=None)
-    for at in model["points"].values():
+    for at in model.points.values():
         at["promised"] = at["gap"] = at["at_prevalence"] = None
     made = tables.tables([model], [], [])
     assert all(table.title.startswith("SYNTHETIC: ") for table in made)
@@ -246,7 +248,7 @@ def test_only_synthetic_results_are_marked_and_empty_tables_left_out():
 
 
 def test_print_csv_and_json_agree_cell_by_cell(shown, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(evaluate.report, "write", lambda *_: None)  # the documents have tests of their own
+    monkeypatch.setattr(report, "write", lambda *_: None)  # the documents have tests of their own
     made = list(shown.tables.values())
     testing.print_results(shown.results, made, ["one note"], "github")
     out = capsys.readouterr().out
@@ -275,11 +277,13 @@ def test_print_csv_and_json_agree_cell_by_cell(shown, tmp_path, capsys, monkeypa
 
 
 def test_what_is_for_figures_and_cards_is_not_in_the_json(shown, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate.report, "write", lambda *_: None)
+    monkeypatch.setattr(report, "write", lambda *_: None)
     testing.write_files(tmp_path, shown.results, shown.asked, shown.groups, [], [])
-    for model in json.loads((tmp_path / "results.json").read_text())["models"]:
-        assert not set(testing.NOT_IN_JSON) & set(model)
-        assert set(model) == set(shown.results[0]) - set(testing.NOT_IN_JSON)
+    models = json.loads((tmp_path / "results.json").read_text())["models"]
+    for model, one in zip(models, shown.results, strict=True):
+        assert not set(NOT_IN_JSON) & set(model)
+        assert set(model) == set(vars(one)) - set(NOT_IN_JSON)
+        assert list(model) == list(one.for_json())
     (seeds,) = json.loads((tmp_path / "results.json").read_text())["seeds"]
     assert {"auroc", "0.5, accuracy", "validation, accuracy"} <= set(seeds["estimates"])
 
@@ -287,8 +291,8 @@ def test_what_is_for_figures_and_cards_is_not_in_the_json(shown, tmp_path, monke
 def test_predictions_say_what_was_decided(shown):
     model = shown.results[2]
     rows = testing.predictions(model)
-    assert [row["file"] for row in rows] == model["files"] and [row["patient"] for row in rows] == model["patient_ids"]
-    for row, label, probability in zip(rows, model["labels"], model["probabilities"], strict=True):
+    assert [row["file"] for row in rows] == model.files and [row["patient"] for row in rows] == model.patient_ids
+    for row, label, probability in zip(rows, model.labels, model.probabilities, strict=True):
         assert row["class"] == ("PNEUMONIA" if label else "NORMAL")
         assert float(row["probability"]) == pytest.approx(probability, rel=1e-8)
         assert (row["decision_at_0.5"] == "PNEUMONIA") == (probability >= 0.5)

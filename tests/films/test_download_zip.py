@@ -1,4 +1,4 @@
-"""What download.py does with a zip that has arrived."""
+"""What films/download.py does with a zip that has arrived."""
 
 import io
 import random

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from film_files import dicom
 from folders import draw, make_folder
-from test_images import dicom
 
 import data
 from basics.problems import Problem, UsageProblem

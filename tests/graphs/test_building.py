@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 import torch
 from PIL import Image
-from test_export import shaken
+from test_exporting import shaken
 
 import models
 from basics.problems import Problem

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from folders import make_folder
 from PIL import Image
-from test_export import edited, expected_of, scale_initializer
+from test_exporting import edited, expected_of, scale_initializer
 
 import data
 import evaluate

@@ -1,4 +1,4 @@
-"""The calibration measures of metrics.py against scikit-learn, SciPy, or sorting into bins by hand."""
+"""The calibration measures of metrics/measures.py against scikit-learn, SciPy, or sorting into bins by hand."""
 
 import math
 
@@ -8,7 +8,7 @@ import scipy.optimize
 import scipy.special
 import sklearn.linear_model
 import sklearn.metrics
-from test_metrics import SEEDS, sample
+from test_measures import SEEDS, sample
 
 from metrics import measures
 

@@ -1,4 +1,4 @@
-"""Do the intervals of intervals.py hold the truth as often as they say? On simulated patients, where it is known.
+"""Do the intervals of metrics/intervals.py hold the truth as often as they say? On simulated patients, who are known.
 
 A patient has one to four images, mostly of one class, and an effect of their own on every score, which makes half
 of a score's variance. Within a class scores are normal with variance 1, so the truth has a formula. A thousand data

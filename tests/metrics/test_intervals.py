@@ -1,4 +1,4 @@
-"""intervals.py against metrics.py on repeated images, brute-force sums, SciPy and counting by hand."""
+"""intervals.py against metrics/measures.py on repeated images, brute-force sums, SciPy and counting by hand."""
 
 import math
 import re
@@ -7,7 +7,7 @@ import statistics
 import numpy as np
 import pytest
 import scipy.stats
-from test_metrics import SEEDS, sample
+from test_measures import SEEDS, sample
 
 from metrics import intervals, measures
 
@@ -40,7 +40,7 @@ def test_patient_counts_draw_whole_patients_with_replacement() -> None:
 
 
 def repeated(labels: np.ndarray, probabilities: np.ndarray, row: np.ndarray, threshold: float) -> dict[str, float]:
-    """Every metric of metrics.py on images that are really there as often as the weights say."""
+    """Every metric of metrics/measures.py on images that are really there as often as the weights say."""
     labels, probabilities = np.repeat(labels, row), np.repeat(probabilities, row)
     shown = measures.classification(labels, probabilities, threshold)
     slope, intercept = measures.calibration_line(labels, probabilities)

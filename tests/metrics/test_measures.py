@@ -1,4 +1,4 @@
-"""Each function of metrics.py against an independent oracle: scikit-learn, SciPy, or counting by hand."""
+"""Each function of metrics/measures.py against an independent oracle: scikit-learn, SciPy, or counting by hand."""
 
 import math
 import re

@@ -11,7 +11,6 @@ from scipy.stats import rankdata
 
 import data
 import models
-import train
 from devices import hardware
 from films.variation import NO_AUGMENT
 from metrics import measures, prevalence
@@ -19,6 +18,7 @@ from studies import candidates
 from studies.candidates import CANDIDATES, Candidate
 from training import calibration, recipes, runs, stress_views
 from training.batches import Batches
+from training.request import Request
 
 EPOCHS = 1
 NONE = Candidate()
@@ -195,16 +195,15 @@ def world(phantoms, tmp_path_factory):
     """Trains on phantoms: world(None) as train.py does, world(candidate) with it; returns the stress rows."""
     split = data.split(phantoms, "patient", 0)
     split = replace(split, train=data.thinned(phantoms, split.train, 96), validation=split.validation[:40])
-    args = train.parse(["--arch", "simple", "--size", "64", "--out", str(tmp_path_factory.mktemp("runs"))])
-    args.architecture = "simple"
+    request = Request(architecture="simple", size=64, out=tmp_path_factory.mktemp("runs"))
     recipe = replace(recipes.RECIPES["default"]["simple"], epochs=EPOCHS)
 
     def trained(candidate: Candidate | None) -> list[dict]:
         hardware.set_precision()
-        network, origin = runs.prepare("simple", 0, args)
+        network, origin = runs.prepare(request)
         if candidate is None:
-            return runs.train_run("plain", network, origin, phantoms, split, recipe, args)["stress"]
-        return candidates.train_candidate(candidate, network, phantoms, split, recipe, args)["stress"]
+            return runs.train_run("plain", network, origin, phantoms, split, recipe, request)["stress"]
+        return candidates.train_candidate(candidate, network, phantoms, split, recipe, request)["stress"]
 
     return trained
 

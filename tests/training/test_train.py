@@ -2,7 +2,7 @@ import csv
 import json
 import math
 import shutil
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 
 import numpy as np
 import pytest
@@ -20,12 +20,14 @@ import train
 from basics import terms
 from basics.problems import Problem
 from devices import hardware
+from devices.layers import compiled
 from evaluation import testing
 from films import augmentation
 from films.variation import NO_AUGMENT, Augment
 from metrics import measures
 from training import calibration, checkpoints, inference, loop, optimizer, recipes, run_folder, runs, stress_views
 from training.batches import Batches, pixel_statistics, table_on
+from training.request import Request
 
 CPU = torch.device("cpu")
 FAST = ["--data", "phantoms", "--size", "64"]
@@ -131,7 +133,7 @@ def test_compiled_answers_as_eager_and_leaves_no_trace_of_its_trial():
     before = {name: value.clone() for name, value in network.state_dict().items()}
     images = torch.rand(4, 1, 32, 32).contiguous(memory_format=torch.channels_last)
     first = torch.nn.Sequential(network.conv1, network.bn1, torch.nn.ReLU())  # all of it would take a minute
-    fast = layers.compiled(first, torch.zeros_like(images))
+    fast = compiled(first, torch.zeros_like(images))
     assert fast is not first
     for name, value in network.state_dict().items():
         assert torch.equal(value, before[name]), name
@@ -481,7 +483,7 @@ def test_several_seeds_are_several_runs_on_one_split(tmp_path, cache, capsys):
 
 def test_seeds_of_all_architectures_are_named_and_prepared_one_by_one(tmp_path, monkeypatch, cache):
     names, prepared = [], []
-    monkeypatch.setattr(runs, "prepare", lambda architecture, seed, _: prepared.append(seed) or (None, "random"))
+    monkeypatch.setattr(runs, "prepare", lambda request: prepared.append(request.seed) or (None, "random"))
 
     def one_run(name, *_):
         names.append((name, len(prepared)))
@@ -501,3 +503,11 @@ def test_a_wrong_number_of_seeds_is_a_wrong_call(count, capsys):
         train.main(["--arch", "simple", f"--seeds={count}"])
     assert caught.value.code == 2
     assert "--seeds" in capsys.readouterr().err
+
+
+def test_a_request_has_the_defaults_of_the_command_line_and_takes_no_other_name():
+    assert Request(**vars(train.parse(["--arch", "simple"]))) == Request(arch="simple")
+    with pytest.raises(TypeError, match="epoch"):
+        Request(epoch=3)
+    with pytest.raises(FrozenInstanceError):
+        Request().epochs = 3

@@ -1,0 +1,57 @@
+"""All that is found of one model, or of an ensemble, on its test images: what every table, file and figure is made of.
+
+Points, subgroups and the like stay dicts here: they are written to results.json as they are.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metrics.estimation import Estimate
+
+# For figures, cards and predictions.csv.
+NOT_IN_JSON = ("files", "labels", "probabilities", "patient_ids", "history", "worst", "checkpoint")
+
+
+@dataclass(frozen=True, eq=False)  # arrays have no one answer to ==
+class Result:
+    """N test images. The order of the fields is that of the keys in results.json."""
+
+    name: str  # that tables show
+    kind: Literal["checkpoint", "graph", "ensemble"]
+    file: str  # an ensemble's: its members', with commas between
+    sha256: str  # of the file
+    architecture: str
+    seed: int | None  # of training; an ensemble has none
+    initial_weights: str  # "random", or whose they were
+    quick: bool  # a smoke run: its numbers mean nothing
+    data: dict  # tested on: name, fingerprint, synthetic
+    trained_on_synthetic: bool
+    split: dict  # tested on: how, seed, fingerprint
+    temperature: float  # that logits are divided by; 1 for an ensemble, which averages probabilities
+    images: int  # N
+    patients: int
+    positives: int  # images with pneumonia
+    estimates: dict[str, Estimate]  # what depends on no threshold: estimation.whole()
+    points: dict[str, dict]  # by operating point: threshold, tn, fp, fn, tp, estimates, promised, gap, at_prevalence
+    subgroups: list[dict]  # group, measure, images, patients, value, low, high
+    corrected: dict | None  # for the test images' prevalence: validation, estimated, counted (shares), estimates
+    robustness: list[dict] | None  # with --audit: change, strength, auroc, accuracy, sensitivity, specificity
+    notes: list[str]  # sentences on these test images
+    stress: list[dict] | None  # validation images seen in other ways: view, shortcuts, auroc, accuracy, ...
+    training: dict | None  # of a checkpoint: testing.training_facts()
+    checkpoint_sha256: str | None  # of a graph: the checkpoint it was made from
+    # What follows is not for results.json.
+    files: list[str]  # (N,) below the data's source
+    labels: NDArray[np.int64]  # (N,) 0 normal, 1 pneumonia
+    probabilities: NDArray[np.float64]  # (N,) calibrated, of pneumonia
+    patient_ids: list[str]  # (N,)
+    history: list[dict] | None  # a row for each epoch; a graph has none, an ensemble its first member's
+    worst: list[dict]  # the errors that surprise most: file, label, probability, pixels (S, S) uint8
+    checkpoint: dict  # what the model, or an ensemble's first member, says of itself; no weights, no list of images
+
+    def for_json(self) -> dict:
+        """The fields that results.json holds, in their order; values are not copied."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in NOT_IN_JSON}
