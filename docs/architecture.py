@@ -114,8 +114,8 @@ def draw(files: dict[str, Path]) -> str:
             over = boxes[other]
             end = min(max(start, over[0] + 14), over[0] + over[2] - 14)
             lines.append(f'<path d="M{start:.0f} {top_y + tall}L{end:.0f} {over[1] - 5}" marker-end="url(#tip)"/>')
-    style = ("rect{fill:#f4f6f8;stroke:#5b6b7a}text{font:12px sans-serif;fill:#222}.name{font-weight:bold;font-size:13px}"
-             "path{stroke:#5b6b7a;fill:none}")  # fmt: skip
+    style = ("rect{fill:#f4f6f8;stroke:#5b6b7a}path{stroke:#5b6b7a;fill:none}"
+             "text{font:12px sans-serif;fill:#222}.name{font-weight:bold;font-size:13px}")  # fmt: skip
     tip = ('<marker id="tip" markerWidth="8" markerHeight="8" refX="6" refY="4" orient="auto">'
            '<path d="M0 0L7 4L0 8"/></marker>')  # fmt: skip
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y - GAP + 14}" width="{WIDTH}">'

@@ -277,8 +277,8 @@ def facts_of(graph: onnx.ModelProto) -> dict[str, str]:
 def sealed(graph: onnx.ModelProto) -> bytes:
     """The content of the graph's file: at its end, as one more entry of the metadata, the SHA-256 of what is before it.
 
-    Protobuf reads messages that follow each other as one. onnxruntime notices few flipped bytes; sessions.py and predict.py
-    notice all of them, and need no protobuf for it.
+    Protobuf reads messages that follow each other as one. onnxruntime notices few flipped bytes; sessions.py and
+    predict.py notice all of them, and need no protobuf for it.
     """
     plain = onnx.ModelProto()
     plain.CopyFrom(graph)

@@ -37,8 +37,8 @@ def tensors_in(value: object, path: str = "") -> dict[str, torch.Tensor]:
 def save_checkpoint(path: Path, checkpoint: dict) -> dict:
     """Writes a checkpoint: plain values and tensors only, so that it loads with weights_only=True.
 
-    Keys: see run_folder.new_checkpoint; last.pt also has `training`, the optimizer's state and the position in the data.
-    The format number and the hashes of the tensors are added here; returns what was written.
+    Keys: see run_folder.new_checkpoint; last.pt also has `training`, the optimizer's state and the position in the
+    data. The format number and the hashes of the tensors are added here; returns what was written.
     """
     full = {**checkpoint, "format": FORMAT, "weights_sha256": state_sha256(checkpoint["state"])}
     full.pop("training_sha256", None)  # of another state, which this one went on from
