@@ -86,7 +86,7 @@ def toned(
     moved: torch.Tensor, centre: torch.Tensor, tone: torch.Tensor, detail: torch.Tensor | None, curved: bool,
     mean: float, std: float,
 ) -> torch.Tensor:  # fmt: skip
-    """Images (B, 1, S, S) with detail, curve, contrast and brightness changed, then normalised; see augmentation.toned."""
+    """Images (B, 1, S, S) with detail, curve, contrast and brightness changed, then normalised: augmentation.toned."""
     out, side = torch.empty_like(moved, memory_format=torch.contiguous_format), moved.shape[-1]
     grid = len(moved), triton.cdiv(side * side, PIXELS.value)
     _toned[grid](moved.contiguous(), centre, tone.contiguous(), tone if detail is None else detail.contiguous(), out,

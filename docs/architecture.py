@@ -34,9 +34,7 @@ def imports_of(files: dict[str, Path]) -> dict[str, set[str]]:
                 wanted |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
                 wanted |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
-        found[name] = {
-            other for other in wanted & set(files) if "." in other or not (files[other].name == "__init__.py")
-        }
+        found[name] = {other for other in wanted & set(files) if "." in other or files[other].name != "__init__.py"}
     return found
 
 
