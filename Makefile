@@ -50,4 +50,5 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf $(VENV) demo .pytest_cache .ruff_cache __pycache__ tests/__pycache__
+	rm -rf $(VENV) demo .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +

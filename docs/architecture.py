@@ -14,7 +14,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PICTURE = ROOT / "docs" / "architecture.svg"
 LIBRARIES = ("data", "models")  # files at the door that others import
-WIDTH, GAP, LINE, LETTERS = 960, 46, 15, 7.0  # pixels; of a letter, about
+DOOR = "at the door"
+WIDTH, GAP, LINE, LETTER = 960, 46, 15, 7.0  # pixels; of a letter, about
+STYLE = """<style>
+rect { fill: #f4f6f8; stroke: #5b6b7a } path { stroke: #5b6b7a; fill: none }
+text { font: 12px sans-serif; fill: #222 } .name { font-weight: bold; font-size: 13px }
+</style>
+<defs><marker id="tip" markerWidth="8" markerHeight="8" refX="6" refY="4" orient="auto">
+<path d="M0 0L7 4L0 8"/></marker></defs>
+<rect width="100%" height="100%" style="fill: #fff; stroke: none"/>"""
 
 
 def files_of(root: Path) -> dict[str, Path]:
@@ -70,55 +78,58 @@ def direct(rooms: dict[str, set[str]]) -> dict[str, set[str]]:
             for room, wanted in rooms.items()}  # fmt: skip
 
 
+def plan(files: dict[str, Path]) -> tuple[list[dict[str, list[str]]], dict[str, set[str]]]:
+    """Floors from top to bottom, each with its boxes and the files in them, and the arrows from box to box."""
+    rooms = rooms_of(imports_of(files))
+    doors = {name for name, path in files.items() if path.parent.name not in rooms and name not in LIBRARIES}
+    house = {name: wanted - doors for name, wanted in rooms.items() if name not in doors}
+    height_of = levels(house)
+    house[DOOR] = set().union(*(rooms[door] for door in doors)) - doors
+    arrows, floors = direct(house), [{DOOR: sorted(doors)}]
+    for level in sorted(set(height_of.values()), reverse=True):
+        above = [name for floor in floors for name in floor]
+
+        def place(name: str, above: list[str] = above) -> float:
+            """Below those that it is imported by, so that few arrows cross."""
+            theirs = [k for k, other in enumerate(above) if name in arrows[other]]
+            return sum(theirs) / len(theirs) if theirs else 0
+
+        names = sorted((name for name in height_of if height_of[name] == level), key=lambda name: (place(name), name))
+        floors.append({name: sorted(f.partition(".")[2] for f in files if f.startswith(f"{name}.")) for name in names})
+    return floors, arrows
+
+
 def draw(files: dict[str, Path]) -> str:
     """The picture, as SVG: scripts above, what all stand on below."""
-    rooms = rooms_of(imports_of(files))
-    height_of = levels(rooms)
-    doors = [name for name in rooms if name not in LIBRARIES and not any(name in wanted for wanted in rooms.values())]
-    doors += ["predict"] * ("predict" in rooms and "predict" not in doors)
-    top = max(height_of[name] for name in rooms if name not in doors) + 1
-    floors: dict[int, list[tuple[str, list[str]]]] = {top: [("at the door", sorted(doors))]}
-    for name in rooms:
-        if name not in doors:
-            inside = sorted(f.partition(".")[2] for f in files if f.startswith(name + ".")) or []
-            floors.setdefault(height_of[name], []).append((name, inside))
-    boxes, parts, y = {}, [], 14
-    for level in sorted(floors, reverse=True):
-        share = (WIDTH - 20 - 24 * (len(floors[level]) - 1)) / len(floors[level])
-        tall = 0
-        for k, (name, inside) in enumerate(floors[level]):
-            wide = min(share, 560)
+    floors, arrows = plan(files)
+    boxes: dict[str, tuple[float, float, float, float]] = {}  # x, y, width and height of each
+    parts, y = [], 14.0
+    for floor in floors:
+        share = (WIDTH - 20 - 24 * (len(floor) - 1)) / len(floor)
+        wide = min(share, 560)
+        texts = {name: textwrap.wrap(", ".join(inside), int((wide - 24) / LETTER)) for name, inside in floor.items()}
+        for k, (name, lines) in enumerate(texts.items()):
             x = 10 + k * (share + 24) + (share - wide) / 2
-            lines = textwrap.wrap(", ".join(inside), max(int((wide - 24) / LETTERS), 10))
             boxes[name] = (x, y, wide, 30 + LINE * len(lines))
-            tall = max(tall, boxes[name][3])
-            label = name if name == "at the door" or name in LIBRARIES else f"{name}/"
-            label = f"{label}.py" if name in LIBRARIES else label
-            parts += [f'<rect x="{x:.0f}" y="{y}" width="{wide:.0f}" height="{boxes[name][3]}" rx="6"/>',
-                      f'<text class="name" x="{x + 12:.0f}" y="{y + 20}">{html.escape(label)}</text>']  # fmt: skip
-            parts += [f'<text x="{x + 12:.0f}" y="{y + 22 + LINE * (n + 1)}">{html.escape(line)}</text>'
+            label = name if name == DOOR else f"{name}.py" if name in LIBRARIES else f"{name}/"
+            parts.append(f'<rect x="{x:.0f}" y="{y:.0f}" width="{wide:.0f}" height="{boxes[name][3]:.0f}" rx="6"/>')
+            parts.append(f'<text class="name" x="{x + 12:.0f}" y="{y + 20:.0f}">{html.escape(label)}</text>')
+            parts += [f'<text x="{x + 12:.0f}" y="{y + 22 + LINE * (n + 1):.0f}">{html.escape(line)}</text>'
                       for n, line in enumerate(lines)]  # fmt: skip
-        y += tall + GAP
-    arrows = dict(direct({name: wanted - set(doors) for name, wanted in rooms.items() if name not in doors}))
-    arrows["at the door"] = direct(rooms | {"at the door": set().union(*(rooms[door] for door in doors)) - set(doors)})[
-        "at the door"
-    ]
-    lines = []
-    for name, wanted in sorted(arrows.items()):
-        below = sorted(wanted, key=lambda other: boxes[other][0])
-        for k, other in enumerate(below):
-            x, top_y, wide, tall = boxes[name]
-            start = x + wide * (k + 1) / (len(below) + 1)
-            over = boxes[other]
-            end = min(max(start, over[0] + 14), over[0] + over[2] - 14)
-            lines.append(f'<path d="M{start:.0f} {top_y + tall}L{end:.0f} {over[1] - 5}" marker-end="url(#tip)"/>')
-    style = ("rect{fill:#f4f6f8;stroke:#5b6b7a}path{stroke:#5b6b7a;fill:none}"
-             "text{font:12px sans-serif;fill:#222}.name{font-weight:bold;font-size:13px}")  # fmt: skip
-    tip = ('<marker id="tip" markerWidth="8" markerHeight="8" refX="6" refY="4" orient="auto">'
-           '<path d="M0 0L7 4L0 8"/></marker>')  # fmt: skip
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y - GAP + 14}" width="{WIDTH}">'
-    ground = '<rect width="100%" height="100%" style="fill:#fff;stroke:none"/>'
-    return "\n".join([head, f"<style>{style}</style><defs>{tip}</defs>{ground}", *lines, *parts, "</svg>"]) + "\n"
+        y += max(boxes[name][3] for name in floor) + GAP
+    lines = [arrow(boxes, name, k, other, len(wanted)) for name, wanted in arrows.items()
+             for k, other in enumerate(sorted(wanted, key=lambda other: boxes[other][0]))]  # fmt: skip
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y - GAP + 14:.0f}" width="{WIDTH}">'
+    return "\n".join([head, STYLE, *sorted(lines), *parts, "</svg>"]) + "\n"
+
+
+def arrow(boxes: dict[str, tuple[float, float, float, float]], name: str, k: int, other: str, count: int) -> str:
+    """From one box down to another, the k-th of so many that leave it."""
+    x, y, wide, tall = boxes[name]
+    start = x + wide * (k + 1) / (count + 1)
+    left, top, width, _ = boxes[other]
+    end = min(max(start, left + 14), left + width - 14)
+    return f'<path d="M{start:.0f} {y + tall:.0f}L{end:.0f} {top - 5:.0f}" marker-end="url(#tip)"/>'
 
 
 def main() -> int:

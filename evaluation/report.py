@@ -17,13 +17,10 @@ from PIL import Image
 
 from basics import disk
 from evaluation import cards, figures
-from evaluation.cards import model_card
 from evaluation.markup import DASH, escaped, github, github_table, html_table, number, p_value, with_interval
 from evaluation.result import Result
 from evaluation.tables import Table
 from films import sources
-
-__all__ = ["card_files", "html_text", "markdown_text", "model_card", "write"]
 
 TITLE = "Pneumonia on chest X-rays: test report"
 THUMBNAIL = 176  # longest side in pixels
@@ -95,7 +92,7 @@ def write(
         disk.write_bytes(folder / name, content)
     named = card_files(results)
     for name, result in named.items():
-        disk.write_text(folder / name, model_card(result))
+        disk.write_text(folder / name, cards.model_card(result))
     disk.write_text(folder / "report.md", markdown_text(results, comparisons, tables, notes, versions, list(drawn)))
     disk.write_text(folder / "report.html", html_text(results, comparisons, tables, notes, versions, drawn))
     return ["report.html", "report.md", *drawn, *named]

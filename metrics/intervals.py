@@ -101,19 +101,6 @@ def _joined(parts: list[dict[str, NDArray]]) -> dict[str, NDArray[np.float64]]:
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
-def bootstrap(labels: ArrayLike, probabilities: ArrayLike, threshold: float, weights: NDArray) -> dict[str, NDArray]:
-    """Every metric at one threshold, in every replicate: bootstrap_decisions, _ranking and _calibration in one.
-
-    The latter two do not depend on the threshold: for several thresholds, call them once and bootstrap_decisions
-    for each. With the same weights, second[metric] - first[metric] are the replicates of a paired difference.
-    """
-    return {
-        **bootstrap_decisions(labels, probabilities, threshold, weights),
-        **bootstrap_ranking(labels, probabilities, weights),
-        **bootstrap_calibration(labels, probabilities, weights),
-    }
-
-
 def bootstrap_decisions(
     labels: ArrayLike, probabilities: ArrayLike, threshold: float, weights: NDArray
 ) -> dict[str, NDArray]:
@@ -203,7 +190,7 @@ def bootstrap_calibration(
 
 
 def _calibration_errors(error: NDArray, weights: NDArray, ends: NDArray, bins: int) -> NDArray[np.float64]:
-    """metrics.calibration_error() per row of weights; images by rising probability, `ends` the last of each tie."""
+    """measures.calibration_error() per row of weights; images by rising probability, `ends` the last of each tie."""
     if bins < 1:
         raise ValueError(f"bins must be at least 1, found {bins}")
     reached = np.cumsum(weights, axis=1)[:, ends]

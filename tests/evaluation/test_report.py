@@ -182,7 +182,7 @@ def test_models_are_listed_with_their_hashes_and_linked_cards():
 @pytest.mark.parametrize("which", range(4))
 def test_every_number_of_a_card_is_the_results(which):
     result = make_results()[which]
-    tables = {tuple(table[0]): table[1:] for table in markdown_tables(report.model_card(result))}
+    tables = {tuple(table[0]): table[1:] for table in markdown_tables(cards.model_card(result))}
     ranking = dict(tables["measure", "value"])
     for name, key, digits in cards.RANKING:
         assert matches(ranking[name], result.estimates[key], digits), name
@@ -213,7 +213,7 @@ def test_every_number_of_a_card_is_the_results(which):
 
 def test_a_card_says_what_the_checkpoint_says():
     result = make_results()[1]
-    text = report.model_card(result)
+    text = cards.model_card(result)
     said = {row[0]: row[1] for table in markdown_tables(text) if table[0] == ["fact", "value"] for row in table[1:]}
     known = result.checkpoint
     expected = {
@@ -237,11 +237,11 @@ def test_a_card_says_what_the_checkpoint_says():
 
 
 def test_cards_claim_of_the_data_only_what_its_name_says():
-    kermany = report.model_card(make_result())
+    kermany = cards.model_card(make_result())
     assert "CC BY 4.0" in kermany and "AUROC 0.95" in kermany and "trained and tested on Kermany's films" in kermany
-    medmnist = report.model_card(make_result(data_name="PneumoniaMNIST: train 4,708, val 524, test 624 images"))
+    medmnist = cards.model_card(make_result(data_name="PneumoniaMNIST: train 4,708, val 524, test 624 images"))
     assert "CC BY 4.0" not in medmnist and "children aged 1 to 5" in medmnist
-    other = report.model_card(make_result(data_name="1,000 images: 500 normal, 500 pneumonia"))
+    other = cards.model_card(make_result(data_name="1,000 images: 500 normal, 500 pneumonia"))
     assert "CC BY" not in other and "Kermany" not in other and "child" not in other
     elsewhere = make_result(data_name="1,000 images: 500 normal, 500 pneumonia")
     elsewhere.checkpoint["data"] = {
@@ -249,7 +249,7 @@ def test_cards_claim_of_the_data_only_what_its_name_says():
         "fingerprint": "x",
         "skipped": [["a", "b"]],
     }
-    text = report.model_card(elsewhere)
+    text = cards.model_card(elsewhere)
     assert "It was trained on Kermany's films" in text and "| files in it that could not be read | 1 |" in text
     assert "Kermany" not in page([make_result(data_name="mine")]).text
 
@@ -262,12 +262,12 @@ def test_cards_without_a_checkpoint_leave_out_what_is_not_known():
 
     ensemble, graph = map(bare, make_results()[2:])
     for result in (ensemble, graph):
-        text = report.model_card(result)
+        text = cards.model_card(result)
         for absent in ("trained on |", "Promised", "Changed", "Groups", "prevalence", "## Notes", "Versions", "seed 1"):
             assert absent not in text
-    assert "python export.py" not in report.model_card(graph) and "sha256sum" not in report.model_card(ensemble)
-    assert "smoke run" in report.model_card(replace(graph, quick=True))
-    by_image = report.model_card(replace(graph, split={"how": "image", "seed": 0, "fingerprint": "x"}))
+    assert "python export.py" not in cards.model_card(graph) and "sha256sum" not in cards.model_card(ensemble)
+    assert "smoke run" in cards.model_card(replace(graph, quick=True))
+    by_image = cards.model_card(replace(graph, split={"how": "image", "seed": 0, "fingerprint": "x"}))
     assert "a patient may be in training and in the test" in by_image
 
 
@@ -308,7 +308,7 @@ def test_names_never_become_markup_in_markdown_and_cards():
     shown, evil_tables = problems.printable(EVIL), [Table(EVIL, [EVIL], [[EVIL]], [EVIL])]
     for text in (
         report.markdown_text(results, [], evil_tables, [EVIL], {EVIL: EVIL}),
-        report.model_card(results[0]),
+        cards.model_card(results[0]),
     ):
         prose = "\n".join(line for line in text.splitlines() if not line.startswith("    "))
         assert "<" not in prose.replace("&lt;", "") and "\x1b" not in text and "\u202e" not in text
@@ -316,7 +316,7 @@ def test_names_never_become_markup_in_markdown_and_cards():
         assert not re.search(r"(?<!\\)\]\((?!cards/|[a-z_]+\.png\))", prose)
         assert plain(text).count(shown) > 5
         markdown_tables(text)  # every row has as many cells as its header
-    commands = [line for line in report.model_card(results[0]).splitlines() if line.startswith("    ")]
+    commands = [line for line in cards.model_card(results[0]).splitlines() if line.startswith("    ")]
     assert len(commands) == 3 and all("'" in line for line in commands)  # quoted for a shell, and on one line
 
 
@@ -381,11 +381,11 @@ def test_synthetic_results_are_marked_wherever_they_appear():
     assert all(alt.startswith("SYNTHETIC: ") for alt in re.findall(r"!\[(.*?)\]", text))
     assert cards.SYNTHETIC in found.text and cards.SYNTHETIC in text
     for result in results:
-        card = report.model_card(result)
+        card = cards.model_card(result)
         assert card.startswith("# SYNTHETIC: ") and f"**{cards.SYNTHETIC}**" in card
         assert "## SYNTHETIC: Results on the test images" in card and "CC BY" not in card
     real = make_results()
-    assert "SYNTHETIC" not in page(real).text + markdown(real) + "".join(map(report.model_card, real))
+    assert "SYNTHETIC" not in page(real).text + markdown(real) + "".join(map(cards.model_card, real))
 
 
 def test_a_model_of_drawings_is_marked_among_others():
@@ -393,8 +393,8 @@ def test_a_model_of_drawings_is_marked_among_others():
     found = page(results)
     assert f"{cards.TRAINED_ON_DRAWINGS} (drawn)" in found.text
     assert "SYNTHETIC: drawn" in found.heads and "real" in found.heads
-    assert cards.TRAINED_ON_DRAWINGS in report.model_card(results[1])
-    assert "SYNTHETIC" not in report.model_card(results[0])
+    assert cards.TRAINED_ON_DRAWINGS in cards.model_card(results[1])
+    assert "SYNTHETIC" not in cards.model_card(results[0])
 
 
 def test_what_is_undefined_is_a_dash():
@@ -407,7 +407,7 @@ def test_what_is_undefined_is_a_dash():
     comparisons[0]["measures"][0] |= {"difference": estimate(NAN), "p": NAN, "p_holm": NAN, "detectable": NAN}
     text = page(results, comparisons=comparisons).text
     assert "AUROC: -, p - (DeLong by patient)" in text
-    documents = [text, markdown(results), *map(report.model_card, results)]
+    documents = [text, markdown(results), *map(cards.model_card, results)]
     assert not any(re.search(r"\b(nan|None|inf|True|False)\b", document) for document in documents)
     assert all("| AUROC | - |" in card and "| accuracy | - | - | - | - |" in card for card in documents[2:])
 
@@ -437,7 +437,7 @@ def test_write_leaves_all_documents_and_figures_whole(tmp_path):
     for name, source in zip(figures.NAMES, found.sources, strict=False):
         assert base64.b64decode(source.split(",")[1]) == (folder / name).read_bytes()
     for name, result in report.card_files(results).items():
-        assert (folder / name).read_text() == report.model_card(result)
+        assert (folder / name).read_text() == cards.model_card(result)
     assert (folder / "report.html").stat().st_size < 3e6
     (tmp_path / "file").write_text("x")
     with pytest.raises(problems.Problem, match="cannot write"):
@@ -447,7 +447,7 @@ def test_write_leaves_all_documents_and_figures_whole(tmp_path):
 def test_results_are_not_changed_by_being_written():
     results = [make_result()]
     before = json.dumps([asdict(result) for result in results], default=lambda a: a.tolist())
-    markdown(results), page(results), report.model_card(results[0])
+    markdown(results), page(results), cards.model_card(results[0])
     assert json.dumps([asdict(result) for result in results], default=lambda a: a.tolist()) == before
 
 

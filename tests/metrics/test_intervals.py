@@ -15,6 +15,15 @@ NAN = math.nan
 pytestmark = pytest.mark.filterwarnings("error")
 
 
+def bootstrap(labels, probabilities, threshold, weights) -> dict[str, np.ndarray]:
+    """Every metric at one threshold, in every replicate."""
+    return {
+        **intervals.bootstrap_decisions(labels, probabilities, threshold, weights),
+        **intervals.bootstrap_ranking(labels, probabilities, weights),
+        **intervals.bootstrap_calibration(labels, probabilities, weights),
+    }
+
+
 def clustered(seed: int, n: int = 60, levels: int | None = None) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """A sample in which patients have one to a handful of images, of both classes, in no order."""
     labels, probabilities = sample(seed, n, levels)
@@ -63,7 +72,7 @@ def test_bootstrap_is_every_metric_of_the_repeated_images(seed: int, n: int, lev
     labels, probabilities, patients = clustered(seed, n, levels)
     weights = intervals.patient_counts(patients, 25, seed)
     for threshold in (0.5, 0.9):
-        got = intervals.bootstrap(labels, probabilities, threshold, weights)
+        got = bootstrap(labels, probabilities, threshold, weights)
         for i, row in enumerate(weights):
             expected = repeated(labels, probabilities, row, threshold)
             assert set(got) == set(expected)
@@ -74,23 +83,23 @@ def test_bootstrap_is_every_metric_of_the_repeated_images(seed: int, n: int, lev
 def test_bootstrap_in_parts_is_bootstrap_as_a_whole(monkeypatch) -> None:
     labels, probabilities, patients = clustered(0, 60, 8)
     weights = intervals.patient_counts(patients, 50, 0)
-    whole = intervals.bootstrap(labels, probabilities, 0.5, weights)
+    whole = bootstrap(labels, probabilities, 0.5, weights)
     monkeypatch.setattr(intervals, "ENTRIES", 7 * 60)
-    for key, values in intervals.bootstrap(labels, probabilities, 0.5, weights.astype(np.float32)).items():
+    for key, values in bootstrap(labels, probabilities, 0.5, weights.astype(np.float32)).items():
         assert values.shape == (50,) and values.dtype == np.float64
         np.testing.assert_allclose(values, whole[key], rtol=1e-9)
 
 
 def test_bootstrap_of_the_whole_sample_is_the_sample() -> None:
     labels, probabilities, _ = clustered(1, 300)
-    got = intervals.bootstrap(labels, probabilities, 0.5, np.ones((1, 300)))
+    got = bootstrap(labels, probabilities, 0.5, np.ones((1, 300)))
     expected = repeated(labels, probabilities, np.ones(300, dtype=int), 0.5)
     assert {key: values[0] for key, values in got.items()} == pytest.approx(expected, rel=1e-9)
 
 
 def test_bootstrap_marks_what_is_undefined_in_a_replicate() -> None:
     weights = np.array([[1, 1, 0, 0], [0, 0, 1, 1], [1, 1, 1, 1]])
-    got = intervals.bootstrap([0, 0, 1, 1], [0.1, 0.2, 0.3, 0.9], 0.8, weights)
+    got = bootstrap([0, 0, 1, 1], [0.1, 0.2, 0.3, 0.9], 0.8, weights)
     nan = {key: np.isnan(values).tolist() for key, values in got.items()}
     assert nan.pop("calibration_slope") == [True, True, True]
     assert nan.pop("sensitivity") == nan.pop("f1") == nan.pop("average_precision") == [True, False, False]
