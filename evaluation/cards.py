@@ -54,7 +54,7 @@ def model_card(result: Result) -> str:
         *promises(result),
         *prevalence(result),
         *groups(result),
-        *robustness(result),
+        *shortcut_audit(result),
         *uses(result),
         *notes(result),
         *how_to(result),
@@ -272,12 +272,12 @@ def groups(result: Result) -> list[str]:
     ]
 
 
-def robustness(result: Result) -> list[str]:
-    if not result.robustness:
+def shortcut_audit(result: Result) -> list[str]:
+    if not result.shortcut_audit:
         return []
-    rows = [[c["change"], c["strength"], number(c["auroc"], 4), number(c["accuracy"])] for c in result.robustness]
+    rows = [[c["change"], c["strength"], number(c["auroc"], 4), number(c["accuracy"])] for c in result.shortcut_audit]
     return [
-        "## Changed test images\n",
+        "## Shortcut audit: changed test images\n",
         github_table(["change", "strength", "AUROC", "accuracy"], rows),
     ]
 

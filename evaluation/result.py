@@ -38,7 +38,7 @@ class Result:
     points: dict[str, dict]  # by operating point: threshold, tn, fp, fn, tp, estimates, promised, gap, at_prevalence
     subgroups: list[dict]  # group, measure, images, patients, value, low, high
     corrected: dict | None  # for the test images' prevalence: validation, estimated, counted (shares), estimates
-    robustness: list[dict] | None  # with --audit: change, strength, auroc, accuracy, sensitivity, specificity
+    shortcut_audit: list[dict] | None  # with --audit: change, strength, auroc, accuracy, sensitivity, specificity
     notes: list[str]  # sentences on these test images
     stress: list[dict] | None  # validation images seen in other ways: view, shortcuts, auroc, accuracy, ...
     training: dict | None  # of a checkpoint: testing.training_facts()
@@ -48,7 +48,7 @@ class Result:
     labels: NDArray[np.int64]  # (N,) 0 normal, 1 pneumonia
     probabilities: NDArray[np.float64]  # (N,) calibrated, of pneumonia
     patient_ids: list[str]  # (N,)
-    history: list[dict] | None  # a row for each epoch; a graph has none, an ensemble its first member's
+    history: list[dict] | None  # a row for each epoch; graphs and ensembles have none
     worst: list[dict]  # the errors that surprise most: file, label, probability, pixels (S, S) uint8
     checkpoint: dict  # what the model, or an ensemble's first member, says of itself; no weights, no list of images
 

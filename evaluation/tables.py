@@ -103,7 +103,7 @@ def promises(results: list[Result]) -> Table:
 
 
 def stressed(results: list[Result]) -> Table:
-    """How the validation films fared that were shown in other ways: views.py."""
+    """How the validation films fared that were shown in other ways: training/stress_views.py."""
     headers = ["model", "view", "AUROC of shortcuts alone", "AUROC", *DECISIONS]
     rows = [
         [result.name, row["view"], number(row["shortcuts"], 3), number(row["auroc"], 4),
@@ -196,16 +196,16 @@ def convergence(results: list[Result]) -> Table:
     return Table("Convergence (on validation, accuracy at 0.5)", headers, rows, [])
 
 
-def robustness(results: list[Result]) -> Table:
+def shortcut_audit(results: list[Result]) -> Table:
     headers = ["model", "change", "strength", "AUROC", "accuracy", "sensitivity", "specificity"]
     rows = [
         [result.name, found["change"], found["strength"], number(found["auroc"], 4),
          *(number(found[key]) for key in DECISIONS)]
-        for result in results for found in result.robustness or ()
+        for result in results for found in result.shortcut_audit or ()
     ]  # fmt: skip
     notes = ["Test images, changed; decisions at the threshold from validation. A model that ranks well on borders "
              "alone, or no better than what is known without a pixel, has learnt a shortcut."]  # fmt: skip
-    return Table("Shortcuts and corruptions", headers, rows, notes)
+    return Table("Shortcut audit", headers, rows, notes)
 
 
 def notebooks(results: list[Result]) -> Table:
@@ -236,7 +236,7 @@ def tables(results: list[Result], comparisons: list[dict], groups: list[dict]) -
         seeds(groups),
         questions(comparisons),
         convergence(results),
-        robustness(results),
+        shortcut_audit(results),
         notebooks(results),
     ]
     mark = "SYNTHETIC: " if any(result.data["synthetic"] for result in results) else ""

@@ -41,7 +41,7 @@ def evaluate(
 ) -> Result:
     """All there is to say of a model on the test side of a split: what feeds every table and file.
 
-    prevalence: a share, for which PPV and NPV are asked; by: a manifest's column, for subgroups; audit: robustness too.
+    prevalence: a share, for which PPV and NPV are asked; by: a manifest's column, for subgroups; audit: shortcuts too.
     """
     facts = model.facts
     probabilities = probabilities_of(model, dataset, split.test, device)
@@ -54,7 +54,9 @@ def evaluate(
     result = described(facts, dataset, split, probabilities, points, prevalence, by)
     if not audit:
         return result
-    return replace(result, robustness=robustness(model, dataset, split, points["validation"]["threshold"], device))
+    return replace(
+        result, shortcut_audit=shortcut_audit(model, dataset, split, points["validation"]["threshold"], device)
+    )
 
 
 def probabilities_of(
@@ -104,7 +106,7 @@ def described(
         points=at,
         subgroups=subgroups(dataset, test, probabilities, decisions, at["validation"]["threshold"], by),
         corrected=corrected(sample, probabilities, facts.get("validation_answers")),
-        robustness=None,
+        shortcut_audit=None,
         notes=list(split.notes),
         stress=facts.get("stress") or None,  # checkpoints of earlier versions, and of other --val, have none
         training=training_facts(facts) if facts["kind"] == "checkpoint" else None,
@@ -178,7 +180,7 @@ def subgroups(
 def column_of(dataset: Dataset, column: str) -> np.ndarray:
     """(N,) text of a manifest's column. Raises Problem where the source is no manifest, or has no such column.
 
-    Names of columns and of files are read as sources.py reads them.
+    Names of columns and of files are read as films/sources.py reads them.
     """
     if not dataset.source.lower().endswith(".csv"):
         raise Problem(f"--by {column}: {dataset.source} is no .csv manifest, so it has no columns")
@@ -213,7 +215,7 @@ def training_facts(facts: dict) -> dict:
     }
 
 
-def robustness(model: Model, dataset: Dataset, split: Split, threshold: float, device: torch.device) -> list[dict]:
+def shortcut_audit(model: Model, dataset: Dataset, split: Split, threshold: float, device: torch.device) -> list[dict]:
     """The shortcut audit: AUROC and decisions on changed test images, and without seeing any."""
     labels, found = dataset.labels[split.test], []
 
@@ -254,6 +256,7 @@ def ensembles(
                         for answer, (model, _, _) in zip(stored, known, strict=True)], axis=0)  # fmt: skip
         patients = [str(key) for key in stored[0]["patients"].tolist()]
         points = estimation.operating_points(labels, mean, patients, measures.youden_threshold(labels, mean))
+        facts = {key: value for key, value in facts.items() if key not in ("history", "weights_sha256")}  # one member's
         facts = {**facts, "kind": "ensemble", "shown_name": name, "seed": None,
                  "file": ", ".join(member.file for member in members),
                  "sha256": disk.sha256_of(member.sha256 for member in members), "temperature": 1.0,

@@ -125,7 +125,7 @@ def make_result(
         ],
         corrected={"validation": 0.742, "estimated": 0.641, "counted": 0.625,
                    "estimates": {key: estimate(0.9111) for key in DECISIONS}} if trained else None,
-        robustness=[{"change": "as it is", "strength": "", "auroc": 0.9312, "accuracy": 0.8745},
+        shortcut_audit=[{"change": "as it is", "strength": "", "auroc": 0.9312, "accuracy": 0.8745},
                     {"change": "centre only", "strength": "60 %", "auroc": 0.7177, "accuracy": NAN}]
         if trained else None,
         notes=[f"{name} was made by hand"],
@@ -169,7 +169,7 @@ def make_comparisons() -> list[dict]:
 
 
 def make_tables(results: list[Result]) -> list[Table]:
-    """As tables.py makes them: texts and whole numbers, a title, footnotes."""
+    """As evaluation/tables.py makes them: texts and whole numbers, a title, footnotes."""
     rows = [[r.name, r.images, number(r.estimates["auroc"]["value"], 4), r.points["validation"]["fn"]]
             for r in results]  # fmt: skip
     return [

@@ -1,4 +1,4 @@
-"""evaluate.py and answers.py: which images test a model, what is written of it, and input that is wrong."""
+"""evaluate.py and the model it tests: which images test it, what is written of it, and input that is wrong."""
 
 import csv
 import json
@@ -250,6 +250,13 @@ def test_test_labels_choose_nothing(world):
     assert thresholds[0] == thresholds[1]
 
 
+def test_an_ensemble_has_no_learning_curve_and_no_weights_of_its_own(world):
+    known, results = opened(world, ("simple-s3", "simple-s4"), world.dataset())
+    (made,) = testing.ensembles(known, results)
+    assert made.history is None and "weights_sha256" not in made.checkpoint
+    assert all(result.history and result.checkpoint["weights_sha256"] for result in results)
+
+
 def test_seeds_that_were_validated_on_other_images_make_no_ensemble(world):
     known, results = opened(world, ("simple-s3", "simple-s4"), world.dataset())
     model, *_ = known[world.runs / "simple-s4" / "model.pt"]
@@ -461,15 +468,15 @@ def test_each_run_is_one_look_and_says_so(world, tmp_path, capsys):
 def test_the_audit_has_a_row_for_every_change(world, capsys):
     assert world.evaluate("--audit") == 0
     found = world.model()
-    rows = [(row["change"], row["strength"]) for row in found["robustness"]]
+    rows = [(row["change"], row["strength"]) for row in found["shortcut_audit"]]
     assert rows[:19] == [(change, strength) for change, strength, _ in shortcuts.CHANGES]
-    plain = found["robustness"][0]
+    plain = found["shortcut_audit"][0]
     # Here bf16 is allowed; a decision or two may turn.
     assert plain["auroc"] == pytest.approx(found["estimates"]["auroc"]["value"], abs=0.02)
     accuracy = found["points"]["validation"]["estimates"]["accuracy"]["value"]
     assert plain["accuracy"] == pytest.approx(accuracy, abs=2.1 / found["images"])
-    (outside,) = found["robustness"][19:]
+    (outside,) = found["shortcut_audit"][19:]
     assert outside["change"] == "no pixels at all" and "file size" in outside["strength"]
     assert 0 <= outside["auroc"] <= 1 and outside["accuracy"] is None
     out = capsys.readouterr().out
-    assert "Shortcuts and corruptions" in out and out.count("borders only") == 1
+    assert "Shortcut audit" in out and out.count("borders only") == 1

@@ -258,7 +258,7 @@ def test_cards_without_a_checkpoint_leave_out_what_is_not_known():
     def bare(result: Result) -> Result:
         points = {name: point | {"at_prevalence": None} for name, point in result.points.items()
                   if not name.startswith("sensitivity")}  # fmt: skip
-        return replace(result, robustness=None, subgroups=[], notes=[], points=points)
+        return replace(result, shortcut_audit=None, subgroups=[], notes=[], points=points)
 
     ensemble, graph = map(bare, make_results()[2:])
     for result in (ensemble, graph):
@@ -283,7 +283,7 @@ def poisoned() -> list[Result]:
     result = replace(result, file=EVIL, initial_weights=EVIL, architecture=EVIL, notes=[EVIL], data=data,
                      checkpoint=checkpoint)  # fmt: skip
     result.subgroups[0]["group"] = EVIL
-    result.robustness[0]["change"] = EVIL
+    result.shortcut_audit[0]["change"] = EVIL
     result.worst[0]["file"] = EVIL
     return [result]
 

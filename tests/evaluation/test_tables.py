@@ -49,7 +49,7 @@ def result(name: str, seed: int, kind: str = "checkpoint", n: int = 90, **more) 
         data={"name": "made-up films", "fingerprint": "abc", "synthetic": False}, trained_on_synthetic=False,
         split={"how": "patient", "seed": 0, "fingerprint": "def"}, temperature=1.0, images=n,
         patients=len(set(patients)), positives=int(labels.sum()), estimates=estimates, points=points,
-        subgroups=groups, corrected=corrected if trained else None, robustness=audit, notes=[],
+        subgroups=groups, corrected=corrected if trained else None, shortcut_audit=audit, notes=[],
         stress=STRESS if trained else None, training=training if trained else None, checkpoint_sha256=None,
         files=[f"{i}.png" for i in range(n)], labels=labels, probabilities=probabilities, patient_ids=patients,
         history=[], worst=[], checkpoint={"name": name},
@@ -111,7 +111,7 @@ def test_every_table_is_rectangular_and_named_once(shown):
         "Stress validation", "At another prevalence",
         "With the test images' prevalence estimated from themselves", "Subgroups (threshold from validation)",
         "Several seeds", "The questions",
-        "Convergence (on validation, accuracy at 0.5)", "Shortcuts and corruptions",
+        "Convergence (on validation, accuracy at 0.5)", "Shortcut audit",
         "The notebooks that this project succeeds, beside this run"]  # fmt: skip
     for table in shown.tables.values():
         assert {len(row) for row in table.rows} == {len(table.headers)}
@@ -225,7 +225,7 @@ def test_questions_and_seeds_cell_by_cell(shown):
 
 
 def test_shortcuts_and_convergence_have_dashes_for_what_is_not_there(shown):
-    rows = shown.tables["Shortcuts and corruptions"].rows
+    rows = shown.tables["Shortcut audit"].rows
     assert rows[0] == ["simple-s0", "none", "", "0.9123", "0.800", "0.700", "-"]
     assert rows[1] == ["simple-s0", "no pixels at all", "x", "0.5000", "-", "-", "-"]
     rows = shown.tables["Convergence (on validation, accuracy at 0.5)"].rows
@@ -233,7 +233,7 @@ def test_shortcuts_and_convergence_have_dashes_for_what_is_not_there(shown):
 
 
 def test_only_synthetic_results_are_marked_and_empty_tables_left_out():
-    model = result("simple", 1, data={"name": "SYNTHETIC", "fingerprint": "x", "synthetic": True}, robustness=None)
+    model = result("simple", 1, data={"name": "SYNTHETIC", "fingerprint": "x", "synthetic": True}, shortcut_audit=None)
     for at in model.points.values():
         at["promised"] = at["gap"] = at["at_prevalence"] = None
     made = tables.tables([model], [], [])
