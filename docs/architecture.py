@@ -5,6 +5,7 @@ of a room between. tests/test_structure.py fails while the picture is older than
 """
 
 import ast
+import functools
 import graphlib
 import html
 import sys
@@ -25,6 +26,11 @@ text { font: 12px sans-serif; fill: #222 } .name { font-weight: bold; font-size:
 <rect width="100%" height="100%" style="fill: #fff; stroke: none"/>"""
 
 
+@functools.cache
+def parsed(text: str) -> ast.Module:
+    return ast.parse(text)
+
+
 def files_of(root: Path) -> dict[str, Path]:
     """Each file by the name that it is imported by: "train", "films.images"; tests, examples and documents apart."""
     rooms = [init.parent for init in sorted(root.glob("*/__init__.py"))]
@@ -37,7 +43,7 @@ def imports_of(files: dict[str, Path]) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for name, path in files.items():
         wanted: set[str] = set()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 wanted |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
