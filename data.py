@@ -10,7 +10,7 @@ import argparse
 import collections
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +39,8 @@ class Dataset:
         folders: "train", "val", "test", or "" where the source does not say.
         own_validation: the source's "val" side is a validation set of a useful size.
         patients: key of each image's patient; where nothing is known the file itself.
+        pseudonyms: those of them that stand for a DICOM PatientID, with what stands for it without case and leading
+            zeros. They are others in another cache folder: nothing but what is shown may depend on them.
         has_patients: False where nothing could say which images belong to one patient.
         unknown_patients: number of images whose patient is not known.
         etiologies: "normal", "bacteria", "virus" or "pneumonia".
@@ -69,6 +71,7 @@ class Dataset:
     bad: list[tuple[str, str]]
     fit: str
     fingerprint: str
+    pseudonyms: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -148,12 +151,11 @@ def load(
 
 def _dataset(opened: Source, kept: list[Entry], films: list[dict], table: np.ndarray, bad: list, fit: str) -> Dataset:
     known = [entry.patient or film["patient"] for entry, film in zip(kept, films, strict=True)]
-    warned = [f"{entry.file}: {film['warning']}" for entry, film in zip(kept, films, strict=True) if film["warning"]]
-    for note in opened.notes + ([f"{len(warned):,} files, such as {warned[0]}"] if warned else []):
+    for note in opened.notes + warnings(kept, films):
         print(f"note: {note}", file=sys.stderr)
     content = [part for entry, film in zip(kept, films, strict=True) for part in (entry.file, film["content"])]
     return Dataset(
-        name=opened.name,
+        name=sources.name_without(opened, kept),
         source=opened.path,
         synthetic=opened.synthetic,
         images=table,
@@ -172,7 +174,20 @@ def _dataset(opened: Source, kept: list[Entry], films: list[dict], table: np.nda
         bad=bad,
         fit=fit,
         fingerprint=sha256_of(content)[:12],
-    )
+        pseudonyms={film["patient"]: film["patient folded"] for entry, film in zip(kept, films, strict=True)
+                    if film["patient"] and not entry.patient},
+    )  # fmt: skip
+
+
+def warnings(entries: list[Entry], films: list[dict]) -> list[str]:
+    """What the decoder warned of, a line for each kind with the first file that has it."""
+    kinds: dict[str, list[str]] = collections.defaultdict(list)
+    for entry, film in zip(entries, films, strict=True):
+        if film["warning"]:
+            kinds[film["warning"]].append(problems.printable(entry.file))
+    lines = [f"{files[0]}: {text}" if len(files) == 1 else f"{len(files):,} files, such as {files[0]}: {text}"
+             for text, files in sorted(kinds.items(), key=lambda kind: -len(kind[1]))]  # fmt: skip
+    return lines[:10] + ([f"and {len(lines) - 10:,} more kinds of warnings"] if len(lines) > 10 else [])
 
 
 def report_bad(bad: list[tuple[str, str]], total: int, source: str, skip: bool) -> None:
@@ -229,7 +244,7 @@ def split(
         notes.append("there are no test images here: this split can be trained on, but not tested")
     for side, indices in sides.items():
         if (len(indices) and len(set(dataset.labels[indices])) < 2) or (side != "test" and not len(indices)):
-            raise Problem(f"{dataset.source}: too few images: the {side} side of the split lacks a class")
+            raise Problem(f"{dataset.source}: {_too_few(dataset, side, how)}")
     notes += _refuse_leaks(dataset, sides, how)
     if dataset.unknown_patients:
         notes.append(
@@ -238,6 +253,20 @@ def split(
         )
     listing = sorted(f"{dataset.files[i]}\t{side}" for side, indices in sides.items() for i in indices)
     return Split(how, seed, *sides.values(), sha256_of(listing)[:12], tuple(notes), block, fold)
+
+
+def _too_few(dataset: Dataset, side: str, how: str) -> str:
+    """Why a side of the split lacks a class: many of the images may have one patient's name."""
+    crowd = _crowd(dataset)
+    if how == "image" or not crowd:
+        return f"too few images: the {side} side of the split lacks a class"
+    return f"{crowd}, and no patient may be on two sides; {audit.WHO}, and --split image divides them all the same"
+
+
+def _crowd(dataset: Dataset) -> str:
+    """Says that one patient has a fifth of the images or more, as much as a side of a split; "" if none has."""
+    count, said = audit.crowd(dataset)
+    return said if count >= max(audit.MANY, len(dataset.files) / 5) else ""
 
 
 def split_again(dataset: Dataset, facts: dict) -> Split:
@@ -282,13 +311,18 @@ def _refuse_leaks(dataset: Dataset, sides: dict[str, np.ndarray], how: str) -> l
     seen = np.concatenate([sides["train"], sides["validation"]])
     leak = describe_leak(dataset, {"seen": seen, "test": sides["test"]})
     if leak and how != "image":
-        raise Problem(f"{dataset.source}: {leak}; `python data.py check` lists them")
+        crowd = _crowd(dataset)
+        raise Problem(f"{dataset.source}: {leak}; `python data.py check` lists them"
+                      + (f"; {crowd}: {audit.WHO}" if crowd else ""))  # fmt: skip
     leak = describe_leak(dataset, sides)
     return [f"WARNING: {leak}; results on this split flatter the model"] if leak else []
 
 
 def _groups(dataset: Dataset) -> list[str]:
-    """For each image the name of its group: its patient, merged with patients that share identical pixels."""
+    """For each image the name of its group: its patient, merged with patients that share identical pixels.
+
+    Of a group with pseudonyms in it the smallest hash of its pixels, so that splits do not depend on a secret.
+    """
     parent = {patient: patient for patient in dataset.patients}
 
     def root(patient: str) -> str:
@@ -300,7 +334,13 @@ def _groups(dataset: Dataset) -> list[str]:
     for patient, pixels in zip(dataset.patients, dataset.pixel_hashes, strict=True):
         a, b = root(patient), root(first_with.setdefault(pixels, patient))
         parent[max(a, b)] = min(a, b)
-    return [root(patient) for patient in dataset.patients]
+    groups = [root(patient) for patient in dataset.patients]
+    renamed: dict[str, str] = {}
+    secret = {group for group, patient in zip(groups, dataset.patients, strict=True) if patient in dataset.pseudonyms}
+    for group, pixels in zip(groups, dataset.pixel_hashes, strict=True):
+        if group in secret:
+            renamed[group] = min(pixels, renamed.get(group, pixels))
+    return [renamed.get(group, group) for group in groups]
 
 
 def _places(dataset: Dataset, indices: np.ndarray, groups: list[str], seed: int | None = None) -> np.ndarray:

@@ -9,13 +9,17 @@ import argparse
 import collections
 import contextlib
 import csv
+import errno
 import functools
+import glob
 import hashlib
 import io
 import itertools
 import json
 import os
+import re
 import stat
+import struct
 import sys
 import threading
 import time
@@ -24,7 +28,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import onnxruntime
@@ -34,14 +38,22 @@ from tqdm import tqdm
 COLUMNS = ("file", "probability", "decision", "threshold", "refer", "width", "height", "warning", "error", "heatmap",
            "model")  # fmt: skip
 HEADER = ",".join(COLUMNS).encode() + b"\n"  # of the CSV
+# What spreadsheets take for the beginning of a formula (OWASP, CSV Injection), with the apostrophes that defuse it.
+FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
 OUTPUTS = {"probability", "decision", "logits"}
 FACTS = ("classes", "data", "threshold", "temperature", "size")  # of the graph's metadata
 PROVIDERS = {name.removesuffix("ExecutionProvider").lower(): name for name in onnxruntime.get_all_providers()}
 PROVIDERS["directml"] = "DmlExecutionProvider"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".dcm", ".dicom")
-MAX_PIXELS = 80_000_000  # above this it is a mistake or an attack
-MAX_SIDE = 10_000  # a graph that pads makes a square of the longer side
+MAX_PIXELS = 80_000_000  # the largest film in the data has 6.4 million; above this it is a mistake or an attack
+MAX_SIDE = 10_000  # to "pad" makes a square of the longer side
 MAX_SCANS = 100  # of a progressive JPEG, which has about 10; each is a pass over the whole picture
+MARKER = re.compile(rb"\xff+([^\x00\xff])")  # of a part of a JPEG
+EXIF = b"Exif\0\0"  # how such data begin in a JPEG
+LUMA = (0.299, 0.587, 0.114)  # of red, green and blue: ITU-R BT.601, as Pillow converts
+COLOURS = ("Red", "Green", "Blue")
+NEEDED = ("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored",
+          "PixelRepresentation")  # fmt: skip
 MAX_BYTES = 500_000_000  # of one file
 SEAL = b"\n\x06sha256\x12@"  # protobuf's mark of the last entry of a graph's metadata
 HELD_BYTES = 256 << 20  # of decoded films that wait for others of their size, in all threads together
@@ -112,6 +124,8 @@ def open_model(path: Path, provider: str = "auto", threads: int = 0) -> Model:
     threads: of one batch on the CPU, the caller's among them; 0 is one for each core.
     Raises Problem when export.py did not make the graph, or when the provider cannot run it.
     """
+    if is_checkpoint(path):
+        raise Problem(f"{path}: a checkpoint, not a graph; python export.py {path} makes the graph", 2)
     if provider != "auto":
         return load(path, PROVIDERS[provider], threads)
     if PROVIDERS["cuda"] in onnxruntime.get_available_providers():
@@ -120,6 +134,15 @@ def open_model(path: Path, provider: str = "auto", threads: int = 0) -> Model:
         except Problem:
             say("note: CUDA does not work here; the CPU is used")
     return load(path, PROVIDERS["cpu"], threads)
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether torch.save made the file: by its name, or as a zip archive that has a pickle near its start."""
+    if path.suffix.lower() in (".pt", ".pth"):
+        return True
+    with open(path, "rb") as stream:
+        head = stream.read(300)
+    return head.startswith(b"PK\x03\x04") and b"/data.pkl" in head
 
 
 def load(path: Path, wanted: str, threads: int) -> Model:
@@ -153,7 +176,7 @@ def load(path: Path, wanted: str, threads: int) -> Model:
             raise Problem(f"{path}: not a graph that export.py made: it has no {', no '.join(missing)}")
         classes, data, *numbers = (json.loads(facts[key]) for key in FACTS)
         drawn = "SYNTHETIC " if data["synthetic"] else ""
-        label = f"{facts['name']} {drawn}{hashlib.sha256(content).hexdigest()[:16]}"
+        label = printable(f"{facts['name']} {drawn}{hashlib.sha256(content).hexdigest()[:16]}")
         use = (f"{drawn}training data; " if drawn else "") + facts.get("intended_use", "not for clinical use")
         model = Model(session, label, [classes[0], classes[1]], *map(float, numbers), "heatmap" in outputs,
                       facts.get("fit", "stretch"), use,
@@ -182,21 +205,58 @@ def check_answers(model: Model, found: dict[str, np.ndarray]) -> None:
         raise ValueError("it does not decide by its threshold")
 
 
-def walk(path: str) -> Iterator[str]:
-    """The images by their names below a folder, sorted. A file, or a folder that cannot be read, is itself."""
-    try:
-        with os.scandir(path) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
-    except OSError:
-        yield path
-        return
-    for entry in entries:
-        if entry.name.startswith(".") or entry.name == "__MACOSX":
-            continue
-        if entry.is_dir(follow_symlinks=False):  # a link to a folder may lead round in a circle
-            yield from walk(entry.path)
-        elif entry.name.lower().endswith(SUFFIXES) and not entry.is_dir():
+def walk(path: str, passed_over: collections.Counter | None = None) -> Iterator[str]:
+    """The films below a folder, sorted by their names. A file is itself, and so is what cannot be read.
+
+    Everything else there is counted in `passed_over`, by its suffix.
+    """
+    passed_over = collections.Counter() if passed_over is None else passed_over
+    levels: dict = {None: iter([path])}  # the folders that we are in, by device and inode, and what is left of them
+    while levels:
+        entry = next(levels[next(reversed(levels))], None)
+        kind = kind_of(entry) if isinstance(entry, os.DirEntry) else "folder"
+        if entry is None:
+            levels.popitem()
+        elif kind == "film":
             yield entry.path
+        elif kind != "folder":
+            passed_over[kind] += 1
+        else:
+            try:
+                with os.scandir(entry) as found:
+                    entries = sorted(found, key=lambda entry: entry.name)
+                status = os.stat(entry)
+            except OSError:
+                yield os.fspath(entry)
+                continue
+            place = (status.st_dev, status.st_ino or os.fspath(entry))  # 0 where a disk has no inodes
+            if place in levels:
+                passed_over["a folder within itself"] += 1
+            else:
+                levels[place] = (inner for inner in entries if inner.name[0] != "." and inner.name != "__MACOSX")
+
+
+def kind_of(entry: os.DirEntry) -> str:
+    """What is in a folder: "folder" or "film", the latter by its suffix or DICOM's mark, or else as what it counts."""
+    suffix = os.path.splitext(entry.name)[1].lower()
+    try:
+        if entry.is_dir():
+            return "a link to a folder" if entry.is_symlink() else "folder"  # a link may lead round in a circle
+        if entry.name.upper() == "DICOMDIR":  # DICOM's table of contents
+            return "DICOMDIR"
+        if suffix not in SUFFIXES and entry.is_file():  # to open a pipe could hang
+            with open(entry, "rb", buffering=0) as stream:
+                return "film" if stream.read(132)[128:] == b"DICM" else suffix or "without a suffix"
+    except OSError:  # its row says why it cannot be read
+        return "film"
+    return "film" if suffix in SUFFIXES else suffix or "without a suffix"
+
+
+def counted(passed_over: collections.Counter) -> str:
+    """What was passed over, in words: the five most frequent kinds, and how many others."""
+    texts = [f"{count:,} {kind}" for kind, count in passed_over.most_common(5)]
+    others = passed_over.total() - sum(count for _, count in passed_over.most_common(5))
+    return ", ".join(texts + ([f"{others:,} others"] if others else []))
 
 
 @dataclass
@@ -224,35 +284,19 @@ def read_film(file: str) -> Film:
     return film
 
 
-def decode(content: bytes) -> tuple[np.ndarray, float, str | None]:
-    """(H, W) uint8 grey levels of a JPEG, PNG or DICOM file, its mean saturation (0 to 255), and a warning.
+def decode(content: bytes) -> tuple[np.ndarray, float, str]:
+    """(H, W) uint8 grey levels of a JPEG, PNG or DICOM file, its mean saturation (0 to 255), and a warning or "".
 
-    The same pixels as films/images.py decodes before it resizes. Raises ValueError, or what a decoder raises.
+    The same pixels as films/images.py decodes before it resizes: what reads them, from `Unusable` to `number_of`, is
+    films/reading.py, word for word. Raises ValueError with the reason.
     """
     if content[128:132] == b"DICM":
-        return decode_dicom(content)
-    if content[:2] == b"\xff\xd8" and content.count(b"\xff\xda") > MAX_SCANS:
-        raise ValueError(f"a JPEG of more than {MAX_SCANS} scans")
-    try:
-        with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
-            check_size(*image.size)
-            if image.mode.startswith("I"):  # 16 bits: convert("L") would clip at 255 instead of scaling
-                return (np.asarray(image, np.float32) / 257).round().astype(np.uint8), 0.0, None
-            coloured = image.mode not in ("1", "L", "LA")
-            if image.mode == "RGB":
-                image.draft("L", None)  # a colour JPEG holds its grey channel apart: the colours need no decoding
-            image.load()
-            grey = np.asarray(image if image.mode == "L" else image.convert("L"))
-            if not coloured:
-                return grey, 0.0, None
-            if image.mode == "L":
-                return grey, saturation_of_jpeg(content), None
-            small = image.resize((32, 32), reducing_gap=1.0)
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"more pixels than the limit of {MAX_PIXELS:,}") from error
-    except Image.UnidentifiedImageError as error:
-        raise ValueError("not a JPEG, PNG or DICOM file" if content else "the file is empty") from error
-    return grey, mean_saturation(small), None
+        grey, _, warning, _ = read_dicom(content)
+        return grey, 0.0, warning
+    grey, mode, warning, small = read_picture(content)
+    if small is not None:
+        return grey, mean_saturation(small), warning
+    return grey, saturation_of_jpeg(content) if mode == "RGB" else 0.0, warning
 
 
 def mean_saturation(image: Image.Image) -> float:
@@ -272,40 +316,401 @@ def saturation_of_jpeg(content: bytes) -> float:
     return 0.0
 
 
+class Unusable(ValueError):
+    """One line about the part of a DICOM file that cannot be used."""
+
+
+def one_line(said: object) -> str:
+    """A text, or what an error says, on one line that a terminal can show."""
+    text = "".join(character if character.isprintable() else " " for character in str(said))
+    return " ".join(text.split())[:300] or type(said).__name__
+
+
 def check_size(width: int, height: int) -> None:
-    if not 0 < width * height <= MAX_PIXELS or not 0 < max(width, height) <= MAX_SIDE:
-        raise ValueError(f"{width:,} x {height:,} pixels is {'more than the limit' if width * height else 'none'}")
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{width:,} x {height:,} pixels is more than the limit of {MAX_PIXELS:,}")
+    if max(width, height) > MAX_SIDE:
+        raise ValueError(f"{width:,} x {height:,} pixels is more than the limit of {MAX_SIDE:,} to a side")
+    if width <= 0 or height <= 0:
+        raise ValueError("it has no pixels")
 
 
-def decode_dicom(content: bytes) -> tuple[np.ndarray, float, str | None]:
-    """`decode` for DICOM. Nothing of the header but what the pixels mean is used."""
+def check_scans(content: bytes) -> None:
+    """Raises ValueError for a JPEG of more than MAX_SCANS scans; what follows its end, such as a video, does not count.
+
+    Markers are followed as libjpeg does it: ITU-T T.81, B.1.1.
+    """
+    if content.count(b"\xff\xda") <= MAX_SCANS:  # of nearly all files: nothing has to be followed
+        return
+    scans, place = 0, 2
+    while match := MARKER.search(content, place):
+        place, kind = match.end(), match[1][0]
+        if kind == 0xD9:  # end of image
+            return
+        if kind == 0x01 or 0xD0 <= kind <= 0xD8:  # these have no length
+            continue
+        scans += kind == 0xDA
+        if scans > MAX_SCANS:
+            raise ValueError(f"a JPEG of more than {MAX_SCANS} scans")
+        place += int.from_bytes(content[place : place + 2], "big")
+
+
+def read_picture(content: bytes) -> tuple[np.ndarray, str, str, Image.Image | None]:
+    """(H, W) uint8 grey levels of a JPEG or PNG, its mode, a warning or "", and 32 x 32 pixels of its colours.
+
+    It is turned as its EXIF data say; transparency is ignored. There are no colours where there was no need to decode
+    any, as in a JPEG of mode "RGB". Raises ValueError with the reason.
+    """
+    if content[:2] == b"\xff\xd8":
+        check_scans(content)
+    small, warning = None, ""
+    try:
+        with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
+            check_size(*image.size)
+            mode = image.mode
+            if mode == "RGB":
+                image.draft("L", None)  # a colour JPEG holds its grey channel apart: the colours need no decoding
+            image.load()
+            if mode.startswith("I"):  # 16 bits: convert("L") would clip at 255 instead of scaling
+                grey, warning = grey_of_16_bits(np.asarray(image), content)
+            else:
+                grey = np.asarray(image if image.mode == "L" else image.convert("L"))  # convert would copy
+                if image.mode not in ("1", "L", "LA"):
+                    small = image.resize((32, 32), reducing_gap=1.0)
+            return upright(grey, orientation_of(image.info.get("exif"))), mode, warning, small
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"more pixels than the limit of {MAX_PIXELS:,}") from error
+    except Image.UnidentifiedImageError as error:
+        if content[:2] == b"\xff\xd8" and EXIF in content:  # enough damage there keeps Pillow from the picture
+            return read_picture(content.replace(EXIF, b"none\0\0"))
+        raise ValueError("not a JPEG, PNG or DICOM file" if content else "the file is empty") from error
+    except (OSError, SyntaxError, EOFError) as error:  # Pillow raises SyntaxError for a broken PNG
+        raise ValueError(one_line(error)) from error
+
+
+def orientation_of(exif: bytes | None) -> int:
+    """The orientation in EXIF data, 1 to 8; 1, upright, where there are none or they are damaged (Exif 2.32, 4.6.4)."""
+    data = (exif or b"").removeprefix(EXIF)
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(data[:4])
+    if order is None or len(data) < 10:
+        return 1
+    (place,) = struct.unpack_from(f"{order}L", data, 4)
+    if place + 2 > len(data):
+        return 1
+    (count,) = struct.unpack_from(f"{order}H", data, place)
+    for start in range(place + 2, min(place + 2 + 12 * count, len(data) - 11), 12):
+        tag, kind, values, value = struct.unpack_from(f"{order}HHLH", data, start)
+        if tag == 0x0112:
+            return value if (kind, values) == (3, 1) and 1 <= value <= 8 else 1
+    return 1
+
+
+def upright(grey: np.ndarray, orientation: int) -> np.ndarray:
+    """(H, W) or turned (W, H) pixels as EXIF's orientation wants them shown."""
+    if orientation >= 5:
+        grey = grey.T
+    if orientation in (2, 3, 6, 7):
+        grey = grey[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        grey = grey[::-1]
+    return np.ascontiguousarray(grey)
+
+
+def grey_of_16_bits(values: np.ndarray, content: bytes) -> tuple[np.ndarray, str]:
+    """(H, W) values of a 16-bit PNG as uint8, and a warning where fewer bits are in use, such as a detector's 12."""
+    largest = int(values.max())
+    bits = significant_bits(content)
+    if not bits or largest >= 2**bits:
+        bits = next(bits for bits in (10, 12, 14, 16) if largest < 2**bits)
+    levels = (np.arange(2**bits) * (255 / (2**bits - 1))).round().astype(np.uint8)
+    return levels[values], f"{bits} bits in a 16-bit PNG" if bits < 16 else ""
+
+
+def significant_bits(content: bytes) -> int:
+    """What the sBIT chunk of a grey PNG says, 0 where there is none or it is impossible (PNG, 11.3.3.4)."""
+    place = 8
+    while (kind := content[place + 4 : place + 8]) not in (b"", b"IDAT"):
+        if kind == b"sBIT":
+            bits = int.from_bytes(content[place + 8 : place + 9], "big")
+            return bits if bits <= 16 else 0
+        place += 12 + int.from_bytes(content[place : place + 4], "big")
+    return 0
+
+
+def read_dicom(content: bytes) -> tuple[np.ndarray, str, str, str]:
+    """(H, W) uint8 grey levels of a DICOM file, its mode, a warning or "", and the PatientID or "".
+
+    Nothing else of the header leaves this function. Raises ValueError with the reason.
+    """
+    header = open_dicom(content)
+    with naming_part("header"):
+        frames = int(header.get("NumberOfFrames") or 1)
+        patient = str(header.get("PatientID") or "")
+    pixels, colours = decoded(header)
+    photometric = header.PhotometricInterpretation
+    with naming_part("pixels"):
+        values = stored_values(pixels, header)
+        if values.ndim == 3:
+            grey = grey_of_colours(values, int(header.BitsStored), colours)
+        elif photometric == "PALETTE COLOR":
+            grey = by_level(values, lambda levels: grey_of_palette(levels, header))
+        elif photometric in ("MONOCHROME1", "MONOCHROME2"):
+            grey = by_level(values, lambda levels: grey_of_levels(levels, header))
+        else:
+            raise ValueError("its one channel is neither MONOCHROME nor PALETTE COLOR")
+    return grey, f"DICOM {photometric}", f"the first of {frames} frames is used" if frames > 1 else "", patient
+
+
+@contextlib.contextmanager
+def naming_part(part: str) -> Generator[None]:
+    """What goes wrong with a part of a DICOM file becomes one line that names the part."""
+    try:
+        yield
+    except Unusable:  # a part of this part has been named
+        raise
+    except Exception as error:  # pydicom and its decoders raise everything there is on damaged files
+        raise Unusable(f"a DICOM file whose {part} cannot be used ({one_line(error)})") from error
+
+
+def open_dicom(content: bytes) -> Any:
+    """The header of a DICOM file with a picture of a size that can be read, its kind of pixels without spaces."""
     try:
         import pydicom
-        from pydicom.pixels import apply_modality_lut, apply_voi_lut
     except ImportError as error:
-        raise ValueError("a DICOM file: pip install pydicom reads them") from error
-    header = pydicom.dcmread(io.BytesIO(content))
-    check_size(int(header.Columns), int(header.Rows))
-    pixels = header.pixel_array
-    frames = int(header.get("NumberOfFrames", 1) or 1)
-    pixels = pixels[0] if frames > 1 else pixels
-    if header.get("SamplesPerPixel", 1) == 3:
-        pixels = pixels @ np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow converts
-    if pixels.ndim != 2:
-        raise ValueError(f"a DICOM file with pixels of shape {pixels.shape}: no picture")
-    # Rescaled, then the first window (DICOM PS3.3, C.11.1 and C.11.2), else all values.
-    values = np.asarray(apply_modality_lut(pixels, header), np.float64)
-    if "VOILUTSequence" in header:
-        values = np.asarray(apply_voi_lut(values.astype(pixels.dtype), header, prefer_lut=True), np.float64)
-    low, high = values.min(), values.max()
-    if "VOILUTSequence" not in header and header.get("WindowWidth") and header.get("WindowCenter") is not None:
-        width, centre = (float(np.atleast_1d(header.get(name))[0]) for name in ("WindowWidth", "WindowCenter"))
-        shift = 0.5 if header.get("VOILUTFunction", "LINEAR") == "LINEAR" else 0.0
-        low, high = centre - shift - (width / 2 - shift), centre - shift + (width / 2 - shift)
-    grey = (np.clip((values - low) / max(high - low, 1e-9), 0, 1) * 255).round().astype(np.uint8)
-    if str(header.get("PhotometricInterpretation", "MONOCHROME2")) == "MONOCHROME1":  # low values are meant as bright
+        raise ValueError("a DICOM file: pip install -r requirements-dicom.txt reads them") from error
+    if int(pydicom.__version__.partition(".")[0]) < 3:
+        raise ValueError(f"pydicom {pydicom.__version__} is too old: pip install -U pydicom")
+    from pydicom import config
+
+    config.settings.reading_validation_mode = config.IGNORE  # its warnings would show a PatientID
+    with naming_part("header"):
+        header = pydicom.dcmread(io.BytesIO(content))
+        kind = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
+        if "PixelData" not in header:
+            raise Unusable(
+                f"a DICOM file with no picture in it ({one_line(getattr(kind, 'name', 'of no known kind'))})"
+            )
+        if missing := [name for name in NEEDED if header.get(name) is None]:
+            raise Unusable(f"a DICOM file without {', '.join(missing)}")
+        width, height = int(header.Columns), int(header.Rows)
+        if header.SamplesPerPixel not in (1, 3) or header.BitsAllocated not in (1, 8, 16, 32):
+            raise ValueError(f"{header.SamplesPerPixel} samples of {header.BitsAllocated} bits to a pixel")
+        header.PhotometricInterpretation = str(header.PhotometricInterpretation).strip().upper()
+    check_size(width, height)
+    return header
+
+
+def decoded(header: Any) -> tuple[np.ndarray, str]:
+    """The first frame, (H, W) or (H, W, 3), with all bits that are allocated, and what its three channels are."""
+    from pydicom.pixels import get_decoder
+
+    with naming_part("transfer syntax"):
+        if not (syntax := header.file_meta.get("TransferSyntaxUID")):
+            raise Unusable("a DICOM file without TransferSyntaxUID")
+        name = one_line(syntax.name)
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError as error:
+        raise ValueError(f"a DICOM file in {name}, which pydicom does not decode") from error
+    packages = "; ".join(decoder.missing_dependencies)
+    if not decoder.is_available:
+        raise ValueError(f"a DICOM file in {name} ({packages}): pip install -r requirements-dicom.txt decodes it")
+    part = f"pixels in {name}"
+    if "jpeg" in packages and "rle" not in packages:  # Pillow alone decodes some of them
+        part += f" (pip install -r requirements-dicom.txt may help: {packages})"
+    with naming_part(part):
+        # pydicom would cut unused bits off in some syntaxes only, and knows colours of 8 bits alone.
+        options: Any = {"correct_unused_bits": False, "as_rgb": header.BitsAllocated == 8}
+        pixels, facts = decoder.as_array(header, index=0, **options)
+        colours = facts["photometric_interpretation"]
+    return pixels, str(getattr(colours, "value", colours))
+
+
+def stored_values(pixels: np.ndarray, header: Any) -> np.ndarray:
+    """The BitsStored bits that end at HighBit, as integers; the others may hold anything (DICOM PS3.5, 8.1.1)."""
+    bits, allocated, signed = int(header.BitsStored), int(header.BitsAllocated), header.PixelRepresentation == 1
+    high = header.get("HighBit")
+    values = pixels.astype(np.int64 if allocated > 16 else np.int32)
+    shift = max(0, int(high) - bits + 1) if high is not None and int(high) < allocated else 0
+    syntax = header.file_meta.TransferSyntaxUID
+    jpeg = syntax.is_encapsulated and syntax.name != "RLE Lossless"
+    if jpeg and -(2**bits) <= values.min() <= values.max() < 2**bits:
+        shift = 0  # a JPEG has a precision of its own, and may hold only the bits that count
+    values = (values >> shift) & (2**bits - 1)
+    return values - ((values >> (bits - 1)) << bits) if signed else values
+
+
+def grey_of_colours(values: np.ndarray, bits: int, colours: str) -> np.ndarray:
+    """(H, W, 3) to (H, W) uint8: the brightness of what is shown, which is not stretched."""
+    if colours.startswith("YBR_FULL"):
+        grey = values[..., 0].astype(np.float32)
+    elif colours == "RGB":
+        grey = sum(np.float32(weight) * values[..., i] for i, weight in enumerate(LUMA))
+    else:
+        raise ValueError(f"its colours are {colours}")
+    return np.clip(np.asarray(grey) * (255 / (2**bits - 1)), 0, 255).round().astype(np.uint8)
+
+
+def by_level(values: np.ndarray, shown: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """`shown` of each value, worked out once for each level: a film has millions of pixels, and thousands of levels.
+
+    shown: (N,) integers, ascending, to (N,) uint8.
+    """
+    low, span = int(values.min()), int(values.max()) - int(values.min())
+    if span >= 2**20:
+        levels, places = np.unique(values, return_inverse=True)
+        return shown(levels)[places].reshape(values.shape)
+    present = np.zeros(span + 1, bool)
+    present[values - low] = True
+    table = np.zeros(span + 1, np.uint8)
+    table[present] = shown(np.flatnonzero(present) + low)
+    return table[values - low]
+
+
+def grey_of_levels(levels: np.ndarray, header: Any) -> np.ndarray:
+    """(N,) stored values to (N,) uint8: modality, VOI, then MONOCHROME1; padding is black (PS3.3, C.7.6.3, C.11)."""
+    with naming_part("pixel padding"):
+        padding = is_padding(levels, header)
+    with np.errstate(over="ignore"):
+        shares = in_window(rescaled(levels, header), padding, header)
+    grey = (np.clip(shares, 0, 1) * 255).round().astype(np.uint8)
+    if header.PhotometricInterpretation == "MONOCHROME1":  # low values are meant to be shown bright
         grey = 255 - grey
-    return grey, 0.0, f"the first of {frames} frames is used" if frames > 1 else None
+    return np.where(padding, np.uint8(0), grey)
+
+
+def is_padding(levels: np.ndarray, header: Any) -> np.ndarray:
+    """(N,) bool: which stored values fill what is no film; none where all would (PS3.3, C.7.5.1.1.2)."""
+    bits, signed = int(header.BitsStored), header.PixelRepresentation == 1
+    ends = []
+    for name in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
+        for value in words_of(header, name)[:1]:
+            end = int(value) & 0xFFFF if bits <= 16 else int(value)  # US and SS are confused, in both directions
+            if signed and bits <= 16:
+                end -= 2**16 if end >= 2**15 else 2**bits if end >= 2 ** (bits - 1) else 0
+            ends.append(end)
+    if not words_of(header, "PixelPaddingValue"):
+        return np.zeros(levels.shape, bool)
+    padding = (levels >= min(ends)) & (levels <= max(ends))
+    return padding & ~padding.all()
+
+
+def rescaled(levels: np.ndarray, header: Any) -> np.ndarray:
+    """(N,) stored values through the modality LUT, or slope and intercept (PS3.3, C.11.1)."""
+    with naming_part("modality LUT"):
+        if item := item_with_lut(header, "ModalityLUTSequence"):
+            return looked_up(levels, words_of(item, "LUTDescriptor"), lut_data(item), header)[0]
+    with naming_part("rescale"):
+        slope, intercept = (number_of(header, name) for name in ("RescaleSlope", "RescaleIntercept"))
+        if slope == 0 or not np.isfinite([slope or 1, intercept or 0]).all():
+            raise ValueError(f"slope {slope}, intercept {intercept}")
+        values = levels * (1.0 if slope is None else slope) + (intercept or 0.0)
+        if np.abs(values).max() > 1e100:
+            raise ValueError(f"values up to {np.abs(values).max():.3g}")
+        return values
+
+
+def in_window(values: np.ndarray, padding: np.ndarray, header: Any) -> np.ndarray:
+    """(N,) values to shares of full brightness: the first VOI LUT, else the first window, else all that is no padding.
+
+    Clipping to 0 and 1 is left to the caller. Source: PS3.3, C.11.2.
+    """
+    with naming_part("VOI LUT"):
+        if item := item_with_lut(header, "VOILUTSequence"):
+            entries, bits = looked_up(values, words_of(item, "LUTDescriptor"), lut_data(item), header)
+            return entries / (2**bits - 1)
+    with naming_part("window"):
+        centre, width = (number_of(header, name) for name in ("WindowCenter", "WindowWidth"))
+        if centre is not None and width is not None:
+            return window(values, centre, width, str(header.get("VOILUTFunction") or "LINEAR").strip().upper())
+    low, high = values[~padding].min(), values[~padding].max()
+    return (values - low) / max(float(high) - float(low), 1e-9)
+
+
+def window(values: np.ndarray, centre: float, width: float, function: str) -> np.ndarray:
+    """Shares of full brightness, beyond 0 and 1 outside the window (PS3.3, C.11.2.1.2 and C.11.2.1.3)."""
+    if not np.isfinite([centre, width]).all() or width <= 0 or (function == "LINEAR" and width < 1):
+        raise ValueError(f"centre {centre:g}, width {width:g}")
+    if function == "LINEAR":
+        if width == 1:
+            return (values > centre - 0.5).astype(np.float64)
+        return (values - (centre - 0.5)) / (width - 1) + 0.5
+    if function == "LINEAR_EXACT":
+        return (values - centre) / width + 0.5
+    if function == "SIGMOID":
+        return 1 / (1 + np.exp(-4 * (values - centre) / width))
+    raise ValueError(f"its function is {function}")
+
+
+def grey_of_palette(levels: np.ndarray, header: Any) -> np.ndarray:
+    """(N,) stored values to (N,) uint8: the brightness of their colours (PS3.3, C.7.6.3.1.5)."""
+    grey = np.zeros(levels.shape)
+    with naming_part("palette"):
+        for weight, colour in zip(LUMA, COLOURS, strict=True):
+            data = header.get(f"{colour}PaletteColorLookupTableData")
+            if not data:
+                raise ValueError("it is missing, or in segments")
+            descriptor = words_of(header, f"{colour}PaletteColorLookupTableDescriptor")
+            entries, bits = looked_up(levels, descriptor, data, header)
+            grey += weight * (255 / (2**bits - 1)) * entries
+    return np.clip(grey, 0, 255).round().astype(np.uint8)
+
+
+def item_with_lut(header: Any, name: str) -> Any:
+    """The first item of a sequence that has anything of a lookup table, else None."""
+    for item in header.get(name) or ():
+        if words_of(item, "LUTDescriptor") or lut_data(item):
+            return item
+    return None
+
+
+def lut_data(item: Any) -> Any:
+    """The LUTData as they are in the file: pydicom, which converts them, cannot where the descriptor is empty."""
+    element = item.get_item("LUTData", keep_deferred=True)
+    return None if element is None else element.value
+
+
+def looked_up(values: np.ndarray, descriptor: list[int], data: Any, header: Any) -> tuple[np.ndarray, int]:
+    """(N,) values through a lookup table, and how many bits its entries have (PS3.3, C.11.1.1 and C.7.6.3.1.5).
+
+    descriptor: number of entries (0 is 65,536), the value of the first one, bits. data: bytes, or integers of 16 bits.
+    """
+    if len(descriptor) != 3 or not data:
+        raise ValueError(f"{len(descriptor)} of 3 values in its descriptor" if data else "it has no data")
+    count, first, bits = descriptor[0] & 0xFFFF or 65536, descriptor[1], descriptor[2] & 0xFFFF
+    if bits != 8 and not 10 <= bits <= 16:
+        raise ValueError(f"entries of {bits} bits")
+    if first > 32767 and values.min() < 0:  # a negative value that was written without its sign
+        first -= 65536
+    if isinstance(data, bytes):
+        order = "<" if header.file_meta.TransferSyntaxUID.is_little_endian else ">"
+        table = np.frombuffer(data + bytes(len(data) % 2), f"{order}u2").astype("<u2")
+    else:
+        table = np.atleast_1d(np.asarray(data, np.int64)).astype("<u2")
+    if bits == 8 and len(table) < count:  # two to a word, the first one in its lower half
+        table = table.view(np.uint8)
+    if len(table) < count:
+        raise ValueError(f"{len(table):,} of {count:,} entries")
+    table = table[:count]
+    if bits == 8 and table.max() > 255:  # in the upper half of words
+        table = table >> 8
+    places = np.clip(np.rint(values), first, first + count - 1) - first
+    return table[places.astype(np.int64)], bits
+
+
+def words_of(header: Any, name: str) -> list[int]:
+    """The integers of an element; none where it is missing or empty."""
+    value = header.get(name)
+    if isinstance(value, bytes):  # pydicom leaves what it does not know to be signed or not
+        return np.frombuffer(value, "<u2").tolist()
+    return [] if value is None or value == "" else [int(number) for number in np.atleast_1d(value)]
+
+
+def number_of(header: Any, name: str) -> float | None:
+    """The first number of an element, None where it is missing or empty."""
+    value = header.get(name)
+    first = next(iter(value), None) if value is not None and np.ndim(value) else value
+    return None if first is None or not str(first).strip() else float(first)
 
 
 def examined(films: list[Film], size: float) -> np.ndarray:
@@ -491,6 +896,17 @@ def text_of(value: object) -> str:
     return {"None": "", "True": "yes", "False": "no"}.get(str(value), str(value))
 
 
+def cell(value: object) -> str:
+    """A value in the CSV, on one line; an apostrophe in front of a text keeps spreadsheets from running it."""
+    text = printable(text_of(value))
+    return f"'{text}" if isinstance(value, str) and FORMULA.match(text) else text
+
+
+def text_in(cell: str) -> str:
+    """The text that became this cell."""
+    return cell.removeprefix("'") if FORMULA.match(cell) else cell
+
+
 def table_line(row: dict, model: Model) -> str:
     """A row in columns of fixed width, with the file last since its width is not known in advance."""
     probability = f"{row['probability']:.4f}" if isinstance(row["probability"], float) else row["probability"] or "-"
@@ -498,26 +914,72 @@ def table_line(row: dict, model: Model) -> str:
     return f"{probability:>11}  {decision}  {'refer' if row['refer'] else '':<5}  {row['file']}"
 
 
-def earlier_files(path: Path, model: Model, args: argparse.Namespace) -> collections.Counter:
+@contextlib.contextmanager
+def rows_file(args: argparse.Namespace, model: Model) -> Generator[tuple[io.TextIOBase, collections.Counter]]:
+    """The --csv, for the next row, and its earlier files; it is ours alone until the end. Nowhere if there is none."""
+    place, earlier = args.csv or Path(os.devnull), collections.Counter()
+    regular = place.is_file() or not place.exists()
+    stream = open(place, "a+" if regular else "w", newline="", encoding="utf-8")  # noqa: SIM115
+    try:
+        if regular:
+            keep_others_out(stream, place)
+            if args.resume:
+                earlier = earlier_files(stream, args, model)
+            elif args.overwrite:
+                stream.truncate(0)
+        if not regular or not stream.seek(0, os.SEEK_END):
+            stream.write(HEADER.decode())
+        elif not args.resume:
+            raise Problem(f"{place} was made by another process just now", 2)
+        yield stream, earlier
+    finally:
+        with naming(place):  # what could not be written is tried again
+            stream.close()
+
+
+def keep_others_out(stream: io.TextIOWrapper, path: Path) -> None:
+    """Until the stream is closed or this process ends; the system sees to it. There are network disks without locks.
+
+    Raises Problem while another process is inside.
+    """
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            os.lseek(stream.fileno(), 2**31 - 2, os.SEEK_SET)  # nobody could read what is locked: far behind the end
+            msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+            raise Problem(f"{path}: another predict.py is writing to it") from error
+
+
+def earlier_files(stream: io.TextIOWrapper, args: argparse.Namespace, model: Model) -> collections.Counter:
     """How often each file is in a CSV, and under None how many of these failed; cuts off a torn last line.
 
     Raises Problem when it is not a file that this call would have begun.
     """
     earlier = collections.Counter()
-    with open(path, "rb+") as stream:
-        content = stream.read()
-        whole = content[: content.rfind(b"\n") + 1]
-        if not (whole or HEADER).startswith(HEADER) or not (whole or HEADER.startswith(content)):
-            raise Problem(f"{path} is not of predict.py; --overwrite replaces it", 2)
+    content = args.csv.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    foreign = Problem(f"{args.csv} is not of predict.py; --overwrite replaces it", 2)
+    if not (whole or HEADER).startswith(HEADER) or not (whole or HEADER.startswith(content)):
+        raise foreign
+    try:
         for row in csv.DictReader(whole.decode("utf-8", "replace").splitlines()):
             with contextlib.suppress(TypeError, ValueError):
                 refer = refers(float(row["probability"]), args) if row["probability"] else None
                 expected = [model.label, text_of(args.threshold), text_of(refer)]
-                if [row["model"], row["threshold"], row["refer"]] == expected:
-                    earlier.update([row["file"], *([None] if row["error"] else [])])
+                if [text_in(row["model"]), row["threshold"], row["refer"]] == expected:
+                    earlier.update([text_in(row["file"]), *([None] if row["error"] else [])])
                     continue
-            raise Problem(f"{path} is of another model, --threshold or --refer; --overwrite replaces it", 2)
-        stream.truncate(len(whole))
+            raise Problem(f"{args.csv} is of another model, --threshold or --refer; --overwrite replaces it", 2)
+    except csv.Error as error:
+        raise foreign from error
+    stream.truncate(len(whole))
     return earlier
 
 
@@ -537,7 +999,8 @@ class Parser(argparse.ArgumentParser):
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(
         description="Probabilities for X-rays from an exported graph. Not for clinical use.",
-        epilog=f"Folders are searched for {', '.join(SUFFIXES)}; files named here are tried whatever their names.",
+        epilog=f"Folders are searched for {', '.join(SUFFIXES)} and for DICOM files of any name; "
+        "files named here are tried whatever their names.",
     )
     add, whole = parser.add_argument, functools.partial(number, kind=int, low=1, high=1024)
     add("model", type=Path, help="an .onnx file that export.py made")
@@ -559,14 +1022,25 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def files_in(paths: list[str]) -> Iterator[str]:
-    return itertools.chain.from_iterable(map(walk, paths))
+def files_in(paths: list[str], passed_over: collections.Counter | None = None) -> Iterator[str]:
+    return itertools.chain.from_iterable(walk(path, passed_over) for path in paths)
+
+
+def meant(path: str) -> list[str]:
+    """The path, or what fits it as a pattern, which not every shell replaces. Raises Problem where there is no film."""
+    found = [path] if os.path.lexists(path) else sorted(glob.glob(path))
+    if not found:
+        raise Problem(f"{path}: no such file", 2)
+    for name in found:
+        passed_over = collections.Counter()
+        if next(walk(name, passed_over), None) is None:
+            others = f"; passed over: {counted(passed_over)}" if passed_over else ""
+            raise Problem(f"{name}: no image in this folder{others}", 2)
+    return found
 
 
 def work(args: argparse.Namespace) -> int:
-    for path in args.paths:
-        if not os.path.lexists(path) or next(walk(path), None) is None:
-            raise Problem(f"{path}: no image in this folder" if os.path.isdir(path) else f"{path}: no such file", 2)
+    args.paths = [name for path in args.paths for name in meant(path)]
     if not args.model.is_file():
         raise Problem(f"{args.model}: no such file", 2)
     folders = [folder for folder in (args.csv and args.csv.parent, args.heatmaps) if folder]
@@ -586,17 +1060,11 @@ def work(args: argparse.Namespace) -> int:
     provider = model.session.get_providers()[0].removesuffix("ExecutionProvider")
     args.batch_size = min(args.batch_size or (16 if provider == "CPU" else 64), -(-found // args.workers))
     args.threshold = model.threshold if args.threshold is None else args.threshold
-    say(f"{model.label}, threshold {args.threshold:.4f}, on {provider}; {model.use}")
-    earlier = earlier_files(args.csv, model, args) if args.resume and args.csv.exists() else collections.Counter()
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
-    stream = open(args.csv or os.devnull, "a" if args.resume else "w", newline="", encoding="utf-8")  # noqa: SIM115
-    try:
-        stream.write("" if stream.tell() else HEADER.decode())
+    with rows_file(args, model) as (stream, earlier):
+        say(f"{model.label}, threshold {args.threshold:.4f}, on {provider}; {model.use}")
         return predict(args, model, stream, earlier)
-    finally:
-        with naming(args.csv):  # what could not be written is tried again
-            stream.close()
 
 
 def predict(args: argparse.Namespace, model: Model, stream: io.TextIOBase, earlier: collections.Counter) -> int:
@@ -604,10 +1072,10 @@ def predict(args: argparse.Namespace, model: Model, stream: io.TextIOBase, earli
     counts = collections.Counter(error=earlier.pop(None, 0))
     shown = sys.stderr.isatty() and not sys.stdout.isatty()
     total = sum(1 for _ in files_in(args.paths)) - earlier.total() if shown else None
-    started, skipped = time.monotonic(), earlier.total()
+    started, skipped, passed_over = time.monotonic(), earlier.total(), collections.Counter()
 
     def files() -> Iterator[str]:
-        for file in files_in(args.paths):
+        for file in files_in(args.paths, passed_over):
             if not skipped or earlier[printable(file)] < 1:
                 yield file
             else:
@@ -620,7 +1088,7 @@ def predict(args: argparse.Namespace, model: Model, stream: io.TextIOBase, earli
         for done in source:
             rows = [film.row for film in done]
             with naming(args.csv):
-                csv.writer(stream, lineterminator="\n").writerows(map(text_of, row.values()) for row in rows)
+                csv.writer(stream, lineterminator="\n").writerows(map(cell, row.values()) for row in rows)
                 stream.flush()
             print("\n".join(json.dumps(row) if args.json else table_line(row, model) for row in rows), flush=True)
             for row, kind in ((row, kind) for row in rows for kind in ("error", "warning") if row[kind]):
@@ -628,6 +1096,8 @@ def predict(args: argparse.Namespace, model: Model, stream: io.TextIOBase, earli
                 counts[kind] += 1
             counts.update([row["decision"] for row in rows], files=len(rows))
             bar.update(len(rows))
+    if passed_over:
+        say(f"note: passed over in folders: {counted(passed_over)}")
     classes = ", ".join(f"{counts[name]:,} {name}" for name in model.classes)
     say(f"{classes}, {counts['error']:,} errors, {counts['warning']:,} warnings; {skipped:,} files were done before; "
         f"{counts['files'] / (time.monotonic() - started):,.0f} files/s")  # fmt: skip

@@ -8,6 +8,7 @@ import io
 import json
 import math
 import os
+import re
 import tempfile
 from collections.abc import Generator, Iterable
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import IO, Any
 from basics.problems import Busy, Problem
 
 VERSION = "0.1.0"
+# What spreadsheets take for the beginning of a formula (OWASP, CSV Injection), with the apostrophes that defuse it.
+FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
 
 
 @contextlib.contextmanager
@@ -144,12 +147,22 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def csv_text(rows: list[dict]) -> str:
-    """Rows with the same keys as CSV, the keys as its header."""
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return stream.getvalue()
+    """Rows with the same keys as CSV, the keys as its header; no text in it is a formula."""
+    stream, lines = io.StringIO(), []
+    writer = csv.DictWriter(stream, list(rows[0]))  # it quotes what is part of its own end of a line: \r needs \r\n
+    for row in ({key: key for key in rows[0]}, *rows):
+        writer.writerow({key: defused(value) for key, value in row.items()})
+        lines.append(stream.getvalue().removesuffix("\r\n"))
+        stream.seek(stream.truncate(0))
+    return "\n".join([*lines, ""])
+
+
+def defused(value: object) -> object:
+    """A text that a spreadsheet would run as a formula has one apostrophe more in front; numbers stay as they are.
+
+    Whoever reads it takes one off where FORMULA.match finds one in front, and has every text as it was.
+    """
+    return f"'{value}" if isinstance(value, str) and FORMULA.match(value) else value
 
 
 def _finite(value: object) -> object:

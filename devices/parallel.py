@@ -5,16 +5,26 @@ Without torchrun there is one process, rank 0 of 1, and nothing here does anythi
 
 import contextlib
 import os
+import socket
 import sys
+import threading
+import time
 from collections.abc import Callable, Generator
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.constants import default_pg_timeout
+
+from basics.problems import Problem, UsageProblem, printable
 
 Result = TypeVar("Result")
+PATIENCE = 300.0  # seconds in which all processes have to meet
+SILENCE = 10.0  # seconds of waiting before it is said; torchrun's processes need less
+REMEDY = "start them with torchrun, or unset RANK WORLD_SIZE to train in one process"
 
 
 def rank() -> int:
@@ -28,11 +38,14 @@ def world() -> int:
 
 def local_rank() -> int:
     """The number of this process on its machine, which is the number of its GPU."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+    text = os.environ.get("LOCAL_RANK", "0")
+    if not (text.isascii() and text.isdigit()):
+        raise UsageProblem(f"LOCAL_RANK={text!r} is no number of a process; torchrun sets it: unset it to train in one")
+    return int(text)
 
 
 def under_torchrun() -> bool:
-    return "WORLD_SIZE" in os.environ and "RANK" in os.environ
+    return bool(os.environ.get("WORLD_SIZE") and os.environ.get("RANK"))
 
 
 @contextlib.contextmanager
@@ -41,9 +54,11 @@ def group(device: torch.device) -> Generator[None]:
     if not under_torchrun():
         yield
         return
+    store, own, processes = met()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=own, world_size=processes)
     try:
         with contextlib.ExitStack() as stack:
             if rank():
@@ -52,6 +67,73 @@ def group(device: torch.device) -> Generator[None]:
             yield
     finally:
         dist.destroy_process_group()
+
+
+def meeting_point() -> tuple[int, int, str, int]:
+    """(rank, number of processes, address, port) as the environment has them.
+
+    Raises UsageProblem where some are missing or impossible, as they are under Slurm and MPI, or left over in a shell.
+    """
+    names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    if missing := [name for name in names if not os.environ.get(name)]:
+        verb = "is" if len(missing) == 1 else "are"
+        raise UsageProblem(f"RANK and WORLD_SIZE say that there are several processes, but {' and '.join(missing)} "
+                           f"{verb} not set: {REMEDY}")  # fmt: skip
+    try:
+        own, processes, port = (int(os.environ[name]) for name in names if name != "MASTER_ADDR")
+    except ValueError:
+        own, processes, port = 0, 0, 0
+    if not (0 <= own < processes and 0 < port < 2**16):
+        found = ", ".join(f"{name}={os.environ[name]!r}" for name in names)
+        raise UsageProblem(f"{found} is no process of several: {REMEDY}")
+    return own, processes, os.environ["MASTER_ADDR"], port
+
+
+def met() -> tuple[dist.Store, int, int]:
+    """The store in which all processes have met, the rank, and their number; says so where that takes long.
+
+    Raises Problem where they do not come.
+    """
+    own, processes, address, port = meeting_point()
+    where, minutes, found = printable(f"{address}:{port}"), f"{PATIENCE / 60:g} minutes", []
+    # In a thread, since PyTorch's waiting hears no Ctrl-C; a daemon, so that it keeps no process alive.
+    thread = threading.Thread(target=lambda: found.append(meet(own, address, port)), daemon=True)
+    thread.start()
+    thread.join(min(SILENCE, PATIENCE))
+    if thread.is_alive():
+        print(f"process {own} of {processes} waits for the others at {where}, up to {minutes}", file=sys.stderr)
+    thread.join(PATIENCE + 5)  # PyTorch takes a little longer than it is told
+    answer = found[0] if found else "nobody answers"
+    if isinstance(answer, str):
+        raise Problem(f"process {own} of {processes} has not met the others at {where} ({answer}): "
+                      f"all have to come within {minutes}; {REMEDY}")  # fmt: skip
+    answer.set_timeout(default_pg_timeout)  # later they may wait longer for each other, while one loads the data
+    return answer, own, processes
+
+
+def meet(own: int, address: str, port: int) -> dist.Store | str:
+    """The store in which all processes have met, or why they have not."""
+    end = time.monotonic() + PATIENCE
+    while problem := unreachable(own, address, port):  # PyTorch would print a stack for each try
+        if time.monotonic() > end:
+            return problem
+        time.sleep(0.5)
+    try:
+        return next(dist.rendezvous("env://", timeout=timedelta(seconds=max(1.0, end - time.monotonic()))))[0]
+    except RuntimeError as error:
+        return str(error).splitlines()[0]
+
+
+def unreachable(own: int, address: str, port: int) -> str:
+    """Why this process cannot get to where they meet, empty if it can: the first one listens there itself."""
+    try:
+        if own == 0:
+            socket.getaddrinfo(address, port)
+        else:
+            socket.create_connection((address, port), timeout=5).close()
+    except (OSError, UnicodeError) as error:  # the latter of what cannot be a name
+        return str(error)
+    return ""
 
 
 def say(text: str) -> None:

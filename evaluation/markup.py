@@ -81,13 +81,20 @@ def html_cell(value: str | int, side: str) -> str:
 
 
 def github(text: object) -> str:
-    """Any text as GitHub's markdown that shows it: no HTML, table cells, links, code, emphasis or formulas in it."""
+    """Any text as GitHub's markdown that shows it: no HTML, table cells, links, code, emphasis or formulas in it.
+
+    Addresses stay text too (GitHub Flavored Markdown Spec, 6.9, extended autolinks).
+    """
     text = printable(str(text)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = re.sub(r"([\\`*\[\]|$~])", r"\\\1", text)
     text = re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)  # inside a word it means nothing
-    # At the start of a paragraph these would make a heading, a list or a rule of it.
-    text = re.sub(r"^\s*(?=[#=]|[-+](\s|$)|--)", r"\\", text)
-    return re.sub(r"^\s*(\d+)(?=[.)](\s|$))", r"\1\\", text)
+    text = re.sub(r"(?i)(?<=www)(?=\.)|(?=://)", r"\\", text)
+    text = re.sub(r"(?<=\S)@", "<!-- -->@", text)  # of an e-mail: there an escape or an entity changes nothing
+    text = re.sub(r"(?=#\s*$)", r"\\", text)  # at the end of a heading it would be dropped
+    # At the start of a paragraph these would make a heading, a list, a rule or code of it.
+    text = re.sub(r"^ ", "&#32;", text)
+    text = re.sub(r"^(?=[#=]|[-+](\s|$)|--)", r"\\", text)
+    return re.sub(r"^(\d+)(?=[.)](\s|$))", r"\1\\", text)
 
 
 def github_table(headers: list[str], rows: Sequence[Sequence[str | int]]) -> str:

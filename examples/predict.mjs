@@ -10,8 +10,8 @@ ort.env.wasm.numThreads = 1
 
 /** Grey pixels of an 8-bit JPEG or PNG, as the (1, H, W) uint8 tensor that the graph takes; it resizes by itself. */
 async function decode(content) {
-  // Pillow, which decoded the training images, leaves colour profiles and EXIF orientation alone: so must we.
-  const image = sharp(content, { ignoreIcc: true })
+  // As the training images were decoded: turned as EXIF data say, and colour profiles left alone.
+  const image = sharp(content, { ignoreIcc: true }).autoOrient()
   const { format, space } = await image.metadata()
   if (!['jpeg', 'png'].includes(format) || !['b-w', 'srgb'].includes(space)) {
     throw new Error(`not a JPEG or PNG with 8 bits of grey or RGB, but ${format} with ${space}`)

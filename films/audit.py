@@ -16,7 +16,7 @@ import numpy as np
 from tabulate import tabulate
 
 from basics import problems
-from films import sources
+from films import patients, sources
 
 # Thresholds were measured on Kermany's 5,232 training images at 224 x 224; beside each stands what they have.
 CONSTANT = 1.0  # standard deviation in grey levels; the images: 19.9 or more
@@ -37,6 +37,9 @@ PAIRS_AT_MOST = 200_000  # proposed pairs that are kept: thousands of blank imag
 FINE, REACH = 64, 1  # likeness compares 64 x 64 cells, shifted by up to one cell (1.6 %) along each axis
 CLASSES = tuple(name.lower() for name in sources.CLASSES)
 FEW = 10  # images of a class on a side, below which nothing is measured there
+# A patient with a tenth of 50 images or more, or with 10 of each class, is more likely a name that many people share.
+CROWD, ENOUGH, MANY = 0.1, 50, 10
+WHO = "if that is not one person, a .csv manifest with a column patient says who is who"
 
 # Where a film is bright (spine, heart, abdomen) and dark (lungs, air beside the child), on 16 x 16 cells.
 FILM = np.zeros((16, 16), np.float32)
@@ -66,6 +69,50 @@ def identical_groups(pixel_hashes: Sequence[str]) -> list[list[int]]:
 def contradictions(dataset: Dataset) -> list[list[int]]:
     """Groups of images with identical pixels that carry both labels."""
     return [group for group in identical_groups(dataset.pixel_hashes) if len(set(dataset.labels[group])) > 1]
+
+
+def crowd(dataset: Dataset) -> tuple[int, str]:
+    """How many images the patient with the most has, and a sentence that says so; (0, "") where none is known."""
+    whose = _known(dataset)
+    if not whose:
+        return 0, ""
+    patient, films = max(whose.items(), key=lambda item: len(item[1]))
+    kind = "PatientID" if patient in dataset.pseudonyms else "patient"
+    return len(films), (f"{len(films):,} of {len(dataset.files):,} images have one {kind} "
+                        f"({problems.printable(patient)})")  # fmt: skip
+
+
+def odd_patients(dataset: Dataset) -> list[str]:
+    """What looks wrong with the patients' names, in sentences: one for many people, and several for one."""
+    whose, total, found = _known(dataset), len(dataset.files), []
+    large = [patient for patient, films in whose.items() if total >= ENOUGH and len(films) >= CROWD * total]
+    if large:
+        more = f", and {len(large) - 1:,} more have {CROWD:.0%} or more each" if len(large) > 1 else ""
+        found.append(f"{crowd(dataset)[1]}{more}: {WHO}")
+    counts = {patient: np.bincount(dataset.labels[films], minlength=2).tolist() for patient, films in whose.items()}
+    both = [patient for patient, of_class in counts.items() if min(of_class) >= MANY and patient not in large]
+    if both:
+        name, (normal, pneumonia) = problems.printable(both[0]), counts[both[0]]
+        found.append(f"{len(both):,} patients have {MANY} images or more of each class, such as {name} with "
+                     f"{normal:,} normal and {pneumonia:,} pneumonia: {WHO}")  # fmt: skip
+    alike = collections.defaultdict(list)
+    for patient in sorted(whose):
+        alike[dataset.pseudonyms.get(patient) or patients.folded(patient)].append(patient)
+    groups = [names for names in alike.values() if len(names) > 1]
+    if groups:
+        such = " and ".join(problems.printable(f"{name} ({dataset.files[whose[name][0]]})") for name in groups[0][:2])
+        found.append(f"{sum(map(len, groups)):,} names of patients differ from another in nothing but case or leading "
+                     f"zeros, such as {such}: each counts as a patient of its own")  # fmt: skip
+    return found
+
+
+def _known(dataset: Dataset) -> dict[str, list[int]]:
+    """The images of each patient that is known: else the file's name stands for the patient."""
+    found = collections.defaultdict(list)
+    for i, (patient, file) in enumerate(zip(dataset.patients, dataset.files, strict=True)):
+        if dataset.has_patients and patient != file:
+            found[patient].append(i)
+    return found
 
 
 def perceptual_hash(images: np.ndarray) -> np.ndarray:
@@ -330,6 +377,7 @@ def _warnings(dataset: Dataset, report: dict) -> list[str]:
     elif dataset.unknown_patients:
         found.append(f"nothing says of {dataset.unknown_patients:,} images who their patient is: each counts as a "
                      "patient of its own")  # fmt: skip
+    found += odd_patients(dataset)
     found += _way(report, "of several patients")
     for column in ("sides", "classes"):
         # Phantoms share one drawing of the ribs: alike or not, they are no duplicates.

@@ -7,7 +7,6 @@ open_or_build(...)   the table of pixels and what is known of each image
 import collections
 import contextlib
 import hashlib
-import importlib.util
 import io
 import json
 import os
@@ -15,6 +14,7 @@ import shutil
 import sys
 import tempfile
 import time
+import warnings
 import zlib
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,21 +26,20 @@ from tqdm import tqdm
 from basics import disk, problems
 from basics.disk import sha256_of
 from basics.problems import Problem
-from films import images
+from films import images, patients
 from films.sources import Entry
 
 SUMS = "checksums.txt"
 TASK = 16  # images that a thread takes at a time
+LISTING_VERSION = 2  # part of a cache's name: raise it when a listing holds something else
 
 
 def identity(entries: list[Entry], size: int, fit: str) -> str:
     """16 hex digits that name the content of all entries and what is made of it: another name, another cache."""
-    # Without pydicom, DICOM files are unreadable; that must not outlast its installation.
-    dicom = any(entry.file.lower().endswith(".dcm") for entry in entries)
-    reader = f"pydicom {importlib.util.find_spec('pydicom') is not None}" if dicom else ""
     found = in_threads(lambda i: _identity(entries[i]), len(entries), "reading")
     parts = [part for entry, text in zip(entries, found, strict=True) for part in (entry.file, text)]
-    return sha256_of([f"decoder {images.DECODER_VERSION}", f"{size} pixels", fit, reader, *parts])[:16]
+    versions = f"decoder {images.DECODER_VERSION}, listing {LISTING_VERSION}"
+    return sha256_of([versions, f"{size} pixels", fit, *parts])[:16]
 
 
 def default_folder() -> Path:
@@ -66,9 +65,11 @@ def in_threads(work: Callable, count: int, what: str) -> Iterator:
     workers = os.cpu_count() or 1
     waiting: collections.deque = collections.deque()
     with (
+        warnings.catch_warnings(),  # for all threads: what matters is an error, and pydicom's could show a PatientID
         ThreadPoolExecutor(workers) as pool,
         tqdm(total=count, desc=what, unit=" images", disable=not sys.stderr.isatty(), leave=False, delay=1) as bar,
     ):
+        warnings.simplefilter("ignore")
 
         def finish_oldest() -> list:
             done = waiting.popleft().result()
@@ -88,16 +89,20 @@ def open_or_build(folder: Path, entries: list[Entry], size: int, fit: str) -> tu
     """The table of pixels (N, size, size) uint8, memory-mapped, and its listing from `folder`, built there if need be.
 
     The listing is {"films": [{"index", "content", "pixels", "width", ...}], "bad": [(index, reason)]}; a film's row in
-    the table is its place in the list, its index that of its entry.
+    the table is its place in the list, its index that of its entry. "patient" and "patient folded" are pseudonyms of a
+    DICOM PatientID and of that without case and leading zeros, or null; the id itself is nowhere on disk.
+
+    Files that could not be read are tried again each time: what was missing may be installed by now.
 
     A cache is built in a temporary folder and renamed when it is whole: a killed build leaves nothing under the final
     name. Of two processes that want the same one, the second waits for the first.
     """
-    cached = _open(folder, size)
+    cached = _tried_again(_open(folder, size), entries, size, fit)
     if cached is None:
         try:
             with _alone(folder) as alone:
-                cached = _open(folder, size) or _rebuilt(folder, entries, size, fit, alone)
+                cached = _tried_again(_open(folder, size), entries, size, fit)
+                cached = cached or _rebuilt(folder, entries, size, fit, alone)
         except OSError as error:
             raise Problem(
                 f"cannot write the cache {folder}: {error.strerror or error}; --cache DIR moves it"
@@ -105,6 +110,21 @@ def open_or_build(folder: Path, entries: list[Entry], size: int, fit: str) -> tu
     if cached is None:
         raise Problem(f"the cache {folder} could not be read back; --cache DIR moves it")
     return cached
+
+
+def _tried_again(
+    cached: tuple[np.ndarray, dict] | None, entries: list[Entry], size: int, fit: str
+) -> tuple[np.ndarray, dict] | None:
+    """The cache with today's reasons for its bad files; None without a cache, and where one of them can be read now."""
+    if cached is None or not cached[1]["bad"]:
+        return cached
+    table, listing = cached
+    indices, reasons = [i for i, _ in listing["bad"]], []
+    for film, _ in in_threads(lambda k: _decoded(entries[indices[k]], size, fit), len(indices), "trying again"):
+        if isinstance(film, images.Film):
+            return None
+        reasons.append(film)
+    return table, {**listing, "bad": list(zip(indices, reasons, strict=True))}
 
 
 @contextlib.contextmanager
@@ -127,16 +147,16 @@ def _alone(folder: Path) -> Generator[bool]:
 
 
 def _rebuilt(folder: Path, entries: list[Entry], size: int, fit: str, alone: bool) -> tuple[np.ndarray, dict] | None:
-    """Builds and opens the cache in place of one that cannot be opened."""
+    """Builds and opens the cache in place of one that is damaged or lacks what can be read by now."""
     if folder.exists():
-        shutil.rmtree(folder)  # damaged
+        shutil.rmtree(folder)
     if alone:  # what killed builds have left is as large as the cache, and of use to nobody
         for leftover in folder.parent.glob(f".{folder.name}.*.part"):
             shutil.rmtree(leftover, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.", suffix=".part") as temporary:
         whole = Path(temporary) / "cache"
         whole.mkdir()
-        _build(whole, entries, size, fit)
+        _build(whole, entries, size, fit, folder.parent)
         try:
             whole.rename(folder)
         except OSError:
@@ -146,37 +166,43 @@ def _rebuilt(folder: Path, entries: list[Entry], size: int, fit: str, alone: boo
     return _open(folder, size)
 
 
-def _build(folder: Path, entries: list[Entry], size: int, fit: str) -> None:
-    """Writes images.npy, a row for each image that can be read, and listing.json.
+def _build(folder: Path, entries: list[Entry], size: int, fit: str, caches: Path) -> None:
+    """Writes images.npy, a row for each image that can be read, and listing.json; caches: the folder of all of them.
 
     Rows are written to the file, not to a memory map: what a process has written to a map counts as its own memory.
     """
 
-    def work(i: int) -> tuple[int, images.Film | str, str]:
-        try:
-            content = entries[i].read()
-            raw = content if isinstance(content, bytes) else np.ascontiguousarray(content).data
-            return i, images.decode(content, size, fit), hashlib.sha256(raw).hexdigest()[:16]
-        except (OSError, ValueError) as error:
-            return i, getattr(error, "strerror", None) or str(error), ""
-
-    films, bad = [], []
+    films, bad, secret = [], [], b""
     with open(folder / "images.npy", "wb") as stream:
         stream.write(_npy_header(len(entries), size))
-        for i, film, content in in_threads(work, len(entries), "decoding"):
+        found = in_threads(lambda i: _decoded(entries[i], size, fit), len(entries), "decoding")
+        for i, (film, content) in enumerate(found):
             if isinstance(film, str):
                 bad.append((i, film))
                 continue
             stream.write(film.pixels)
+            if (who := film.patient) and not secret:
+                secret = patients.secret(caches)
             films.append({"index": i, "content": content, "pixels": film.pixel_hash, "width": film.width,
-                          "height": film.height, "mode": film.mode, "patient": film.patient,
-                          "warning": film.warning})  # fmt: skip
+                          "height": film.height, "mode": film.mode, "warning": film.warning,
+                          "patient": who and patients.pseudonym(secret, who),
+                          "patient folded": who and patients.pseudonym(secret, patients.folded(who))})  # fmt: skip
         stream.seek(0)
         stream.write(_npy_header(len(films), size))
         stream.flush()
         os.fsync(stream.fileno())
     disk.write_text(folder / "listing.json", json.dumps({"films": films, "bad": bad}))
     disk.write_text(folder / SUMS, _sums(folder))
+
+
+def _decoded(entry: Entry, size: int, fit: str) -> tuple[images.Film | str, str]:
+    """The film, or the reason why there is none; and the hash of its content, or ""."""
+    try:
+        content = entry.read()
+        raw = content if isinstance(content, bytes) else np.ascontiguousarray(content).data
+        return images.decode(content, size, fit), hashlib.sha256(raw).hexdigest()[:16]
+    except (OSError, ValueError) as error:
+        return getattr(error, "strerror", None) or str(error), ""
 
 
 def _sums(folder: Path) -> str:

@@ -6,33 +6,30 @@ open_source(...)   what --data names -> Source: one Entry an image, with its lab
 import collections
 import csv
 import functools
-import hashlib
+import io
 import lzma
 import math
-import os
 import re
-import stat
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
 from basics.disk import sha256_of_file
 from basics.problems import Problem, UsageProblem
-from films import images, phantoms
+from films import folders, patients, phantoms
 
-Place = TypeVar("Place", Path, zipfile.Path)  # a folder or a file, on disk or in a zip
 CLASSES: tuple[str, str] = ("NORMAL", "PNEUMONIA")  # label 0 and label 1
 SIDES = ("train", "val", "test")
+# What they are called, in folders and manifests: "valid" is Roboflow's.
+FOLDERS = {**{side: side for side in SIDES}, "validation": "val", "valid": "val", "training": "train"}
 # What numpy and zipfile raise on damaged arrays; TokenError and AttributeError are numpy's, for a header that is none.
 ARRAY_ERRORS = (ValueError, KeyError, EOFError, TypeError, AttributeError, RuntimeError, SyntaxError, OverflowError,
                 tokenize.TokenError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)  # fmt: skip
-MAX_BYTES = 500_000_000  # of one image file; above this it is a mistake or an attack
 
 # Kermany et al. 2018, Mendeley Data rscbjbr9sj version 2. Kaggle's copy moves 16 training images to val/.
 KERMANY_V2 = {
@@ -172,123 +169,40 @@ def describe(entries: list[Entry]) -> str:
     return f"{KERMANY}: {total:,} of {known:,} images, {sides.pop()} only"
 
 
+def name_without(source: Source, kept: list[Entry]) -> str:
+    """The source's name where only `kept` of its entries can be read."""
+    count = len(source.entries) - len(kept)
+    if not count:
+        return source.name
+    if source.name == describe(source.entries) and not source.name.startswith(KERMANY):
+        return f"{describe(kept)}, and {count:,} that cannot be read"
+    return f"{source.name}, of which {count:,} cannot be read"
+
+
 # ----------------------------------------------------------------------------------------- folders and zips
-
-
-def _folder(path: Path) -> Source:
-    root, found, others = _arrange(path)
-    entries = []
-    for side, label, file in found:
-        name = file.relative_to(root).as_posix()
-        entries.append(
-            Entry(name, label, side, functools.partial(read_file, file), functools.partial(sha256_of_regular, file),
-                  patient_of(name), etiology_of(name, label))
-        )  # fmt: skip
-    return _listed(root.resolve(), entries, others)
 
 
 def _zip(path: Path) -> Source:
     try:
-        archive = zipfile.ZipFile(path)  # stays open: entries are read from it later
+        return _folder(path, zipfile.ZipFile(path))  # stays open: entries are read from it later
     except zipfile.BadZipFile as error:
         raise Problem(f"{path}: not a whole zip file ({error})") from error
-    root, found, others = _arrange(zipfile.Path(archive))
-    entries = []
-    for side, label, file in found:
-        member = archive.getinfo(file.at)
-        name = file.at[len(root.at) :]
-        entries.append(
-            Entry(name, label, side, functools.partial(_read_member, archive, member),
-                  functools.partial("{:08x} {}".format, member.CRC, member.file_size),
-                  patient_of(name), etiology_of(name, label))
-        )  # fmt: skip
-    return _listed(path.resolve(), entries, others)
 
 
-def _listed(path: Path, entries: list[Entry], others: int) -> Source:
+def _folder(path: Path, archive: zipfile.ZipFile | None = None) -> Source:
+    found = folders.find(path, archive, CLASSES, FOLDERS)
+    entries = [
+        Entry(name, label, side, functools.partial(folders.read, file, archive),
+              functools.partial(folders.identity, file, archive), patient_of(name), etiology_of(name, label))
+        for side, label, name, file in found.films
+    ]  # fmt: skip
     entries.sort(key=lambda entry: entry.file)
+    where = found.root.resolve() if isinstance(found.root, Path) else path.resolve()
     for label, name in enumerate(CLASSES):
         if not any(entry.label == label for entry in entries):
-            raise Problem(f"{path}: no JPEG, PNG or DICOM image in any folder named {name}")
-    notes = [f"{others:,} files in {path} are no JPEG, PNG or DICOM by their names and are not used"] if others else []
-    return Source(str(path), describe(entries), entries, notes=notes)
-
-
-def _arrange(root: Place) -> tuple[Place, list[tuple[str, int, Place]], int]:
-    """Finds the class folders below `root`: in train/, val/ and test/, or directly.
-
-    Wrapping folders with nothing else in them (chest_xray/chest_xray) are walked through. Returns the folder that
-    was used, (side, label, file) of its images, and the number of files that are no images by their names.
-    """
-    root = _unwrap(root)
-    found, others = [], 0
-    for side, side_folder in (_subfolders(root, SIDES) or {"": root}).items():
-        for name, class_folder in _subfolders(side_folder, tuple(c.lower() for c in CLASSES)).items():
-            for file in _files(class_folder):
-                if file.name.lower().endswith(images.SUFFIXES):
-                    found.append((side, [c.lower() for c in CLASSES].index(name), file))
-                else:
-                    others += 1
-    return root, found, others
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
-
-
-def _files(folder: Place) -> Iterator[Place]:
-    for item in folder.iterdir():
-        if _hidden(item.name):
-            continue
-        if item.is_dir():
-            if not (isinstance(item, Path) and item.is_symlink()):  # a link to a folder may lead round in a circle
-                yield from _files(item)
-        else:
-            yield item
-
-
-def _subfolders(folder: Place, names: tuple[str, ...]) -> dict[str, Place]:
-    """The sub-folders of `folder` with one of these names, in whatever case they are written."""
-    found = {item.name.lower(): item for item in folder.iterdir() if item.is_dir()}
-    return {name: found[name] for name in names if name in found}
-
-
-def _unwrap(root: Place) -> Place:
-    wanted = (*SIDES, *(c.lower() for c in CLASSES))
-    start = root
-    for _ in range(4):
-        if _subfolders(root, wanted):
-            return root
-        inner: list[Place] = [item for item in root.iterdir() if item.is_dir() and not _hidden(item.name)]
-        if len(inner) != 1:
-            break
-        root = inner[0]
-    raise Problem(f"{start}: no folders named {' and '.join(CLASSES)}, neither here nor in train/, val/ and test/")
-
-
-def read_file(path: Path) -> bytes:
-    """The bytes of a regular file. Raises ValueError for a pipe or device, on which reading could hang."""
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    with open(handle, "rb", buffering=0) as stream:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            raise ValueError("not a regular file")
-        if status.st_size > MAX_BYTES:
-            raise ValueError(f"{status.st_size:,} bytes is more than the limit of {MAX_BYTES:,}")
-        return stream.readall()
-
-
-def sha256_of_regular(path: Path) -> str:
-    return hashlib.sha256(read_file(path)).hexdigest()
-
-
-def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
-    if member.file_size > MAX_BYTES:
-        raise ValueError(f"{member.file_size:,} bytes is more than the limit of {MAX_BYTES:,}")
-    try:
-        return archive.read(member)
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise ValueError(str(error)) from error  # checksum, password, method, or what unpacks it
+            reason = f"{where}: no JPEG, PNG or DICOM image in any folder named {name}"
+            raise Problem("; ".join([reason, *found.notes()]))
+    return Source(str(where), describe(entries), entries, notes=found.notes())
 
 
 # ------------------------------------------------------------------------------------ manifests and arrays
@@ -298,14 +212,10 @@ def _manifest(path: Path) -> Source:
     """A CSV file with columns path and label, and perhaps patient, split and etiology; paths are relative to it."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream, strict=True)
-            columns = {name.strip().lower(): name for name in reader.fieldnames or () if name}
-            for name in ("path", "label"):
-                if name not in columns:
-                    raise Problem(f"{path}: no column '{name}'; path and label are needed, patient, split and "
-                                  "etiology are used when there")  # fmt: skip
-            rows = [(reader.line_num, {key: (row[name] or "").strip() for key, name in columns.items()})
-                    for row in reader]  # fmt: skip
+            text = stream.read()
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=_delimiter(path, text))
+        columns = {name.strip().lower(): name for name in reader.fieldnames or () if name}
+        rows = [(reader.line_num, {key: (row[name] or "").strip() for key, name in columns.items()}) for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise Problem(f"{path}: not a CSV file in UTF-8 ({error})") from error
     entries = [_manifest_entry(path, line, row) for line, row in rows]
@@ -321,23 +231,39 @@ def _manifest(path: Path) -> Source:
     )  # fmt: skip
 
 
+def _delimiter(path: Path, text: str) -> str:
+    """The comma, semicolon or tab that parts the names in the first line. Raises Problem where two of them lack."""
+    first = next(iter(text.splitlines()), "")
+    lacking = {}
+    for delimiter in ",;\t":
+        (names, *_) = [*csv.reader([first], delimiter=delimiter), []]
+        found = {name.strip().lower() for name in names}
+        lacking[delimiter] = [name for name in ("path", "label") if name not in found]
+    best = min(lacking, key=lambda delimiter: len(lacking[delimiter]))
+    if lacking[best]:
+        raise Problem(f"{path}: no column '{lacking[best][0]}' in its first line, {first[:200]!r}; path and label are "
+                      "needed, patient, split and etiology are used when there, with commas, semicolons or tabs "
+                      "between them")  # fmt: skip
+    return best
+
+
 def _manifest_entry(path: Path, line: int, row: dict[str, str]) -> Entry:
     labels = {"0": 0, "1": 1} | {name.lower(): label for label, name in enumerate(CLASSES)}
-    sides = {side: side for side in SIDES} | {"validation": "val", "valid": "val", "training": "train", "": ""}
-    label, side = labels.get(row["label"].lower()), sides.get(row.get("split", "").lower())
+    label, side = labels.get(row["label"].lower()), {**FOLDERS, "": ""}.get(row.get("split", "").lower())
     if not row["path"]:
         raise Problem(f"{path}, line {line}: no path")
     if label is None:
         raise Problem(f"{path}, line {line}: label {row['label']!r} is none of 0, 1, NORMAL, PNEUMONIA")
     if side is None:
         raise Problem(f"{path}, line {line}: split {row['split']!r} is none of train, val, test")
-    if "patient" in row and not row["patient"]:
+    patient = patients.normalised(row["patient"]) if "patient" in row else None
+    if patient == "":
         raise Problem(f"{path}, line {line}: no patient, and other lines may be of the same one")
     name = row["path"].replace("\\", "/")  # manifests are made on Windows too
     file = path.parent / name
     etiology = row.get("etiology", "").lower() or etiology_of(name, label)
-    return Entry(name, label, side, functools.partial(read_file, file),
-                 functools.partial(sha256_of_regular, file), row.get("patient"), etiology)  # fmt: skip
+    return Entry(name, label, side, functools.partial(folders.read, file),
+                 functools.partial(folders.identity, file), patient, etiology)  # fmt: skip
 
 
 def _pneumoniamnist(path: Path) -> Source:

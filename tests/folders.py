@@ -1,5 +1,6 @@
 """Small folders of images for tests: noise, in the shape of Kermany's data."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,4 +22,22 @@ def make_folder(root: Path, sides: tuple[str, ...] = ("",), count: int = 12) -> 
                 seed += 2
                 draw(root / side / "NORMAL" / f"IM-{1000 * s + i:04d}-{n:04d}.jpeg", seed)
                 draw(root / side / "PNEUMONIA" / f"person{1000 * s + i}_virus_{n}.jpeg", seed + 1)
+    return root
+
+
+def make_kaggles_tree(root: Path) -> Path:
+    """As Kaggle's archive unpacks on a Mac and after a look in Jupyter: hidden things, and the whole tree once more.
+
+    The films are those of make_folder(root / "chest_xray", ("train", "val", "test")).
+    """
+    folder = make_folder(root / "chest_xray", ("train", "val", "test"))
+    shutil.copytree(folder, folder / "chest_xray")
+    for inside in (folder, folder / "train", folder / "train" / "NORMAL", folder / "chest_xray" / "val"):
+        (inside / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+        (inside / "._IM-0001-0001.jpeg").write_bytes(b"\0\5\26\7")  # AppleDouble
+        draw(inside / ".ipynb_checkpoints" / "IM-0001-0001-checkpoint.jpeg", 1)
+    for file in ("._chest_xray", "chest_xray/train/NORMAL/._IM-0001-0001.jpeg"):
+        (root / "__MACOSX" / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / "__MACOSX" / file).write_bytes(b"\0\5\26\7")
+    shutil.copytree(root / "__MACOSX", folder / "__MACOSX")
     return root

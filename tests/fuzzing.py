@@ -58,7 +58,7 @@ from training import checkpoints
 MEMORY = 2 << 30  # bytes that a case may take beside what is loaded already
 SECONDS = 10  # of processor time, which a busy machine does not change
 WATCHDOG = 120  # of the wall clock: a case that waits for something uses no processor
-FULL = {"images": 2000, "dicoms": 300, "checkpoints": 500, "graphs": 500, "manifests": 300, "archives": 300,
+FULL = {"images": 2000, "dicoms": 1000, "checkpoints": 500, "graphs": 500, "manifests": 300, "archives": 300,
         "caches": 300, "states": 300, "records": 300, "ledgers": 300, "certificates": 300}  # fmt: skip
 SIZE = 32
 
@@ -162,8 +162,8 @@ def attack_images(world: World, rng: random.Random, files: dict | None = None, d
     try:
         film = images.decode(content, SIZE, fit)
     except ValueError as error:
-        film = None
-        if "\n" in str(error) or not str(error).strip():
+        film, reason = None, str(error)
+        if "\n" in reason or not reason.strip():
             raise Wrong(f"a reason that is not one line: {error!r}") from error
     options = [str(folder), SIZE, folder / "cache", fit]
     try:
@@ -184,6 +184,8 @@ def attack_images(world: World, rng: random.Random, files: dict | None = None, d
         world.film = kept
     if (row["error"] is None) != bool(film):
         raise Wrong(f"predict.py says {row['error']!r}, films/images.py {'a film' if film else 'no film'}")
+    if not film and row["error"] != predict.printable(reason):
+        raise Wrong(f"predict.py says {row['error']!r}, films/images.py {reason!r}")
     if film:
         grey = predict.decode(content)[0]
         same = images.decode(np.ascontiguousarray(grey), SIZE, fit)

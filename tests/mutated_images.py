@@ -5,8 +5,9 @@ import random
 import struct
 import zlib
 
+import film_files
 import numpy as np
-from film_files import dicom
+from film_files import chunk, dicom, lut
 from mutations import HUGE, mutated_bytes
 from PIL import Image
 
@@ -26,6 +27,8 @@ def image_files(jpeg: bytes) -> dict[str, bytes]:
         "alpha.png": {},
         "bit.png": {},
         "deep.png": {},
+        "turned.jpeg": {"exif": exif(6)},
+        "turned.png": {"exif": exif(8)},
     }
     modes = {"colour": "RGB", "cmyk": "CMYK", "palette": "P", "alpha": "RGBA", "bit": "1"}
     made = {}
@@ -50,8 +53,17 @@ def mutated_image(rng: random.Random, files: dict[str, bytes]) -> tuple[str, byt
     return name, mutated_png(rng, content) if name.endswith("png") else mutated_jpeg(rng, content)
 
 
-def chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+def exif(orientation: int) -> bytes:
+    made = Image.Exif()
+    made[0x0112], made[0x011A], made[0x010F] = orientation, 72.0, "maker"
+    return made.tobytes()
+
+
+def mutated_exif(rng: random.Random) -> bytes:
+    made = bytearray(exif(rng.choice((0, 1, 5, 8, 9, 65_535))))
+    for _ in range(rng.choice((0, 1, 3, 20))):
+        made[rng.randrange(6, len(made))] = rng.choice((0, 1, 18, 255, rng.randrange(256)))
+    return bytes(made[: rng.choice((len(made), rng.randrange(len(made))))])
 
 
 def mutated_png(rng: random.Random, content: bytes) -> bytes:
@@ -63,7 +75,7 @@ def mutated_png(rng: random.Random, content: bytes) -> bytes:
         at += 12 + length
     which = rng.randrange(len(chunks))
     parts = [chunk(*found) for found in chunks]
-    kind = rng.randrange(7)
+    kind = rng.randrange(8)
     if kind == 0:  # a length that lies
         parts[which] = struct.pack(">I", rng.choice(HUGE)) + parts[which][4:]
     elif kind == 1:  # a header with other sides, depth and colours, and its right sum
@@ -89,6 +101,9 @@ def mutated_png(rng: random.Random, content: bytes) -> bytes:
         lines = (packer.compress(bytes(min(row * height, 1 << 24))) for _ in range(min(row * height >> 24, 20) + 1))
         parts = [chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0)),
                  chunk(b"IDAT", b"".join(lines) + packer.flush()), chunk(b"IEND", b"")]  # fmt: skip
+    elif kind == 6:  # bits that are in use, and which side is up
+        said = chunk(b"sBIT", rng.choice((b"", b"\0", b"\x01", b"\x0c", b"\x10", b"\xff", b"\x08" * 4)))
+        parts.insert(1, rng.choice((said, chunk(b"eXIf", mutated_exif(rng)[6:]))))
     else:
         made = bytearray(chunks[which][1])
         if made:
@@ -106,7 +121,7 @@ def mutated_jpeg(rng: random.Random, content: bytes) -> bytes:
     head, scans = [content[a:b] for a, b in zip(starts, [*starts[1:], at], strict=True)], content[at:]
     which = rng.randrange(len(head))
     frame = next(i for i, segment in enumerate(head) if segment[1] in (0xC0, 0xC1, 0xC2))
-    kind = rng.randrange(7)
+    kind = rng.randrange(8)
     if kind == 0:
         head[which] = head[which][:2] + struct.pack(">H", rng.choice((0, 1, 2, 3, 255, 65_535))) + head[which][4:]
     elif kind == 1:
@@ -124,6 +139,9 @@ def mutated_jpeg(rng: random.Random, content: bytes) -> bytes:
     elif kind == 5:  # each scan is a pass over all of a large picture
         head[frame] = head[frame][:1] + b"\xc2" + head[frame][2:5] + struct.pack(">HH", 8000, 8000) + head[frame][9:]
         scans = scans[:-2] + b"\xff\xda\x00\x08\x01\x01\x00\x00\x00\x00" * rng.choice((3, 3000)) + b"\xff\xd9"
+    elif kind == 6:
+        data = mutated_exif(rng)
+        head.insert(rng.randrange(2), b"\xff\xe1" + struct.pack(">H", len(data) + 2) + data)
     else:
         scans = mutated_bytes(rng, scans)
     return content[:2] + b"".join(head) + scans
@@ -134,7 +152,27 @@ def dicoms() -> dict[str, bytes]:
     window = {"WindowCenter": 2000, "WindowWidth": 1500, "RescaleSlope": 1, "RescaleIntercept": 0}
     return {"plain.dcm": dicom(values), "window.dcm": dicom(values, **window),
             "frames.dcm": dicom(np.stack([values, values]), frames=2),
-            "inverted.dcm": dicom(values, PhotometricInterpretation="MONOCHROME1")}  # fmt: skip
+            "inverted.dcm": dicom(values, PhotometricInterpretation="MONOCHROME1"),
+            **{f"{name}.dcm": content for name, content in film_files.dicoms().items()}}  # fmt: skip
+
+
+def mutated_lut(rng: random.Random) -> list:
+    """A sequence with a lookup table that lies about what it holds, or none."""
+    count, first = rng.choice((0, 1, 9, 4096, 65_535)), rng.choice((0, 7, -1024, 4096, 64_512))
+    descriptor = rng.choice(([count, first, rng.choice((0, 8, 9, 12, 16, 32))], [count, first], [count], None))
+    words = rng.choice((0, 1, 9, 2048, 4096, 65_536))
+    data = rng.choice((None, rng.randbytes(words), np.arange(words), np.arange(words)[::-1] * 16))
+    return rng.choice(([], lut(descriptor, data, rng.choice(("US", "SS"))), lut(descriptor, data) + lut(None, None)))
+
+
+def mutated_palette(rng: random.Random) -> dict:
+    entries = np.array([[rng.randrange(65_536) for _ in range(3)] for _ in range(rng.choice((1, 9, 256)))])
+    made = film_files.palette(entries, rng.choice((8, 16)))
+    name = rng.choice(list(made))
+    made[name] = (
+        rng.choice(("HSV", None)) if name[0] == "P" else rng.choice((made["RedPaletteColorLookupTableData"], None))
+    )
+    return made
 
 
 def mutated_dicom(rng: random.Random, files: dict[str, bytes]) -> tuple[str, bytes]:
@@ -161,10 +199,19 @@ def mutated_dicom(rng: random.Random, files: dict[str, bytes]) -> tuple[str, byt
         "RescaleSlope": ("0", "nan", "1e300", []),
         "RescaleIntercept": ("inf", "-1e300"),
         "PatientID": ("", "x" * 60, "a\\b"),
-        "VOILUTFunction": ("SIGMOID", "x"),
+        "VOILUTFunction": ("SIGMOID", "x", "LINEAR_EXACT", ""),
+        "VOILUTSequence": [mutated_lut(rng)],
+        "ModalityLUTSequence": [mutated_lut(rng)],
+        "PixelPaddingValue": (0, 4095, 65_535, -2000, None),
+        "PixelPaddingRangeLimit": (0, 100, 65_535, -1),
+        "SOPClassUID": ("1.2.3", ""),
         "PixelData": (b"", bytes(7)),
     }
-    for key in rng.sample(list(odd), rng.choice((1, 1, 2, 3))):
+    changed = rng.sample(list(odd), rng.choice((1, 1, 2, 3)))
+    if rng.random() < 0.1:
+        odd |= {key: (value,) for key, value in mutated_palette(rng).items()}
+        changed += [key for key in odd if "Palette" in key or key == "PhotometricInterpretation"]
+    for key in changed:
         if rng.random() < 0.2:
             if key in header:
                 del header[key]
@@ -185,6 +232,7 @@ def mutated_dicom(rng: random.Random, files: dict[str, bytes]) -> tuple[str, byt
     try:
         header.save_as(stream)
     except (
+        OSError,
         ValueError,
         TypeError,
         AttributeError,

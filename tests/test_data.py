@@ -89,6 +89,31 @@ def test_skip_bad_goes_on_without_them_and_keeps_the_record(tmp_path, capsys):
         assert dataset.labels[i] == whole.labels[j] and dataset.pixel_hashes[i] == whole.pixel_hashes[j]
 
 
+@pytest.mark.parametrize("zipped", [False, True])
+def test_files_that_are_left_out_are_counted_also_when_the_cache_is_read_again(tmp_path, capsys, zipped):
+    for i in range(40):
+        draw(tmp_path / "x" / ("NORMAL" if i % 2 else "PNEUMONIA") / f"film {i}.png", i)
+    for i in range(3):
+        (tmp_path / "x" / "NORMAL" / f"bad {i}.png").write_text("no image")
+    source = shutil.make_archive(str(tmp_path / "x"), "zip", tmp_path / "x") if zipped else str(tmp_path / "x")
+    found = [data.load(source, 32, tmp_path / "cache", skip_bad=True) for _ in range(3)]
+    for dataset in found:
+        assert dataset.name == "40 images: 20 normal, 20 pneumonia, and 3 that cannot be read"
+        assert [file for file, _ in dataset.bad] == [f"NORMAL/bad {i}.png" for i in range(3)]
+        assert len(dataset.files) == 40 and dataset.fingerprint == found[0].fingerprint
+        assert np.array_equal(dataset.images, found[0].images)
+    assert capsys.readouterr().err.count("3 of 43 files cannot be read and are left out") == 3
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_kermanys_data_keep_their_name_without_what_cannot_be_read(tmp_path):
+    folder = make_folder(tmp_path / "x")
+    whole = data.load(str(folder), 32, tmp_path / "cache").name
+    spoil(folder)
+    dataset = data.load(str(folder), 32, tmp_path / "cache", skip_bad=True)
+    assert dataset.name == f"{whole}, of which 4 cannot be read" and whole.startswith("Kermany v2: 32 of 5,856 images")
+
+
 def test_only_the_first_ten_of_many_bad_files_are_listed(tmp_path):
     folder = make_folder(tmp_path / "x")
     for i in range(25):
@@ -148,6 +173,57 @@ def test_a_flipped_bit_in_a_cache_is_noticed(tmp_path, name):
     file.write_bytes(content)
     after = data.load(str(folder), 32, cache)
     assert np.array_equal(after.images, pixels) and after.patients == before.patients
+
+
+def failing(monkeypatch, what: str, largest: int = 0) -> list[int]:
+    """Lets decoding fail with that reason, of files up to so many bytes; counts its calls."""
+    decode, calls = images.decode, [0]
+
+    def fail(content: bytes, size: int, fit: str) -> images.Film:
+        calls[0] += 1
+        if what and len(content) <= largest:
+            raise ValueError(what)
+        return decode(content, size, fit)
+
+    monkeypatch.setattr(images, "decode", fail)
+    return calls
+
+
+def test_what_could_not_be_read_is_tried_again_and_comes_in(tmp_path, monkeypatch):
+    folder = make_folder(tmp_path / "x")
+    largest = sorted(file.stat().st_size for file in folder.rglob("*.jpeg"))[2]
+    with monkeypatch.context() as today:
+        failing(today, "no decoder for it", largest)
+        before = data.load(str(folder), 32, tmp_path / "cache", skip_bad=True)
+        assert 3 <= len(before.bad) < 32 and {reason for _, reason in before.bad} == {"no decoder for it"}
+    with monkeypatch.context() as tomorrow:
+        calls = failing(tomorrow, "it wants another decoder", largest)
+        same = data.load(str(folder), 32, tmp_path / "cache", skip_bad=True)
+        assert calls == [len(before.bad)]  # the others come from the cache
+        assert {reason for _, reason in same.bad} == {"it wants another decoder"} and same.files == before.files
+    whole = data.load(str(folder), 32, tmp_path / "cache")
+    assert len(whole.files) == 32 and not whole.bad and len(list((tmp_path / "cache").iterdir())) == 1
+    assert np.array_equal(whole.images, data.load(str(folder), 32, tmp_path / "other").images)
+    assert failing(monkeypatch, "") == [0] and data.load(str(folder), 32, tmp_path / "cache").files == whole.files
+
+
+def test_a_kind_of_warning_is_one_note_however_many_files_have_it(tmp_path, monkeypatch, capsys):
+    folder, decode = make_folder(tmp_path / "x"), images.decode
+
+    def warn(content: bytes, size: int, fit: str) -> images.Film:
+        film = decode(content, size, fit)
+        kind = int(film.pixel_hash, 16) % 3
+        return replace(film, warning=("", "an odd one", f"its own: {film.pixel_hash}")[kind])
+
+    monkeypatch.setattr(images, "decode", warn)
+    dataset = data.load(str(folder), 32, tmp_path / "cache")
+    kinds = [int(digest, 16) % 3 for digest in dataset.pixel_hashes]
+    first = dataset.files[kinds.index(1)]
+    notes = capsys.readouterr().err.splitlines()
+    assert notes[0] == f"note: {kinds.count(1)} files, such as {first}: an odd one"
+    assert notes[1] == f"note: {dataset.files[kinds.index(2)]}: its own: {dataset.pixel_hashes[kinds.index(2)]}"
+    hidden = kinds.count(2) + 1 - 10
+    assert len(notes) == min(10, kinds.count(2) + 1) + (hidden > 0)
 
 
 def test_a_cache_that_cannot_be_put_in_its_place_is_said(tmp_path):

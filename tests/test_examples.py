@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageOps
 
 import export
 import train
@@ -76,7 +76,7 @@ def films(tmp_path_factory, phantoms) -> Path:
     transparent = colours.convert("RGBA")
     transparent.putalpha(colours.getchannel(2))
     exif = Image.Exif()
-    exif[0x112] = 6  # "turn me by a quarter", which Pillow does not
+    exif[0x112] = 6  # "turn me clockwise"
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     linear = profile.replace(bytes.fromhex("00026666"), bytes.fromhex("00010000"))  # gamma 2.4 becomes 1
     assert linear != profile
@@ -93,9 +93,14 @@ def films(tmp_path_factory, phantoms) -> Path:
     colours.save(folder / "rgb.jpeg")
     colours.save(folder / "progressive.jpeg", progressive=True, subsampling=0)
     colours.save(folder / "turned.png", exif=exif)
+    colours.save(folder / "turned.jpeg", exif=exif, quality=95)
+    exif[0x112] = 5  # a mirror image that lies on its side
+    Image.fromarray(sick).resize((301, 211)).save(folder / "mirrored.jpeg", exif=exif)
+    colours.save(folder / "damaged.jpeg", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\1\x01\x12")
     return folder
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_node_and_python_give_the_same_answers(node, graph, films):
     paths = sorted(films.iterdir())
     done = node(graph, *paths)
@@ -105,7 +110,8 @@ def test_node_and_python_give_the_same_answers(node, graph, films):
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     expected, decisions = {}, []
     for path, (_, probability, decision) in zip(paths, found, strict=True):
-        pixels = np.asarray(Image.open(path).convert("L"))[None]
+        image = Image.open(path)
+        pixels = np.asarray((image if path.stem == "damaged" else ImageOps.exif_transpose(image)).convert("L"))[None]
         right = [output[0] for output in session.run(["probability", "decision"], {"image": pixels})]
         # JPEG decoders may differ by a grey level; these two, both libjpeg-turbo, have not been seen to.
         assert abs(float(probability) - right[0]) < (1e-2 if path.suffix == ".jpeg" else 1e-5), path.name

@@ -1,5 +1,6 @@
 """predict.py: against onnxruntime directly, and what happens when files, pipes and processes break."""
 
+import collections
 import hashlib
 import json
 import os
@@ -7,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import film_files
@@ -21,6 +23,7 @@ from predicting import SCRIPT, bright_graph, call, facts, shell, table
 
 import models
 import predict
+from basics import disk
 from graphs import building
 
 
@@ -134,6 +137,94 @@ def test_bad_files_are_named_and_the_others_go_on(graph, tmp_path, capsys):
     assert (tmp_path / "x.csv").read_bytes() == before
 
 
+def test_films_are_found_by_what_they_are_and_the_rest_is_counted(graph, tmp_path, capsys):
+    dicom = film_files.dicom(film_files.stored(12))
+    films = tmp_path / "films"
+    draw(films / "a" / "x.png")
+    for name in ("IM0001", "1.2.840.113619", "y.dicom", "DICOMDIR", "a/dicomdir", "b.txt"):
+        (films / name).write_bytes(dicom if name != "b.txt" else b"text")
+    for name in ("c.TIF", "a/d.tif", "e.tif", "f.bmp", "README"):
+        (films / name).write_bytes(b"II*\0" * 100)
+    os.mkfifo(films / "pipe")
+    (films / "more").symlink_to(films / "a")
+    assert call(graph, films, "--json") == 0
+    captured = capsys.readouterr()
+    rows = [Path(json.loads(line)["file"]).name for line in captured.out.splitlines()]
+    assert rows == ["1.2.840.113619", "IM0001", "x.png", "y.dicom"]
+    assert captured.err.splitlines()[-2] == ("note: passed over in folders: 3 .tif, 2 DICOMDIR, 2 without a suffix, "
+                                             "1 .txt, 1 .bmp, 1 others")  # fmt: skip
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "scans" / "x.tiff").write_bytes(b"II*\0")
+    assert call(graph, tmp_path / "scans") == 2
+    assert capsys.readouterr().err == f"error: {tmp_path / 'scans'}: no image in this folder; passed over: 1 .tiff\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links")
+def test_links_to_themselves_and_deep_folders_stop_nothing(graph, tmp_path, capsys):
+    for name in ("a.png", "b", "folder/c"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).symlink_to(tmp_path / name)
+    (tmp_path / "d.png").symlink_to(tmp_path / "none")
+    deep = tmp_path / "e"
+    for _ in range(1200):  # beyond Python's recursion
+        deep.mkdir()
+        deep /= "e"
+    draw(deep.parent / "x.png")
+    draw(tmp_path / "f.png")
+    try:
+        assert call(graph, tmp_path, "--json") == 1
+        errors = {row["file"]: row["error"] for row in map(json.loads, capsys.readouterr().out.splitlines())}
+    finally:
+        (deep.parent / "x.png").unlink()
+        while deep.parent != tmp_path:  # what removes folders by recursion could not
+            deep = deep.parent
+            deep.rmdir()
+    assert len(errors) == 6 and errors[f"{tmp_path}/f.png"] is None and "No such file" in errors[f"{tmp_path}/d.png"]
+    assert all("symbolic links" in errors[f"{tmp_path}/{name}"] for name in ("a.png", "b", "folder/c"))
+    assert [error for file, error in errors.items() if file.endswith("/e/x.png")] == [None]
+
+
+def test_a_folder_within_itself_is_entered_once(tmp_path, monkeypatch):
+    """As bind mounts make them."""
+    draw(tmp_path / "a" / "b" / "x.png")
+    (tmp_path / "a" / "y.png").touch()
+    honest, real, passed_over = os.stat, tmp_path / "a", collections.Counter()
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            predict.os, "stat", lambda path, **options: honest(real if Path(path).name == "b" else path, **options)
+        )
+        assert list(predict.walk(str(tmp_path), passed_over)) == [f"{real}/y.png"]
+    assert passed_over == {"a folder within itself": 1}
+
+
+def test_a_pattern_that_the_shell_left_alone_is_understood(graph, tmp_path, capsys):
+    for name in ("b.png", "a.png", "c.jpeg", "[x].png"):
+        draw(tmp_path / name)
+    for pattern, names in {"*.png": ["[x].png", "a.png", "b.png"], "[ab].png": ["a.png", "b.png"],
+                           "[x].png": ["[x].png"]}.items():  # fmt: skip
+        assert call(graph, tmp_path / pattern, "--json") == 0
+        rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [Path(row["file"]).name for row in rows] == names
+    assert call(graph, tmp_path / "*.dcm") == 2
+    assert capsys.readouterr().err == f"error: {tmp_path / '*.dcm'}: no such file\n"
+
+
+def test_a_checkpoint_is_no_graph_and_what_makes_one_is_said(folder, tmp_path, capsys):
+    torch.save({"state": {}}, tmp_path / "model.pt")
+    shutil.copy(tmp_path / "model.pt", tmp_path / "model.onnx")
+    (tmp_path / "cut.pth").write_bytes(b"")
+    for name in ("model.pt", "model.onnx", "cut.pth"):
+        assert call(tmp_path / name, folder) == 2
+        path = tmp_path / name
+        assert capsys.readouterr().err == (
+            f"error: {path}: a checkpoint, not a graph; python export.py {path} makes the graph\n"
+        )
+    with zipfile.ZipFile(tmp_path / "films.zip", "w") as archive:
+        archive.writestr("x.png", b"")
+    assert call(tmp_path / "films.zip", folder) == 1
+    assert "export.py" not in capsys.readouterr().err
+
+
 def test_explicit_files_are_tried_whatever_their_names(graph, tmp_path, capsys):
     draw(tmp_path / "film.png")
     (tmp_path / "film").write_bytes((tmp_path / "film.png").read_bytes())
@@ -174,6 +265,56 @@ def test_an_interrupted_run_that_is_resumed_equals_an_undisturbed_one(graph, tmp
     stopped.write_bytes(content + whole.read_bytes()[len(content) :][:50])  # a torn line
     assert shell(*options, "--csv", stopped, "--resume").returncode == 1
     assert stopped.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes")
+def test_a_csv_has_one_writer_at_a_time(graph, tmp_path, capsys):
+    films, path = many(tmp_path / "films", 700), tmp_path / "x.csv"
+    command = [sys.executable, SCRIPT, graph, films, "--csv", path, "--batch-size", "4", "--provider", "cpu"]
+    first = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    first.stdout.readline()  # what we do not read fills the pipe: it cannot have finished
+    first.stdout.readline()
+    for option in ("--resume", "--overwrite"):
+        assert call(graph, films, "--csv", path, option) == 1
+        assert capsys.readouterr().err == f"error: {path}: another predict.py is writing to it\n"
+    first.communicate(timeout=60)
+    assert first.returncode == 0 and len({row["file"] for row in table(path)}) == len(table(path)) == 710
+    before = path.read_bytes()
+    assert call(graph, films, "--csv", path, "--resume") == 0 and path.read_bytes() == before
+
+
+def test_a_csv_made_while_the_graph_was_opened_is_left_alone(graph, folder, tmp_path, capsys, monkeypatch):
+    honest = predict.open_model
+
+    def slow(*arguments):
+        (tmp_path / "x.csv").write_text("mine")
+        return honest(*arguments)
+
+    monkeypatch.setattr(predict, "open_model", slow)
+    assert call(graph, folder, "--csv", tmp_path / "x.csv") == 2
+    assert (tmp_path / "x.csv").read_text() == "mine" and "another process" in capsys.readouterr().err
+
+
+def test_no_name_becomes_a_formula_or_a_second_line(tmp_path, capsys, monkeypatch):
+    name = '=HYPERLINK(1)\r\nx\x0b\u2028\0,"'
+    known = facts(name=name, threshold=0.7, temperature=1.0)
+    graph = bright_graph(tmp_path / "evil.onnx", metadata=building.metadata(known, "hash"))
+    files = ["+1.png", "'=1.png", "-1.png", "=1+1.png", "@x.png", "a.png", "\t=1.png", "'b.png"]
+    for i, file in enumerate(files):
+        draw(tmp_path / "films" / file, i)
+    monkeypatch.chdir(tmp_path / "films")
+    arguments = (graph, "*.png", "--csv", tmp_path / "x.csv")
+    assert call(*arguments) == 0
+    rows, before = table(tmp_path / "x.csv"), (tmp_path / "x.csv").read_bytes()
+    assert before.count(b"\n") == before.count(b"\r\n") + 9 == 9
+    expected = {"'+1.png", "''=1.png", "'-1.png", "'=1+1.png", "'@x.png", "a.png", "\\t=1.png", "'b.png"}
+    assert {row["file"] for row in rows} == expected
+    assert {predict.text_in(row["file"]) for row in rows} == {predict.printable(file) for file in files}
+    assert all(row["model"].startswith("'=HYPERLINK(1)\\r\\nx") and float(row["probability"]) >= 0 for row in rows)
+    capsys.readouterr()
+    assert call(*arguments, "--resume") == 0
+    assert (tmp_path / "x.csv").read_bytes() == before and "8 files were done before" in capsys.readouterr().err
+    assert predict.FORMULA.pattern == disk.FORMULA.pattern
 
 
 def test_a_csv_is_not_overwritten_or_mixed_up(graph, bright, folder, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """How predict.py reads films: the pixels of films/images.py, what it warns of, how films are gathered in batches."""
 
 import argparse
+import ast
 import functools
 import io
 import json
@@ -16,7 +17,7 @@ from PIL import Image
 from predicting import bright_graph, call
 
 import predict
-from films import images
+from films import images, reading
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def bright(tmp_path_factory) -> Path:
 
 
 def pictures() -> dict[str, bytes]:
-    """One film in every way that films/images.py can read."""
+    """Films in every way that films/reading.py can read, and some that it cannot."""
     encoded, grey = film_files.encoded, film_files.film((90, 70))
     image = Image.fromarray(grey)
     colour = Image.fromarray(np.stack([grey, grey[::-1], grey[:, ::-1]], -1))
@@ -36,32 +37,49 @@ def pictures() -> dict[str, bytes]:
     found["16 bits"] = encoded(Image.fromarray(grey.astype(np.uint16) * 255 + 3))
     found["turned"] = encoded(image, "JPEG", exif=exif)
     found["progressive"] = encoded(colour, "JPEG", progressive=True, quality=30)
-    values = film_files.stored(12)
-    window = {"RescaleSlope": 2, "RescaleIntercept": -1000, "WindowCenter": 2500, "WindowWidth": 3001}
-    for name, content in {
-        "DICOM": film_files.dicom(values), "DICOM 8": film_files.dicom(values >> 4, 8),
-        "inverted": film_files.dicom(values, PhotometricInterpretation="MONOCHROME1"),
-        "window": film_files.dicom(values, **window),
-        "exact": film_files.dicom(values, **window, VOILUTFunction="LINEAR_EXACT"),
-        "frames": film_files.dicom(np.stack([values, values // 2]), frames=2),
-    }.items():  # fmt: skip
-        found[name] = content
-    return found
+    found["12 bits in 16"] = encoded(Image.fromarray(grey.astype(np.uint16) * 16))
+    found["motion photo"] = found["JPEG RGB"] + b"\xff\xda" * 500
+    found |= {"empty": b"", "cut": found["PNG RGB"][:-99], "scans": found["progressive"][:-2] + b"\xff\xda\0\x02" * 200}
+    broken = film_files.lut([9, 0, 16], np.arange(3))
+    found["broken DICOM"] = film_files.dicom(film_files.stored(12), VOILUTSequence=broken)
+    found["no picture"] = film_files.dicom(film_files.stored(12), PixelData=...)
+    return found | {f"DICOM {name}": content for name, content in film_files.dicoms().items()}
 
 
 @pytest.mark.parametrize("kind", pictures())
-def test_pixels_are_those_of_images(kind):
+def test_training_and_predict_read_the_same_pixels_or_refuse_in_the_same_words(kind):
     content = pictures()[kind]
-    decoder = images._decode_dicom if content[128:132] == b"DICM" else images._decode_picture
-    expected = decoder(content)
+    try:
+        film = images.decode(content, 32)
+    except ValueError as error:
+        with pytest.raises(ValueError) as caught:
+            predict.decode(content)
+        assert str(caught.value) == str(error) and kind in ("empty", "cut", "scans", "broken DICOM", "no picture")
+        return
     found, _, note = predict.decode(content)
-    assert found.dtype == np.uint8 and np.array_equal(found, expected[0])
-    assert (note or "") == (expected[3] if len(expected) == 4 else "")
+    assert found.dtype == np.uint8 and found.shape == (film.height, film.width) and note == film.warning
+    assert images.decode(found, 32).pixel_hash == film.pixel_hash
 
 
-def test_limits_are_those_of_images():
-    assert (predict.MAX_PIXELS, set(images.SUFFIXES) - set(predict.SUFFIXES)) == (images.MAX_PIXELS, set())
-    assert (predict.MAX_SIDE, predict.MAX_SCANS) == (images.MAX_SIDE, images.MAX_SCANS)
+def definitions(module) -> dict[str, str]:
+    """The text of each function, class and constant of a file."""
+    text = Path(module.__file__).read_text(encoding="utf-8")
+    found = {}
+    for node in ast.parse(text).body:
+        names = [getattr(node, "name", None)]
+        if isinstance(node, ast.Assign):
+            names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+        decorators = "".join(ast.unparse(item) for item in getattr(node, "decorator_list", ()))
+        found |= {name: decorators + ast.get_source_segment(text, node) for name in names if name}
+    return found
+
+
+def test_predict_reads_films_with_the_same_code_word_for_word():
+    ours, copied = definitions(reading), definitions(predict)
+    assert {"read_picture", "read_dicom", "looked_up", "MAX_PIXELS", "Unusable"} <= set(ours)
+    for name, text in ours.items():
+        assert copied.get(name) == text, f"{name} in predict.py is not that of films/reading.py"
+    assert set(images.SUFFIXES) <= set(predict.SUFFIXES)
 
 
 def chest() -> np.ndarray:

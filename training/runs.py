@@ -172,7 +172,7 @@ def one_after_the_other(request: Request) -> int:
         lambda: data.load(request.data, request.size, request.cache, request.fit, request.skip_bad)
     )
     print(dataset.name)
-    for note in contradictions(dataset):
+    for note in contradictions(dataset) + [f"WARNING: {line}" for line in audit.odd_patients(dataset)]:
         parallel.say(note)
     rows: dict[str, list] = {architecture: [] for architecture, _ in networks}
     for fold in [(k, request.folds) for k in range(request.folds)] if request.folds else [None]:

@@ -1,6 +1,9 @@
 import argparse
+import csv
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -83,6 +86,18 @@ def test_what_cannot_be_written_is_a_problem_that_names_it(tmp_path):
 def test_json_has_null_where_a_number_is_undefined(tmp_path):
     disk.write_json(tmp_path / "x.json", {"a": [float("nan"), 1.5], "b": (None, True)})
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": [None, 1.5], "b": [None, True]}
+
+
+def test_no_text_in_a_csv_is_a_formula_and_numbers_stay_numbers():
+    formulas = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "＝1", "'=1", "''-1"]
+    harmless = ["'", "'a", "a=1", "", " =1", "a\rb", "a\r\nb", "0.5"]
+    texts = formulas + harmless
+    text = disk.csv_text([{"text": text, "number": number} for text in texts for number in (-0.5, -1, None)])
+    assert text.startswith("text,number\n'=1+1,-0.5\n'=1+1,-1\n'=1+1,\n'+1,-0.5\n")
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert [row["number"] for row in rows] == ["-0.5", "-1", ""] * len(texts)
+    assert [row["text"] for row in rows[::3]] == [*(f"'{formula}" for formula in formulas), *harmless]
+    assert [re.sub(r"^'(?='*[=+\-@\t\r\n＝])", "", row["text"]) for row in rows[::3]] == texts
 
 
 def test_hashes_keep_parts_apart(tmp_path):

@@ -2,16 +2,20 @@
 
 import csv
 import os
+import socket
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch.distributed.constants import default_pg_timeout
 
 import models
 import train
+from basics.problems import Problem, UsageProblem
 from devices import parallel
 from films.variation import Augment
 from training.batches import Batches
@@ -49,6 +53,71 @@ def test_alone_nothing_is_shared():
     assert parallel.gathered(array) is array
 
 
+def free_port() -> str:
+    with socket.socket() as taken:
+        taken.bind(("localhost", 0))
+        return str(taken.getsockname()[1])
+
+
+def one_of_several(monkeypatch, **variables: str) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, variables.get(name, value))
+
+
+@pytest.mark.parametrize(("name", "value", "reason"), [
+    ("MASTER_ADDR", "", "MASTER_ADDR is not set"), ("MASTER_PORT", "", "MASTER_PORT is not set"),
+    ("RANK", "2", "RANK='2', WORLD_SIZE='2'"), ("RANK", "-1", "RANK='-1'"), ("WORLD_SIZE", "two", "WORLD_SIZE='two'"),
+    ("MASTER_PORT", "65536", "MASTER_PORT='65536'"),
+])  # fmt: skip
+def test_what_is_missing_or_impossible_is_said_with_what_to_do(name, value, reason, monkeypatch):
+    one_of_several(monkeypatch, **{name: value})
+    with pytest.raises(UsageProblem, match=reason) as caught, parallel.group(CPU):
+        pass
+    assert str(caught.value).endswith("start them with torchrun, or unset RANK WORLD_SIZE to train in one process")
+    monkeypatch.setenv("LOCAL_RANK", "x")
+    with pytest.raises(UsageProblem, match="LOCAL_RANK='x' is no number"):
+        parallel.local_rank()
+
+
+@pytest.mark.parametrize("left", ["RANK", "WORLD_SIZE"])
+def test_one_of_the_two_alone_is_one_process(left, monkeypatch):
+    one_of_several(monkeypatch, **{left: ""})
+    with parallel.group(CPU):
+        assert parallel.world() == 1
+
+
+def test_a_shell_of_slurm_is_one_line_and_exit_code_2(tmp_path):
+    command = [sys.executable, str(HERE / "train.py"), "--arch", "simple", "--device", "cpu", "--data", "phantoms",
+               "--out", str(tmp_path / "runs")]  # fmt: skip
+    environment = {**os.environ, "RANK": "0", "WORLD_SIZE": "2"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "error: RANK and WORLD_SIZE say that there are several processes, but MASTER_ADDR and MASTER_PORT are not set: "
+        "start them with torchrun, or unset RANK WORLD_SIZE to train in one process\n"
+    )
+
+
+@pytest.mark.parametrize(("rank", "reason"), [("0", "1/2 clients joined"), ("1", "refused")])
+def test_who_waits_says_for_whom_and_gives_up(rank, reason, monkeypatch, capfd):
+    port = free_port()
+    one_of_several(monkeypatch, RANK=rank, MASTER_PORT=port)
+    monkeypatch.setattr(parallel, "PATIENCE", 1.5)
+    monkeypatch.setattr(parallel, "SILENCE", 0.1)
+    with pytest.raises(Problem, match=f"process {rank} of 2 has not met the others at localhost:{port} .*{reason}"):
+        parallel.met()
+    expected = f"process {rank} of 2 waits for the others at localhost:{port}, up to 0.025 minutes\n"
+    assert capfd.readouterr().err == expected  # and nothing of PyTorch's
+
+
+def test_who_has_met_waits_longer_later(monkeypatch, capfd):
+    """One process loads the data, or ImageNet's weights, while the others wait."""
+    one_of_several(monkeypatch, WORLD_SIZE="1", MASTER_PORT=free_port())
+    store, rank, processes = parallel.met()
+    assert (rank, processes, capfd.readouterr().err) == (0, 1, "")
+    assert store.timeout == default_pg_timeout > timedelta(seconds=parallel.PATIENCE)
+
+
 SCRIPT = f"""
 import sys; sys.path.insert(0, {str(HERE)!r})
 import torch, train
@@ -71,8 +140,8 @@ sys.exit(train.main(sys.argv[1:]))
         ("simple", "float32", []),
         # A fresh ResNet turns float32's rounding into 2 % of its gradient, and Adam's first steps are signs: at the
         # recipe's learning rate its losses agree for one step in float32, and for all of them in float64.
-        ("resnet34", "float32", ["--lr", "1e-6"]),
-        ("resnet34", "float64", []),
+        ("resnet34", "float32", ["--epochs", "1", "--lr", "1e-6"]),
+        ("resnet34", "float64", ["--epochs", "1"]),  # a second epoch is the simple network's to show
     ],
 )
 def test_two_processes_train_the_network_that_one_trains(architecture, kind, more, tmp_path, cache, phantoms):
@@ -93,7 +162,7 @@ def test_two_processes_train_the_network_that_one_trains(architecture, kind, mor
         said, error = process.communicate(timeout=300)
         assert process.returncode == 0, error
         assert "Warning" not in error
-        assert said.count("epoch  1/2") == 1  # one of them speaks
+        assert said.count("epoch  1/") == 1  # one of them speaks
         with open(out / architecture / "history.csv", newline="") as stream:
             rows.append(list(csv.DictReader(stream)))
         checkpoint = torch.load(out / architecture / "last.pt", weights_only=True)

@@ -13,6 +13,7 @@ import pytest
 import sklearn.metrics
 import torch
 from folders import draw, make_folder
+from results import make_result
 
 import data
 import evaluate
@@ -480,3 +481,12 @@ def test_the_audit_has_a_row_for_every_change(world, capsys):
     assert 0 <= outside["auroc"] <= 1 and outside["accuracy"] is None
     out = capsys.readouterr().out
     assert "Shortcut audit" in out and out.count("borders only") == 1
+
+
+def test_no_name_in_a_csv_is_a_formula(tmp_path):
+    result = make_result("=1+1")
+    result = replace(result, files=["@x.png", *result.files[1:]], patient_ids=["-7", *result.patient_ids[1:]])
+    testing.write_files(tmp_path, [result], [], [], [], [])
+    for name, expected in {"predictions": ["'=1+1", "'@x.png", "'-7"], "results": ["'=1+1", "0.5", "False"]}.items():
+        text = (tmp_path / f"{name}.csv").read_text()
+        assert text.splitlines()[1].split(",")[:3] == expected

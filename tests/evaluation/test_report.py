@@ -19,7 +19,7 @@ from evaluation import cards, figures, markup, report
 from evaluation.result import Result
 from evaluation.tables import Table
 
-EVIL = 'a"><script>alert(1)</script>|`x` [y](http://evil.example) $z$ *w* &amp; \\ \x1b\u202e'
+EVIL = 'a"><script>alert(1)</script>|`x` [y](http://evil.example) $z$ *w* &amp; \\ \x1b\u202e\n www.a.b c@d.e'
 NOTES = ["first look at these test images", "first look at these test images", "WARNING: a | b"]
 VERSIONS = {"project": "0.1.0", "numpy": "2.4.6"}
 
@@ -67,7 +67,13 @@ class Page(HTMLParser):
 
 def plain(markdown: str) -> str:
     """What a reader sees of github()'s text."""
-    return html.unescape(re.sub(r"\\([\\`*\[\]|$~_#=+.)-])", r"\1", markdown))
+    return html.unescape(re.sub(r"\\([\\`*\[\]|$~_#=+.):-])", r"\1", markdown.replace("<!-- -->", "")))
+
+
+def prose(markdown: str) -> list[str]:
+    """The lines without commands, and without where links to cards and figures lead."""
+    text = re.sub(r"(?<!\\)\]\((cards/[^)]*\.md|[a-z_]+\.png)\)", "]", markdown)
+    return [line for line in text.splitlines() if not line.startswith("    ")]
 
 
 def markdown_tables(text: str) -> list[list[list[str]]]:
@@ -310,10 +316,11 @@ def test_names_never_become_markup_in_markdown_and_cards():
         report.markdown_text(results, [], evil_tables, [EVIL], {EVIL: EVIL}),
         cards.model_card(results[0]),
     ):
-        prose = "\n".join(line for line in text.splitlines() if not line.startswith("    "))
-        assert "<" not in prose.replace("&lt;", "") and "\x1b" not in text and "\u202e" not in text
-        assert not re.search(r"(?<!\\)[`$*](?!\*)", re.sub(r"\*\*", "", prose))
-        assert not re.search(r"(?<!\\)\]\((?!cards/|[a-z_]+\.png\))", prose)
+        lines = "\n".join(prose(text))
+        assert "<" not in lines.replace("<!-- -->", "") and "\x1b" not in text and "\u202e" not in text
+        assert not re.search(r"www\.|(?<!\\)://|\S(?<!<!-- -->)@", lines)  # GitHub makes links of these
+        assert not re.search(r"(?<!\\)[`$*](?!\*)", re.sub(r"\*\*", "", lines))
+        assert not re.search(r"(?<!\\)\]\(", lines)
         assert plain(text).count(shown) > 5
         markdown_tables(text)  # every row has as many cells as its header
     commands = [line for line in cards.model_card(results[0]).splitlines() if line.startswith("    ")]
@@ -323,10 +330,33 @@ def test_names_never_become_markup_in_markdown_and_cards():
 @pytest.mark.parametrize(("text", "expected"), [
     ("# a", r"\# a"), ("- a", r"\- a"), ("-0.5 a", "-0.5 a"), ("1. a", r"1\. a"), ("12 films", "12 films"),
     ("a_b _c_", r"a_b \_c\_"), ("--- x", r"\--- x"), ("a < b & c", "a &lt; b &amp; c"), ("", ""),
+    ("    a", "&#32;   a"), (" # a", "&#32;# a"), ("a #", r"a \#"), ("##", r"\#\#"), ("<b>", "&lt;b&gt;"),
+    ("www.example.org", r"www\.example.org"), ("(WWW.a", r"(WWW\.a"), ("https://x", r"https\://x"),
+    ("see ftp://x.y", r"see ftp\://x.y"), ("a@b.c", "a<!-- -->@b.c"), ("mailto:@b.c", "mailto:<!-- -->@b.c"),
+    ("@b", "@b"), ("`a`|b", r"\`a\`\|b"),
 ])  # fmt: skip
 def test_text_in_markdown(text, expected):
     assert markup.github(text) == expected
     assert plain(expected) == text
+
+
+NAMES = ["www.example.org", "https://x", "a@b.c", "<b>", "`code`", "a|b", "two\nlines"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_is_text_in_every_document(name):
+    result = make_result(name)
+    result.worst[0]["file"] = result.subgroups[0]["group"] = name
+    checkpoint = result.checkpoint | {"data": result.data | {"name": name}, "versions": {name: name}, "device": name}
+    result = replace(result, file=name, architecture=name, notes=[name], checkpoint=checkpoint)
+    shown, own = problems.printable(name), [Table(name, [name], [[name]], [name])]
+    found, plainly = page([result], own), page([make_result()], own)
+    assert found.tags == plainly.tags and found.links[:-1] == plainly.links[:-1]
+    assert [[shown], [shown]] in found.tables and shown in found.captions[0]
+    for text in (report.markdown_text([result], [], own, [name], {name: name}), cards.model_card(result)):
+        cells = [cell for table in markdown_tables(text) for row in table for cell in row]
+        assert cells.count(shown) >= 4 and f"- {markup.github(name)}\n" in text
+        assert not any(name in line for line in prose(text))
 
 
 def test_cards_get_names_that_every_system_allows():
@@ -449,30 +479,3 @@ def test_results_are_not_changed_by_being_written():
     before = json.dumps([asdict(result) for result in results], default=lambda a: a.tolist())
     markdown(results), page(results), cards.model_card(results[0])
     assert json.dumps([asdict(result) for result in results], default=lambda a: a.tolist()) == before
-
-
-# ----------------------------------------------------------------------------------------------------------- numbers
-
-
-@pytest.mark.parametrize(("value", "digits", "sign", "expected"), [
-    (0.97449, 3, False, "0.974"), (1234.5678, 1, False, "1,234.6"), (-0.0004, 3, True, "0.000"),
-    (0.5, 2, True, "+0.50"), (-0.5, 2, True, "-0.50"), (NAN, 3, False, "-"), (None, 3, True, "-"), (7, 0, False, "7"),
-])  # fmt: skip
-def test_number(value, digits, sign, expected):
-    assert markup.number(value, digits, sign) == expected
-
-
-def test_intervals_and_p():
-    assert markup.with_interval({"value": 0.5, "low": 0.25, "high": 0.75}, 2) == "0.50 [0.25, 0.75]"
-    assert markup.with_interval({"value": 0.5, "low": NAN, "high": 0.75}, 2) == "0.50"
-    assert markup.with_interval(estimate(NAN)) == markup.with_interval(None) == "-"
-    assert [markup.p_value(p) for p in (0.00009, 0.0001, NAN, None)] == ["< 0.0001", "0.0001", "-", "-"]
-
-
-def test_columns_of_numbers_stand_to_the_right():
-    rows = [["a", "1,234", "0.5 [0.4, 0.6]", "-", 7], ["1", "24.6 %", "0.1", "< 0.0001", -3]]
-    assert markup.numeric(rows, 5) == [False, True, False, True, True]
-    assert markup.numeric([], 2) == [False, False]
-    assert markup.github_table(["a", "b"], [["x", 1]]) == "| a | b |\n| --- | ---: |\n| x | 1 |\n"
-    assert '<td class="n">1</td>' in markup.html_table("t", ["a"], [[1]])
-    assert '<td class="long">' in markup.html_table("t", ["a"], [["x" * 49]])

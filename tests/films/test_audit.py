@@ -28,7 +28,7 @@ def table(films) -> SimpleNamespace:
         name="a test", source="/films", synthetic=False, images=images.copy(), labels=labels.copy(),
         files=list(files), patients=[sources.patient_of(file) for file in files], has_patients=True,
         unknown_patients=0, pixel_hashes=[f"{i:04x}" for i in range(count)],
-        widths=np.full(count, 1200), heights=np.full(count, 800), modes=["L"] * count, bad=[],
+        widths=np.full(count, 1200), heights=np.full(count, 800), modes=["L"] * count, bad=[], pseudonyms={},
     )  # fmt: skip
 
 

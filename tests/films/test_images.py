@@ -7,7 +7,7 @@ from film_files import bomb, dicom, encoded, film, stored
 from PIL import Image
 from torchvision.transforms.v2 import functional
 
-from films import images
+from films import images, reading
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
@@ -75,10 +75,25 @@ def test_what_is_no_image_has_its_reason(content, reason):
     assert "\n" not in str(caught.value)
 
 
+def test_a_film_that_lies_on_its_side_is_turned_and_so_are_its_sides():
+    """And its hash is that of the same pixels in a file that is upright."""
+    upright, exif = film((60, 40)), Image.Exif()
+    exif[0x0112] = 6  # "turn me clockwise"
+    found = images.decode(encoded(Image.fromarray(np.rot90(upright)), exif=exif), 32)
+    plain = images.decode(encoded(Image.fromarray(upright)), 32)
+    assert (found.width, found.height) == (60, 40) and found.pixel_hash == plain.pixel_hash
+    assert np.array_equal(found.pixels, plain.pixels)
+
+
+def test_what_is_said_of_a_film_comes_with_it():
+    found = images.decode(encoded(Image.fromarray(film().astype(np.uint16) * 16)), 32)
+    assert (found.mode, found.warning) == ("I;16", "12 bits in a 16-bit PNG")
+
+
 def test_too_many_pixels_are_refused_before_they_are_decoded(monkeypatch):
     with pytest.raises(ValueError, match="20,000 x 20,000 pixels is more than the limit|more pixels than the limit"):
         images.decode(bomb(20_000), 32)
-    monkeypatch.setattr(images, "MAX_PIXELS", 1999)
+    monkeypatch.setattr(reading, "MAX_PIXELS", 1999)
     with pytest.raises(ValueError, match="50 x 40 pixels is more than the limit"):
         images.decode(encoded(Image.fromarray(film())), 32)
 

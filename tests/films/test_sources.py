@@ -1,3 +1,4 @@
+import csv
 import os
 import shutil
 import sys
@@ -132,6 +133,17 @@ def test_a_manifest_from_windows(tmp_path, cache):
     assert dataset.files == sorted(films(tmp_path, 4)) and not dataset.bad
 
 
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+@pytest.mark.parametrize("start", ["", "\ufeff"])
+def test_a_manifest_of_a_spreadsheet_with_semicolons_or_tabs(tmp_path, cache, delimiter, start):
+    files = films(tmp_path, 8)
+    lines = ["path,label,patient,split,age", *(f'{f},{i % 2},"Doe, J{i // 2}",test,"1,5"' for i, f in enumerate(files))]
+    rows = [delimiter.join(row) for row in csv.reader(lines)]
+    dataset = data.load(manifest(tmp_path, start + "\r\n".join(rows) + "\r\n"), 32, cache)
+    assert dataset.files == files and dataset.labels.tolist() == [0, 1] * 4 and set(dataset.folders) == {"test"}
+    assert dataset.patients == [f"Doe, J{i // 2}" for i in range(8)]
+
+
 def test_without_a_patient_column_only_the_image_split_is_possible(tmp_path, cache):
     text = "path,label\n" + "\n".join(f"{file},{i % 2}" for i, file in enumerate(films(tmp_path, 40)))
     dataset = data.load(manifest(tmp_path, text), 32, cache)
@@ -147,6 +159,10 @@ def test_without_a_patient_column_only_the_image_split_is_possible(tmp_path, cac
         ("file,label\na.png,0\n", "no column 'path'"),
         ("path,class\na.png,0\n", "no column 'label'"),
         ("", "no column 'path'"),
+        ("sep=;\npath;label\na.png;0\n", "no column 'path' in its first line, 'sep=;'; path and label are needed"),
+        ("path|label\na.png|0\n", "no column 'path' in its first line, 'path|label'.*commas, semicolons or tabs"),
+        ("path;class\na.png;0\n", "no column 'label' in its first line, 'path;class'"),
+        ("path;label\na.png;2\n", "line 2: label '2' is none of"),
         ("path,label\na.png,0\nb.png,2\n", "line 3: label '2' is none of"),
         ("path,label,split\na.png,0,tst\n", "line 2: split 'tst' is none of"),
         ("path,label,patient\na.png,0,\n", "line 2: no patient"),
@@ -243,7 +259,8 @@ def test_odd_names_and_stray_files(tmp_path, cache, capsys):
     (folder / "NORMAL" / "animation.gif").touch()
     dataset = data.load(str(folder), 32, cache)
     assert len(dataset.files) == 35
-    assert "2 files in" in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"note: 2 files in {folder} are no JPEG, PNG or DICOM and are not used: 1 .db, 1 .gif"
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")

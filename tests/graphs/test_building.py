@@ -13,7 +13,7 @@ from test_exporting import shaken
 
 import models
 from basics.problems import Problem
-from films import images
+from films import images, reading
 from graphs import building, precisions
 
 FACTS = {
@@ -85,7 +85,7 @@ def test_pixels_of_original_films_are_those_that_images_decodes(real_folder):
         graph.graph.output.append(onnx.helper.make_tensor_value_info(building.PIXELS, onnx.TensorProto.FLOAT, None))
         session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
         for file in files[:: 1 if fit == "stretch" else 8]:
-            raw, _ = images._decode_picture(file.read_bytes())
+            raw = reading.read_picture(file.read_bytes())[0]
             found = session.run([building.PIXELS], {"image": raw[None]})[0][0, 0]
             decoded = images.decode(raw, 224, fit).pixels
             assert np.abs(found - decoded.astype(np.float32)).max() <= 1, file.name
