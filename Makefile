@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
+# One more than there are cores: some tests wait, for a process that is killed or a clock.
+WORKERS = $(shell $(PYTHON) -c "import os; print(min((os.cpu_count() or 1) + 1, 4))")
 DEMO := --runs demo/runs --onnx demo/onnx
 
 .PHONY: demo test gpu fuzz faults clean
@@ -18,7 +20,7 @@ test: $(VENV)/ready-test
 	$(PY) -m ruff check --quiet .
 	$(PY) -m ruff format --check --quiet .
 	$(PY) -m ty check --quiet
-	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile tests
+	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses $(WORKERS) --dist loadfile tests
 
 # On a machine with an NVIDIA GPU: the tests that need one, and a table of rates, in some minutes.
 # `make gpu DATA=chest_xray` measures on those films, not on drawings.
