@@ -59,8 +59,9 @@ def folder(tmp_path_factory) -> Path:
     return root
 
 
-def test_results_are_those_of_onnxruntime_in_sorted_order(graph, folder, tmp_path, capsys):
-    assert call(graph, folder, "--csv", tmp_path / "x.csv", "--batch-size", 4, "--workers", 3) == 0
+@pytest.mark.parametrize("batch_size", [1, 4, 7, 64])
+def test_results_are_those_of_onnxruntime_in_sorted_order(batch_size, graph, folder, tmp_path, capsys):
+    assert call(graph, folder, "--csv", tmp_path / "x.csv", "--batch-size", batch_size, "--workers", 3) == 0
     rows = table(tmp_path / "x.csv")
     expected = sorted(path for part in ("a", "b ä") for path in (folder / part).rglob("*.png"))
     assert [row["file"] for row in rows] == sorted(map(str, expected), key=lambda file: file.split(os.sep))
