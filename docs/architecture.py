@@ -124,7 +124,7 @@ def draw(files: dict[str, Path]) -> str:
                       for n, line in enumerate(lines)]  # fmt: skip
         y += max(boxes[name][3] for name in floor) + GAP
     lines = [arrow(boxes, name, k, other, len(wanted)) for name, wanted in arrows.items()
-             for k, other in enumerate(sorted(wanted, key=lambda other: boxes[other][0]))]  # fmt: skip
+             for k, other in enumerate(sorted(wanted, key=lambda other: (boxes[other][0], other)))]  # fmt: skip
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y - GAP + 14:.0f}" width="{WIDTH}">'
     return "\n".join([head, STYLE, *sorted(lines), *parts, "</svg>"]) + "\n"
 

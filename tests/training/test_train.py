@@ -379,7 +379,7 @@ def test_offline_pretrained_is_skipped_in_all_and_the_exit_code_tells(tmp_path, 
     error = capsys.readouterr().err
     assert error.count("\n") == 1 or "Downloading" in error
     assert "error: the ImageNet weights could not be downloaded" in error and "--weights" in error
-    assert run(tmp_path, cache, "--all", "--quick") == 1
+    assert run(tmp_path, cache, "--all", "--quick", "--val", "random") == 1
     error = capsys.readouterr().err
     assert "resnet34-pretrained was skipped: the ImageNet weights could not be downloaded" in error
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["resnet34", "simple"]
