@@ -2,7 +2,7 @@ import csv
 import json
 import math
 import shutil
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,7 +27,6 @@ from films.variation import NO_AUGMENT, Augment
 from metrics import measures
 from training import calibration, checkpoints, inference, loop, optimizer, recipes, run_folder, runs, stress_views
 from training.batches import Batches, pixel_statistics, table_on
-from training.request import Request
 
 CPU = torch.device("cpu")
 FAST = ["--data", "phantoms", "--size", "64"]
@@ -503,11 +502,3 @@ def test_a_wrong_number_of_seeds_is_a_wrong_call(count, capsys):
         train.main(["--arch", "simple", f"--seeds={count}"])
     assert caught.value.code == 2
     assert "--seeds" in capsys.readouterr().err
-
-
-def test_a_request_has_the_defaults_of_the_command_line_and_takes_no_other_name():
-    assert Request(**vars(train.parse(["--arch", "simple"]))) == Request(arch="simple")
-    with pytest.raises(TypeError, match="epoch"):
-        Request(epoch=3)
-    with pytest.raises(FrozenInstanceError):
-        Request().epochs = 3
