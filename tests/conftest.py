@@ -10,7 +10,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import data
 
+ROOT = Path(data.__file__).parent
 SIZE = 64  # pixels: small enough for a ResNet to take a step in well under a second
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left_in_the_checkout():
+    """Such as a ledger below runs/: tests write to folders of their own."""
+    before = set(os.listdir(ROOT))
+    yield
+    left = set(os.listdir(ROOT)) - before - {".pytest_cache", ".ruff_cache", "__pycache__"}
+    assert not left
 
 
 @pytest.fixture(scope="session")

@@ -66,7 +66,7 @@ def checkpoints(tmp_path_factory, cache, phantoms) -> dict[str, Path]:
 def exported(checkpoints, cache, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("onnx")
     for path in checkpoints.values():
-        assert export.main([str(path), "--cache", str(cache), "--onnx", str(folder)]) == 0
+        assert export.main([str(path), "--cache", str(cache), "--onnx", str(folder), "--runs", str(folder)]) == 0
     return folder
 
 
