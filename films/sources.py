@@ -233,7 +233,7 @@ def _manifest(path: Path) -> Source:
 
 def _delimiter(path: Path, text: str) -> str:
     """The comma, semicolon or tab that parts the names in the first line. Raises Problem where two of them lack."""
-    first = next(iter(text.splitlines()), "")
+    first = io.StringIO(text, newline="").readline().rstrip("\r\n")  # splitlines ends lines where csv does not
     lacking = {}
     for delimiter in ",;\t":
         (names, *_) = [*csv.reader([first], delimiter=delimiter), []]

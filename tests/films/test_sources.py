@@ -161,6 +161,7 @@ def test_without_a_patient_column_only_the_image_split_is_possible(tmp_path, cac
         ("", "no column 'path'"),
         ("sep=;\npath;label\na.png;0\n", "no column 'path' in its first line, 'sep=;'; path and label are needed"),
         ("path|label\na.png|0\n", "no column 'path' in its first line, 'path|label'.*commas, semicolons or tabs"),
+        ("path;label\u2028\u202e;patient\na.png;0;x\n", "no column 'label' in its first line, "),
         ("path;class\na.png;0\n", "no column 'label' in its first line, 'path;class'"),
         ("path;label\na.png;2\n", "line 2: label '2' is none of"),
         ("path,label\na.png,0\nb.png,2\n", "line 3: label '2' is none of"),
