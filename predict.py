@@ -208,15 +208,17 @@ def check_answers(model: Model, found: dict[str, np.ndarray]) -> None:
 def walk(path: str, passed_over: collections.Counter | None = None) -> Iterator[str]:
     """The films below a folder, sorted by their names. A file is itself, and so is what cannot be read.
 
-    Everything else there is counted in `passed_over`, by its suffix.
+    Links are followed, and each folder is entered once. Everything else there is counted in `passed_over`, by its
+    suffix.
     """
     passed_over = collections.Counter() if passed_over is None else passed_over
-    levels: dict = {None: iter([path])}  # the folders that we are in, by device and inode, and what is left of them
+    levels: list[Iterator] = [iter([path])]  # of the folders that we are in, what is left
+    seen = set()  # folders, by device and inode: links may lead round in a circle
     while levels:
-        entry = next(levels[next(reversed(levels))], None)
+        entry = next(levels[-1], None)
         kind = kind_of(entry) if isinstance(entry, os.DirEntry) else "folder"
         if entry is None:
-            levels.popitem()
+            levels.pop()
         elif kind == "film":
             yield entry.path
         elif kind != "folder":
@@ -230,10 +232,11 @@ def walk(path: str, passed_over: collections.Counter | None = None) -> Iterator[
                 yield os.fspath(entry)
                 continue
             place = (status.st_dev, status.st_ino or os.fspath(entry))  # 0 where a disk has no inodes
-            if place in levels:
-                passed_over["a folder within itself"] += 1
+            if place in seen:
+                passed_over["a folder seen before"] += 1
             else:
-                levels[place] = (inner for inner in entries if inner.name[0] != "." and inner.name != "__MACOSX")
+                seen.add(place)
+                levels.append(inner for inner in entries if inner.name[0] != "." and inner.name != "__MACOSX")
 
 
 def kind_of(entry: os.DirEntry) -> str:
@@ -241,7 +244,7 @@ def kind_of(entry: os.DirEntry) -> str:
     suffix = os.path.splitext(entry.name)[1].lower()
     try:
         if entry.is_dir():
-            return "a link to a folder" if entry.is_symlink() else "folder"  # a link may lead round in a circle
+            return "folder"
         if entry.name.upper() == "DICOMDIR":  # DICOM's table of contents
             return "DICOMDIR"
         if suffix not in SUFFIXES and entry.is_file():  # to open a pipe could hang

@@ -195,7 +195,20 @@ def test_a_folder_within_itself_is_entered_once(tmp_path, monkeypatch):
             predict.os, "stat", lambda path, **options: honest(real if Path(path).name == "b" else path, **options)
         )
         assert list(predict.walk(str(tmp_path), passed_over)) == [f"{real}/y.png"]
-    assert passed_over == {"a folder within itself": 1}
+    assert passed_over == {"a folder seen before": 1}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links")
+def test_links_to_folders_are_followed_once_and_never_in_a_circle(tmp_path):
+    for name in ("elsewhere/x.png", "films/a/y.png", "films/b/z.png"):
+        draw(tmp_path / name)
+    films, passed_over = tmp_path / "films", collections.Counter()
+    elsewhere = tmp_path / "elsewhere"
+    for name, to in {"c": elsewhere, "d": elsewhere, "a/up": films, "a/b": films / "b", "b/a": films / "a"}.items():
+        (films / name).symlink_to(to)
+    assert list(predict.walk(str(films), passed_over)) == [f"{films}/{name}" for name in
+                                                           ("a/b/z.png", "a/y.png", "c/x.png")]  # fmt: skip
+    assert passed_over == {"a folder seen before": 4}
 
 
 def test_a_pattern_that_the_shell_left_alone_is_understood(graph, tmp_path, capsys):
