@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.result import Result
-from metrics import intervals, measures
-from metrics.estimation import Estimate, Sample, estimate
+from metrics import differences, measures
+from metrics.differences import Difference
+from metrics.estimation import estimate
 
 QUESTIONS = (
     ("Does depth help?", "simple", "resnet34"),
@@ -17,6 +18,7 @@ QUESTIONS = (
 )
 POINTS = ("0.5", "validation")  # at which decisions are compared
 LEVEL = 0.05  # of a test, after Holm's correction
+NOT_IN_IT = "the single run's seed is not in it"
 SEED_NAME = re.compile(r"(.+)-s(\d+)$")  # as `train.py --seeds` names its runs
 
 
@@ -70,7 +72,8 @@ def same_images(a: Result, b: Result) -> bool:
 def answer(results: list[Result]) -> tuple[list[dict], list[str]]:
     """The two questions, for each pair of models tested on the same images; and what could not be asked.
 
-    p-values are corrected together (Holm): more was asked than one thing.
+    p-values are corrected together (Holm): more was asked than one thing. What is not tested, having no p, is no part
+    of that. Holm rejects whatever lies below LEVEL over their number, so that is the level of what is detectable.
     """
     found, notes = [], []
     groups = groups_of(results)
@@ -83,10 +86,16 @@ def answer(results: list[Result]) -> tuple[list[dict], list[str]]:
         elif not honest:
             notes.append(f"{question} cannot be answered: {first} and {second} were tested on different images")
         found += [compare(question, a, b) for a, b in honest]
-    corrected = iter(intervals.holm([measure["p"] for pair in found for measure in pair["measures"]]) if found else [])
+    rows = [measure for pair in found for measure in pair["measures"]]
+    corrected = differences.holm([measure["p"] for measure in rows]) if rows else []
+    tests = sum(not math.isnan(measure["p"]) for measure in rows)
+    for measure, p in zip(rows, corrected, strict=True):
+        measure["p_holm"] = float(p)
+        if not math.isnan(p):
+            least = differences.detectable(measure["found"], LEVEL / tests)
+            measure["detectable"] = math.nan if least > 1 and measure["measure"] != "log loss" else least
+        del measure["found"]
     for pair in found:
-        for measure in pair["measures"]:
-            measure["p_holm"] = float(next(corrected))
         pair["sentence"] = sentence(pair)
     return found, notes
 
@@ -95,16 +104,18 @@ def compare(question: str, a: tuple[str, list[Result]], b: tuple[str, list[Resul
     """Differences of b minus a, each a name and its results (several of them: seeds, whose means are compared)."""
     (from_name, first), (to_name, second) = a, b
     shown = first[0]
-    sample = Sample(shown.labels, shown.patient_ids)
-    alone = len(first) == len(second) == 1
-    measures = [auroc_of_two(first[0], second[0], sample) if alone else auroc_of_seeds(first, second, sample)]
+    areas = differences.of_auroc(shown.labels, probabilities(first), probabilities(second), shown.patient_ids)
+    rows = [row("AUROC", areas, first, second)]
     for point in POINTS:
-        measures.append(accuracy_at(point, first, second, sample, alone))
-    for measure in ("sensitivity", "specificity"):
-        name = f"{measure}, threshold from validation"
-        measures.append(by_bootstrap(name, measure, "validation", first, second, sample))
-    for measure in ("log_loss", "brier"):
-        measures.append(by_bootstrap(measure.replace("_", " "), measure, "", first, second, sample))
+        right = [correct(members, point) for members in (first, second)]
+        name = f"accuracy, threshold {'0.5' if point == '0.5' else 'from validation'}"
+        counts = only_right(*right) if len(first) == len(second) == 1 else {}
+        rows.append(row(name, on_some(shown, *right), first, second) | counts)
+    for measure, label in (("sensitivity", 1), ("specificity", 0)):
+        of_class = on_some(shown, *right, shown.labels == label)
+        rows.append(row(f"{measure}, threshold from validation", of_class, first, second))
+    for name, loss in (("log loss", log_losses), ("brier", squared_errors)):
+        rows.append(row(name, on_some(shown, loss(first), loss(second)), first, second))
 
     def named(name: str, members: list[Result]) -> str:
         return name if len(members) == 1 else f"{name} ({len(members)} seeds)"
@@ -115,88 +126,64 @@ def compare(question: str, a: tuple[str, list[Result]], b: tuple[str, list[Resul
         "to": named(to_name, second),
         "images": shown.images,
         "patients": shown.patients,
-        "measures": measures,
+        "measures": rows,
     }
 
 
-def row(measure: str, difference: Estimate, p: float, detectable: float, method: str, **more: int) -> dict:
-    return {"measure": measure, "difference": difference, "p": p, "detectable": detectable, "method": method, **more}
+def row(measure: str, found: Difference, first: list[Result], second: list[Result]) -> dict:
+    return {
+        "measure": measure,
+        "difference": estimate(found.value, (found.low, found.high)),
+        "p": found.p,
+        "detectable": math.nan,  # is known when all p-values are: answer()
+        "found": found,
+        "standard_error": found.standard_error,
+        "degrees_of_freedom": found.freedom,
+        "method": method(measure, len(first), len(second)),
+    }
 
 
-def auroc_of_two(a: Result, b: Result, sample: Sample) -> dict:
-    found = intervals.compare_auroc(sample.labels, a.probabilities, b.probabilities, sample.patients)
-    difference = estimate(found["difference"], (found["low"], found["high"]))
-    return row("AUROC", difference, found["p"], found["detectable"], "DeLong, by patient")
+def method(measure: str, first: int, second: int) -> str:
+    """How a difference was tested, in words: by patient, and what is said of seeds."""
+    test = "DeLong by patient" if measure == "AUROC" else "by patient"
+    if first == second == 1:
+        return f"{test}; one run each"
+    return f"{test} and seed" if min(first, second) > 1 else f"{test}; {NOT_IN_IT}"
 
 
-def auroc_of_seeds(first: list[Result], second: list[Result], sample: Sample) -> dict:
-    return by_bootstrap("AUROC", "auroc", "", first, second, sample)
+def probabilities(members: list[Result]) -> NDArray:
+    """(S, N) probabilities of models that differ in the seed."""
+    return np.stack([member.probabilities for member in members])
 
 
-def accuracy_at(point: str, first: list[Result], second: list[Result], sample: Sample, alone: bool) -> dict:
-    name = f"accuracy, threshold {'0.5' if point == '0.5' else 'from validation'}"
-    found = by_bootstrap(name, "accuracy", point, first, second, sample)
-    if not alone or not sample.several:
-        return found
-    right = [measures.decide(r.probabilities, r.points[point]["threshold"]) == sample.labels
-             for r in (first[0], second[0])]  # fmt: skip
-    only_a, only_b, p = measures.mcnemar_exact(*right)
-    detectable = intervals.mcnemar_detectable(len(sample.labels), (only_a + only_b) / len(sample.labels))
-    method = "McNemar exact, by image; interval: bootstrap by patient"
-    more = {"only_from_right": only_a, "only_to_right": only_b}
-    return found | row(name, found["difference"], p, detectable, method, **more)
+def correct(members: list[Result], point: str) -> NDArray:
+    """(S, N) bool: whether each model decides right at an operating point."""
+    return np.stack([measures.decide(member.probabilities, member.points[point]["threshold"]) == member.labels
+                     for member in members])  # fmt: skip
 
 
-def by_bootstrap(
-    name: str, measure: str, point: str, first: list[Result], second: list[Result], sample: Sample
-) -> dict:
-    """A paired difference of means over seeds: each replicate draws patients, and seeds where there are several."""
-    generator = np.random.default_rng(1)
-    values, replicates, left_out = zip(*(mean_over_seeds(measure, point, members, sample, generator)
-                                         for members in (first, second)), strict=True)  # fmt: skip
-    drawn, value = replicates[1] - replicates[0], values[1] - values[0]
-    if not sample.several:
-        return row(name, estimate(value), math.nan, math.nan, "one patient: no interval")
-    p = intervals.bootstrap_p(drawn)
-    if math.isnan(p):
-        return row(name, estimate(value), math.nan, math.nan, "bootstrap by patient: undefined")
-    defined = drawn[np.isfinite(drawn)]
-    if not defined.any():  # the same on every image: no replicate differs, which gives no interval
-        return row(name, estimate(value), 1.0, math.nan, "bootstrap by patient")
-    difference = estimate(value, intervals.bca_interval(drawn, value, left_out[1] - left_out[0]))
-    detectable = intervals.detectable_difference(float(defined.std(ddof=1)))
-    seeds = " and seed" if max(len(first), len(second)) > 1 else ""
-    return row(name, difference, p, detectable, f"bootstrap by patient{seeds}")
+def log_losses(members: list[Result]) -> NDArray:
+    """(S, N) log loss in nats of each answer."""
+    margins = np.stack([measures.log_odds(member.probabilities) for member in members])
+    return np.logaddexp(0.0, np.where(members[0].labels == 1, -margins, margins))
 
 
-def mean_over_seeds(
-    measure: str, point: str, members: list[Result], sample: Sample, generator: np.random.Generator
-) -> tuple[float, NDArray, NDArray]:
-    """(value, replicates, leave-one-patient-out values) of a measure's mean over models that differ in the seed.
+def squared_errors(members: list[Result]) -> NDArray:
+    """(S, N) squared differences of probability and label: their mean is the Brier score."""
+    return (probabilities(members) - members[0].labels) ** 2
 
-    Of n seeds each replicate draws n - 1: the mean of n would vary too little by (n - 1) / n, a half of two seeds.
-    Rao & Wu 1988, JASA 83:231.
-    """
 
-    def of(member: Result) -> tuple[float, NDArray, NDArray]:
-        given = (sample.labels, member.probabilities)
-        if measure == "auroc":
-            return sample.resampled(lambda weights: intervals.bootstrap_ranking(*given, weights))[measure]
-        if measure in ("log_loss", "brier"):
-            return sample.resampled(lambda weights: intervals.bootstrap_calibration(*given, weights))[measure]
-        threshold = member.points[point]["threshold"]
-        return sample.resampled(lambda weights: intervals.bootstrap_decisions(*given, threshold, weights))[measure]
+def on_some(shown: Result, first: NDArray, second: NDArray, which: NDArray | None = None) -> Difference:
+    """The difference of two means over those images, over all if none are named."""
+    which = np.ones(len(shown.labels), bool) if which is None else which
+    if not which.any():
+        return Difference(*[math.nan] * 7)
+    return differences.of_means(first[:, which], second[:, which], np.asarray(shown.patient_ids)[which])
 
-    found = [of(member) for member in members]
-    drawn = np.stack([replicates for _, replicates, _ in found])  # (seeds, R)
-    if len(members) > 1:
-        which = generator.integers(0, len(members), (len(members) - 1, drawn.shape[1]))
-        drawn = np.take_along_axis(drawn, which, axis=0)
-    return (
-        float(np.mean([value for value, _, _ in found])),
-        drawn.mean(0),
-        np.mean([left for *_, left in found], axis=0),
-    )
+
+def only_right(first: NDArray, second: NDArray) -> dict[str, int]:
+    """How many images only one of two models gets right."""
+    return {"only_from_right": int((first & ~second).sum()), "only_to_right": int((~first & second).sum())}
 
 
 def sentence(pair: dict) -> str:
@@ -205,21 +192,23 @@ def sentence(pair: dict) -> str:
     for measure in pair["measures"]:
         if measure["measure"] not in ("AUROC", "accuracy, threshold from validation"):
             continue
-        difference, scale, unit = measure["difference"], 1.0, ""
-        if measure["measure"] != "AUROC":
-            scale, unit = 100.0, " points"
-        name = measure["measure"].split(",")[0]
-        if math.isnan(measure["p_holm"]):
+        scale, digits, unit = (1.0, 4, "") if measure["measure"] == "AUROC" else (100.0, 1, " points")
+        name, value = measure["measure"].split(",")[0], scale * measure["difference"]["value"]
+        shown = f"{name} {value:+.{digits}f}{unit}"
+        if math.isnan(measure["p_holm"]) and NOT_IN_IT in measure["method"] and not math.isnan(value):
+            said.append(f"{shown}, not tested: {NOT_IN_IT}")
+        elif math.isnan(measure["p_holm"]):
             said.append(f"{name}: these images cannot tell")
-            continue
-        value = f"{name} {scale * difference['value']:+.{4 if scale == 1 else 1}f}{unit}"
-        if measure["p_holm"] < LEVEL:
-            said.append(f"{value}, evidence of a difference (p = {measure['p_holm']:.2g} after Holm)")
+        elif measure["p_holm"] < LEVEL:
+            said.append(f"{shown}, evidence of a difference (p = {measure['p_holm']:.2g} after Holm)")
+        elif measure["standard_error"] == 0:
+            said.append(f"{shown}, no evidence of a difference; no patient tells the models apart")
         elif math.isnan(measure["detectable"]):
-            said.append(f"{value}, no evidence of a difference; too few images to have found any")
+            said.append(f"{shown}, no evidence of a difference; too few patients to have found any")
         else:
-            unseen = f"{scale * measure['detectable']:.{4 if scale == 1 else 1}f}{unit}"
-            said.append(f"{value}, no evidence of a difference; differences under {unseen} would go unseen")
+            least = f"{scale * measure['detectable']:.{digits}f}{unit}"
+            power = f"a true difference of {least} would have been found in at least 4 of 5 such test sets"
+            said.append(f"{shown}, no evidence of a difference; {power}")
     return "; ".join(said)
 
 

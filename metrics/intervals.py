@@ -1,4 +1,4 @@
-"""How far the numbers of metrics/measures.py can be trusted: intervals, tests, and what a test could have found.
+"""How far the numbers of metrics/measures.py can be trusted: their intervals. Differences are in differences.py.
 
 Images of one patient are alike, so the patient is the unit that is drawn: every variance is between patients, and
 every function takes `patients`, one name per image. Thresholds, temperatures and models are taken as fixed; what
@@ -9,18 +9,19 @@ input it cannot score; what cannot be estimated (0/0, or fewer than two patients
 import math
 from collections.abc import Iterator
 from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from metrics import measures
+from metrics import measures, student
 from metrics.measures import _checked
 
 ENTRIES = 2**15  # of the weights, worked on at once: 256 kB as float64, which stays in a processor's cache
 UNDEFINED = 0.05  # the share of replicates that may be undefined before an interval is
 
 
-def _codes(patients: ArrayLike, images: int | None = None) -> tuple[NDArray[np.int64], int]:
+def codes_of(patients: ArrayLike, images: int | None = None) -> tuple[NDArray[np.int64], int]:
     """Patients as whole numbers, (N,), and how many there are. Raises ValueError on malformed input."""
     names = np.asarray(patients)
     if names.ndim != 1 or names.dtype.kind not in "USiu":
@@ -38,10 +39,6 @@ def _quantile(confidence: float) -> float:
     return -NormalDist().inv_cdf((1 - confidence) / 2)
 
 
-def _two_sided(z: float) -> float:
-    return math.erfc(abs(z) / math.sqrt(2))
-
-
 # ------------------------------------------------------------------------------------------------- bootstrap
 
 
@@ -53,7 +50,7 @@ def patient_counts(patients: ArrayLike, replicates: int, seed: int) -> NDArray[n
     models that share the rows can be compared in pairs. Raises ValueError on malformed input or one patient.
     Efron 1979, Annals of Statistics; of clusters: Field & Welsh 2007, JRSS B.
     """
-    codes, n = _codes(patients)
+    codes, n = codes_of(patients)
     if n < 2:
         raise ValueError(f"resampling needs at least two patients, found {n}")
     if replicates < 1:
@@ -74,7 +71,7 @@ def leave_one_out(patients: ArrayLike) -> NDArray[np.int16]:
 
     patients: (N,) names. Returns (patients, N) int16. Raises ValueError on malformed input or one patient.
     """
-    codes, n = _codes(patients)
+    codes, n = codes_of(patients)
     if n < 2:
         raise ValueError(f"leaving one out needs at least two patients, found {n}")
     return (codes != np.arange(n)[:, None]).astype(np.int16)
@@ -262,104 +259,79 @@ def _defined(values: ArrayLike) -> NDArray[np.float64]:
     return defined if len(defined) >= (1 - UNDEFINED) * len(values) else defined[:0]
 
 
-def bootstrap_p(differences: ArrayLike) -> float:
-    """Two-sided bootstrap p-value that a difference is 0: twice the smaller share of replicates beyond 0.
-
-    differences: (R,) replicates, nan where undefined. Both shares count one replicate more than was drawn, so
-    that p is never below 2 / (R + 1). nan if more than 5 % are undefined. Raises ValueError on malformed input.
-    Davison & Hinkley 1997, Bootstrap Methods and their Application, chapter 4.
-    """
-    defined = _defined(differences)
-    if not defined.size:
-        return math.nan
-    beyond = min(np.sum(defined <= 0), np.sum(defined >= 0))
-    return min(1.0, float(2 * (beyond + 1) / (len(defined) + 1)))
-
-
 # ------------------------------------------------------------------------------------------------ proportions
 
 
 def clustered_wilson(successes: ArrayLike, patients: ArrayLike, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson interval (low, high) of a proportion of images, with the images that clustering leaves.
 
-    successes: (N,) bool or 0/1; patients: (N,) names. For a sensitivity, give the positive images only. N is
-    divided by the design effect: the variance of the ratio estimator between patients over the binomial one,
-    never below 1. If all images succeed or none does, the variance is unknown and images of one patient count
-    as copies: N**2 / sum(images per patient**2) are left. (nan, nan) with no images or one patient.
-    Raises ValueError on malformed input. Rao & Scott 1992, Biometrics; Kish 1965, Survey Sampling.
+    successes: (N,) bool or 0/1; patients: (N,) names. For a sensitivity, give the positive images only. N is divided
+    by the design effect 1 + rho (e - 1), where e = sum(images per patient^2) / N is that of copies (Kish 1965, Survey
+    Sampling). rho, how alike images of one patient are, is estimated from all pairs of them, a patient's weighted by
+    1 / (n - 1) (Karlin, Cameron & Williams 1981, PNAS 78:2664), and drawn towards 1, since a few errors cannot show
+    that errors do not come together: `added` is Wilson's own z^2 / 2 times (e - 1) / sqrt(share of images that have
+    others beside them). With so much one more image that fails raises neither limit. One image each: Wilson's.
+    (nan, nan) with no images or one patient. Raises ValueError on malformed input.
     """
-    _quantile(confidence)  # for its check
+    z = _quantile(confidence)
     if not np.size(successes):
         return math.nan, math.nan
     (successes,) = _checked(successes=successes)
-    codes, n = _codes(patients, len(successes))
+    codes, n = codes_of(patients, len(successes))
     if n < 2:
         return math.nan, math.nan
     images, hits = np.bincount(codes).astype(float), np.bincount(codes, weights=successes)
     total, share = len(successes), float(successes.mean())
-    if share in (0.0, 1.0):
-        effect = float(np.sum(images**2)) / total
-    else:
-        between = n / (n - 1) * float(np.sum((hits - share * images) ** 2)) / total**2
-        effect = max(1.0, between / (share * (1 - share) / total))
+    several, others = images > 1, float(np.sum(images * (images - 1)))
+    effect = 1.0
+    if several.any():
+        images, hits, missed = images[several], hits[several], (images - hits)[several]
+        products = (hits - share * images) ** 2 - hits * (1 - share) ** 2 - missed * share**2
+        alike, known = float(np.sum(products / (images - 1))), share * (1 - share) * float(images.sum())
+        added = z * z / 2 * others / math.sqrt(total * images.sum())
+        rho = min(max((alike + added) / (known + added), 0.0), 1.0)
+        effect += rho * others / total
     return measures.wilson(share * (total / effect), total / effect, confidence)
 
 
-def mcnemar_detectable(n: int, discordant_share: float, power: float = 0.8, alpha: float = 0.05) -> float:
-    """Smallest difference in accuracy that McNemar's test on n images finds with this power.
-
-    discordant_share: of the images that only one model gets right, in [0, 1]. Returns d > 0 that solves
-    d sqrt(n) = z_alpha sqrt(share) + z_power sqrt(share - d**2); nan if that exceeds the share, which bounds
-    any difference: then no difference could have been found. The test is taken to be the asymptotic one (the
-    exact one needs slightly more) and the images as independent: a design effect is ignored, so for clustered
-    images this is a lower bound. Raises ValueError on values out of range. Connor 1987, Biometrics.
-    """
-    if n < 1 or not 0 <= discordant_share <= 1:
-        raise ValueError(f"n must be positive and a share in [0, 1], found {n} and {discordant_share}")
-    z, z_power = _planned(power, alpha)
-    room = n - z * z + z_power * z_power  # the quadratic's discriminant, over share and z_power squared
-    if room < 0 or discordant_share == 0:
-        return math.nan
-    smallest = math.sqrt(discordant_share) * (z * math.sqrt(n) + z_power * math.sqrt(room)) / (n + z_power * z_power)
-    return smallest if smallest <= discordant_share else math.nan
-
-
-def _planned(power: float, alpha: float) -> tuple[float, float]:
-    for name, value in (("power", power), ("alpha", alpha)):
-        if not 0 < value < 1:
-            raise ValueError(f"{name} must lie in (0, 1), found {value}")
-    return _quantile(1 - alpha), NormalDist().inv_cdf(power)
-
-
-def detectable_difference(standard_error: float, power: float = 0.8, alpha: float = 0.05) -> float:
-    """Smallest true difference that a two-sided z-test finds with this power: (z_alpha + z_power) standard errors.
-
-    standard_error: of the difference, in its unit, not negative; nan gives nan.
-    Raises ValueError on values out of range. Cohen 1988, Statistical Power Analysis.
-    """
-    if standard_error < 0 or math.isinf(standard_error):
-        raise ValueError(f"standard_error must be finite and not negative, found {standard_error}")
-    return sum(_planned(power, alpha)) * standard_error
-
-
-def holm(p_values: ArrayLike) -> NDArray[np.float64]:
-    """p-values adjusted for having asked M questions: reject where these are <= alpha.
-
-    p_values: (M,) in [0, 1], nan where undefined: those stay nan but count, as they were asked.
-    Returns (M,) float64. Raises ValueError on malformed input. Holm 1979, Scandinavian Journal of Statistics.
-    """
-    p_values = np.asarray(p_values, dtype=np.float64)
-    if p_values.ndim != 1 or not len(p_values):
-        raise ValueError(f"p_values must be one-dimensional and not empty, found shape {p_values.shape}")
-    if wrong := [p for p in p_values.tolist() if p < 0 or p > 1]:
-        raise ValueError(f"p_values must lie in [0, 1], found {wrong[0]}")
-    order = np.argsort(p_values)  # nan last
-    adjusted = np.empty_like(p_values)
-    adjusted[order] = np.minimum(np.maximum.accumulate(p_values[order] * np.arange(len(p_values), 0, -1)), 1.0)
-    return adjusted
-
-
 # ------------------------------------------------------------------------------------------------------ AUROC
+
+
+class Placements(NamedTuple):
+    """What each patient adds to the AUROC of each of M models, less what is expected."""
+
+    areas: NDArray[np.float64]  # (M,)
+    sums: NDArray[np.float64]  # (2, M, patients): through the images without, and with pneumonia
+    groups: tuple[int, int]  # patients who have images without, and with
+
+    def covariance(self) -> NDArray[np.float64]:
+        """(M, M), of the areas; nan where fewer than two patients have images of some class."""
+        m, n = self.sums.shape[1:]
+        if min(self.groups) < 2:
+            return np.full((m, m), np.nan)
+        apart = sum(g / (g - 1) * (s @ s.T) for g, s in zip(self.groups, self.sums, strict=True))
+        cross = n / (n - 1) * (self.sums[0] @ self.sums[1].T)  # 0 unless a patient has images of both classes
+        return apart + cross + cross.T
+
+
+def placements(labels: ArrayLike, probabilities: ArrayLike, patients: ArrayLike | None = None) -> Placements:
+    """How often each patient's images beat, or are beaten by, those of the other class. Input as for delong()."""
+    rows = np.asarray(probabilities)
+    if rows.ndim != 2 or not len(rows):
+        raise ValueError(f"probabilities must have shape (M, N), found {rows.shape}")
+    checked = [_checked(labels=labels, probabilities=row) for row in rows]
+    labels, probabilities = checked[0][0], np.stack([row for _, row in checked])
+    codes, n = (np.arange(len(labels)), len(labels)) if patients is None else codes_of(patients, len(labels))
+    areas = np.array([measures.auroc(labels, row) for row in probabilities])
+    groups = [len(np.unique(codes[labels == label])) for label in (0, 1)]
+    sums = np.zeros((2, len(probabilities), n))
+    for label in (0, 1) if min(groups) else ():
+        for model, row in enumerate(probabilities):
+            own, other = row[labels == label], np.sort(row[labels != label])
+            beaten = (np.searchsorted(other, own) + np.searchsorted(other, own, side="right")) / (2 * len(other))
+            residual = (beaten if label else 1 - beaten) - areas[model]
+            sums[label, model] = np.bincount(codes[labels == label], weights=residual, minlength=n) / len(own)
+    return Placements(areas, sums, (groups[0], groups[1]))
 
 
 def delong(
@@ -373,28 +345,8 @@ def delong(
     O(M N log N). Raises ValueError on malformed input. DeLong, DeLong & Clarke-Pearson 1988, Biometrics;
     by patient: Obuchowski 1997, Biometrics; by ranks: Sun & Xu 2014, IEEE Signal Processing Letters.
     """
-    rows = np.asarray(probabilities)
-    if rows.ndim != 2 or not len(rows):
-        raise ValueError(f"probabilities must have shape (M, N), found {rows.shape}")
-    checked = [_checked(labels=labels, probabilities=row) for row in rows]
-    labels, probabilities = checked[0][0], np.stack([row for _, row in checked])
-    codes, n = (np.arange(len(labels)), len(labels)) if patients is None else _codes(patients, len(labels))
-    m = len(probabilities)
-    areas = np.array([measures.auroc(labels, row) for row in probabilities])
-    counts = [int(np.sum(labels == label)) for label in (0, 1)]
-    groups = [len(np.unique(codes[labels == label])) for label in (0, 1)]
-    if min(groups) < 2:
-        return areas, np.full((m, m), np.nan)
-    sums = np.empty((2, m, n))  # per class and model: what a patient's images add to the area, less what is expected
-    for label in (0, 1):
-        for model, row in enumerate(probabilities):
-            own, other = row[labels == label], np.sort(row[labels != label])
-            beaten = (np.searchsorted(other, own) + np.searchsorted(other, own, side="right")) / (2 * len(other))
-            residual = (beaten if label else 1 - beaten) - areas[model]
-            sums[label, model] = np.bincount(codes[labels == label], weights=residual, minlength=n) / counts[label]
-    covariance = sum(g / (g - 1) * (s @ s.T) for g, s in zip(groups, sums, strict=True))
-    cross = n / (n - 1) * (sums[0] @ sums[1].T)  # 0 unless a patient has images of both classes
-    return areas, covariance + cross + cross.T
+    found = placements(labels, probabilities, patients)
+    return found.areas, found.covariance()
 
 
 def auroc_interval(
@@ -402,56 +354,27 @@ def auroc_interval(
 ) -> tuple[float, float]:
     """Interval (low, high) of the AUROC, symmetric in its log-odds so that it stays within 0 and 1.
 
-    Input as for delong(), with probabilities (N,). A perfect ranking has no variance to go by: there, pairs of a
-    positive and a negative image in which no patient occurs twice are independent trials, all won, and the limit
-    is Wilson's for as many as there must be: min(patients with positives, with negatives, half of all). An AUROC
-    of 0 is treated alike. (nan, nan) with one class only, one patient, or all probabilities equal.
-    Raises ValueError on malformed input. Pepe 2003, The Statistical Evaluation of Medical Tests, chapter 5.
+    Input as for delong(), with probabilities (N,). The quantile is Student's t: near 1 a few patients make all of the
+    variance, and with two degrees of freedom more than there are of these (sum(u^2)^2 / sum(u^4), where u is what each
+    adds to the area; Satterthwaite 1946, Biometrics Bulletin 2:110) intervals hold the truth as often as they say. A
+    perfect ranking has no variance to go by: there, pairs of a positive and a negative image in which no patient
+    occurs twice are independent trials, all won, and the limit is Wilson's for as many as there must be: min(patients
+    with positives, with negatives, half of all). An AUROC of 0 is treated alike. (nan, nan) with one class only, one
+    patient, or all probabilities equal. Raises ValueError on malformed input.
+    Pepe 2003, The Statistical Evaluation of Medical Tests, chapter 5.
     """
-    z = _quantile(confidence)
+    _quantile(confidence)  # for its check
     (labels, probabilities) = _checked(labels=labels, probabilities=probabilities)
-    codes, n = (np.arange(len(labels)), len(labels)) if patients is None else _codes(patients, len(labels))
-    areas, covariance = delong(labels, probabilities[None], codes)
-    area, variance = float(areas[0]), float(covariance[0, 0])
+    codes, n = (np.arange(len(labels)), len(labels)) if patients is None else codes_of(patients, len(labels))
+    found = placements(labels, probabilities[None], codes)
+    area, variance = float(found.areas[0]), float(found.covariance()[0, 0])
     if area in (0.0, 1.0):
         pairs = min(len(np.unique(codes[labels == 0])), len(np.unique(codes[labels == 1])), n // 2)
         return measures.wilson(area * pairs, pairs, confidence)
     if not variance > 0:
         return math.nan, math.nan
-    middle, half = math.log(area / (1 - area)), z * math.sqrt(variance) / (area * (1 - area))
+    squares = found.sums.sum(axis=0)[0] ** 2
+    t = student.quantile(1 - confidence, 2 + float(squares.sum()) ** 2 / float(np.sum(squares**2)))
+    middle, half = math.log(area / (1 - area)), t * math.sqrt(variance) / (area * (1 - area))
     low, high = (0.5 + 0.5 * math.tanh(0.5 * end) for end in (middle - half, middle + half))
     return low, high
-
-
-def compare_auroc(
-    labels: ArrayLike,
-    a: ArrayLike,
-    b: ArrayLike,
-    patients: ArrayLike | None = None,
-    confidence: float = 0.95,
-    power: float = 0.8,
-) -> dict[str, float]:
-    """Difference of two models' AUROC on the same images: that of b minus that of a.
-
-    a, b: probabilities (N,); else as for delong(). Returns difference, its interval low and high, standard_error,
-    p (two-sided z-test that it is 0) and detectable: the smallest true difference which that test, at level
-    1 - confidence, finds with this power. Where the variance vanishes (both rank alike, or both perfectly) all
-    are nan but the difference and a p of 1 for a difference of 0: such data cannot tell.
-    Raises ValueError on malformed input. DeLong, DeLong & Clarke-Pearson 1988, Biometrics.
-    """
-    z = _quantile(confidence)
-    labels, a, b = (_checked(labels=labels, probabilities=row)[i] for i, row in ((0, a), (1, a), (1, b)))
-    areas, covariance = delong(labels, np.stack((a, b)), patients)
-    difference, spread = float(areas[1] - areas[0]), float(covariance[0, 0] + covariance[1, 1])
-    variance = spread - 2 * float(covariance[0, 1])
-    # Less than the rounding of its terms is nothing.
-    error = math.sqrt(variance) if variance > 1e-14 * spread else math.nan
-    no_difference = 1.0 if difference == 0 and spread == spread else math.nan
-    return {
-        "difference": difference,
-        "low": difference - z * error,
-        "high": difference + z * error,
-        "standard_error": error,
-        "p": no_difference if math.isnan(error) else _two_sided(difference / error),
-        "detectable": detectable_difference(error, power, 1 - confidence),
-    }

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 EPSILON = 1e-12  # log_odds keeps probabilities this far from 0 and 1; nearer to 1 a double loses the digits of 1 - p
-_BINARY = frozenset({"labels", "decisions", "correct_a", "correct_b", "successes"})
+_BINARY = frozenset({"labels", "decisions", "successes"})
 
 
 class Confusion(NamedTuple):
@@ -222,23 +222,6 @@ def wilson(successes: float, n: float, confidence: float = 0.95) -> tuple[float,
     half = z * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2) / shrink
     # The formula meets 0 and 1 exactly at the extremes; rounding would miss them.
     return (0.0 if successes == 0 else centre - half), (1.0 if successes == n else centre + half)
-
-
-def mcnemar_exact(correct_a: ArrayLike, correct_b: ArrayLike) -> tuple[int, int, float]:
-    """Exact McNemar test that two models err equally often on the same images.
-
-    correct_a, correct_b: (N,) bool or 0/1, "was right" per image. Returns (only_a, only_b, p): images that
-    only one model got right, and the two-sided binomial p-value on those, 1.0 if there are none.
-    Raises ValueError on malformed input. McNemar 1947, Psychometrika.
-    """
-    correct_a, correct_b = _checked(correct_a=correct_a, correct_b=correct_b)
-    only_a, only_b = int(np.sum(correct_a > correct_b)), int(np.sum(correct_a < correct_b))
-    n = only_a + only_b
-    term = tail = 1  # n choose 0; integers of any size, so no rounding until the last division
-    for k in range(min(only_a, only_b)):
-        term = term * (n - k) // (k + 1)
-        tail += term
-    return only_a, only_b, min(1.0, 2 * tail / 2**n)
 
 
 def fit_temperature(logits: ArrayLike, labels: ArrayLike, bounds: tuple[float, float] = (0.05, 20.0)) -> float:

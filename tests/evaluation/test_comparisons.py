@@ -12,7 +12,7 @@ from results import make_result
 
 from evaluation import comparisons
 from evaluation.result import Result
-from metrics import estimation, measures
+from metrics import differences, estimation, measures
 
 
 @cache
@@ -91,26 +91,36 @@ def test_delong_by_counting_pairs(two):
         ]
         variance += len(whose) / (len(whose) - 1) * sum(s * s for s in sums) / len(first[side]) ** 2
     error = math.sqrt(variance)
-    expected = (difference, difference - 1.959964 * error, difference + 1.959964 * error)
+    own = len(set(patients))
+    t = scipy.stats.t.isf(0.025, own)
+    expected = (difference, difference - t * error, difference + t * error)
     mine = found["difference"]
     assert (mine["value"], mine["low"], mine["high"]) == pytest.approx(expected, rel=1e-6)
-    assert found["p"] == pytest.approx(2 * scipy.stats.norm.sf(abs(difference / error)), rel=1e-6)
-    assert found["detectable"] == pytest.approx((1.959964 + 0.841621) * error, rel=1e-5)
+    assert found["p"] == pytest.approx(2 * scipy.stats.t.sf(abs(difference / error), own), rel=1e-6)
+    least = scipy.stats.t.isf(0.025 / 7, own) + scipy.stats.t.isf(0.2, own)  # of seven tests, corrected by Holm
+    assert least * error < found["detectable"] < 2 * least * error
     assert difference > 0  # second minus first: the better one is the second
-    assert found["method"] == "DeLong, by patient"
+    assert found["method"] == "DeLong by patient; one run each"
 
 
 @pytest.mark.parametrize(("name", "point"), [("0.5", "0.5"), ("from validation", "validation")])
-def test_mcnemar_is_scipys_binomial_test(two, name, point):
-    simple, resnet = two
-    found = asked(simple, resnet)[f"accuracy, threshold {name}"]
+def test_accuracy_is_compared_by_patient(two, name, point):
+    """Durkalski et al. 2003, patient by patient; interval and p by the same standard error."""
+    found = asked(*two)[f"accuracy, threshold {name}"]
     right = [decisions(model, point) == films()[0] for model in two]
     only_a, only_b = int((right[0] & ~right[1]).sum()), int((~right[0] & right[1]).sum())
     assert (found["only_from_right"], found["only_to_right"]) == (only_a, only_b)
-    assert found["p"] == pytest.approx(scipy.stats.binomtest(only_a, only_a + only_b).pvalue)
-    assert found["difference"]["value"] == pytest.approx((only_b - only_a) / 120)
-    assert found["difference"]["low"] < found["difference"]["value"] < found["difference"]["high"]
-    assert found["method"] == "McNemar exact, by image; interval: bootstrap by patient"
+    won = [sum(int(right[1][i]) - int(right[0][i]) for i in range(120) if films()[1][i] == one)
+           for one in set(films()[1])]  # fmt: skip
+    error, differ = math.sqrt(sum(d * d for d in won)), sum(d != 0 for d in won)
+    assert found["p"] == pytest.approx(2 * scipy.stats.t.sf(abs(sum(won)) / error, differ))
+    half = scipy.stats.t.isf(0.025, differ) * error / 120
+    difference = (only_b - only_a) / 120
+    ends = found["difference"]
+    assert (ends["value"], ends["low"], ends["high"]) == pytest.approx(
+        (difference, difference - half, difference + half)
+    )
+    assert found["method"] == "by patient; one run each"
 
 
 def test_every_difference_is_second_minus_first(two):
@@ -144,17 +154,36 @@ def test_holm_over_everything_that_was_asked(two):
         assert measure["p_holm"] >= measure["p"]
 
 
-def test_a_bootstrap_interval_is_near_the_normal_one(two):
-    """Of the Brier score's difference, a mean over patients, whose standard error is simple."""
-    labels, patients = films()
-    found = asked(*two)["brier"]
-    per_image = [(model.probabilities - labels) ** 2 for model in two]
-    parts = per_image[1] - per_image[0] - (per_image[1] - per_image[0]).mean()
-    sums = [parts[np.array(patients) == name].sum() for name in sorted(set(patients))]
-    error = math.sqrt(sum(s * s for s in sums)) / len(labels)
-    ends = found["difference"]
-    assert (ends["high"] - ends["low"]) / 2 == pytest.approx(1.96 * error, rel=0.1)
-    assert found["detectable"] == pytest.approx(2.8016 * error, rel=0.1)
+def test_interval_and_p_of_a_row_agree(two):
+    for k in range(20):
+        models = [two[0], result("resnet34", answers(k, 1.2 + 0.1 * k))]
+        for name, found in asked(*models).items():
+            if name != "pair":
+                ends = found["difference"]
+                assert (not ends["low"] <= 0 <= ends["high"]) == (found["p"] < 0.05)
+
+
+@pytest.mark.parametrize("worse", [0.0, 0.45])
+def test_a_true_difference_that_is_detectable_is_found_in_4_of_5_sets(worse):
+    """Another model is worse by what is said to be detectable, in the mean of 100 sets: evidence in 80 % or more."""
+    random, seen, least, true = np.random.default_rng(3), [], [], []
+    labels = (np.arange(600) // 2 % 3 > 0).astype(int)
+    points = {point: {"threshold": 0.5} for point in comparisons.POINTS}
+    simple = replace(make_result("simple"), labels=labels, patient_ids=[str(i // 2) for i in range(600)],
+                     points=points, files=[], data={"fingerprint": ""}, split={})  # fmt: skip
+    for _ in range(100):
+        film, sides = random.normal(size=300).repeat(2), 2 * labels - 1
+        margins = [skill * sides + film + random.normal(size=600) for skill in (2.1, 2.1 - 1.3 * worse)]
+        a, b = (replace(simple, name=name, architecture=name, probabilities=1 / (1 + np.exp(-margin)))
+                for name, margin in zip(("simple", "resnet34"), margins, strict=True))  # fmt: skip
+        row = asked(a, b)["accuracy, threshold from validation"]
+        seen.append(row["p_holm"] < 0.05)
+        least.append(row["detectable"])
+        true.append(-row["difference"]["value"])
+    if worse:
+        assert np.mean(true) <= np.mean(least) and np.mean(seen) >= 0.8, (np.mean(true), np.mean(least), np.mean(seen))
+    else:
+        assert np.mean(seen) <= 0.03
 
 
 # ------------------------------------------------------------------------------------- what cannot be asked
@@ -182,7 +211,7 @@ def test_the_same_answers_twice_are_no_difference(two):
     for measure in found.values():
         assert measure["difference"]["value"] == 0 and measure["p"] == measure["p_holm"] == 1
         assert math.isnan(measure["difference"]["low"])  # 0 to 0 would claim to know
-    assert "no evidence of a difference" in pair["sentence"]
+    assert pair["sentence"].count("no evidence of a difference; no patient tells the models apart") == 2
 
 
 def test_one_patient_is_no_evidence():
@@ -210,22 +239,24 @@ def test_one_class_only_compares_what_it_can():
     assert found["pair"]["sentence"].startswith("AUROC: these images cannot")
 
 
-def test_a_difference_in_a_few_replicates_only_is_no_difference():
-    """A class of one patient is missing from a third of the replicates: what the others say is a selection."""
+def test_a_class_of_one_patient_cannot_tell():
     labels = np.array([1] + [0] * 40)
-    patients = [str(i) for i in range(41)]
-    more = {"labels": labels, "patients": patients}
+    more = {"labels": labels, "patients": [str(i) for i in range(41)]}
     first = result("simple", np.linspace(0.1, 0.9, 41), **more)
     second = result("resnet34", np.linspace(0.9, 0.1, 41), **more)
     found = asked(first, second)["sensitivity, threshold from validation"]
-    assert math.isnan(found["p"]) and math.isnan(found["detectable"]) and "undefined" in found["method"]
+    assert found["difference"]["value"] == 1 and math.isnan(found["p"]) and math.isnan(found["detectable"])
 
 
 # -------------------------------------------------------------------------------------------- the sentence
 
 
-def measure(name: str, value: float, p: float, detectable: float = math.nan) -> dict:
-    return comparisons.row(name, estimation.estimate(value), p / 10, detectable, "") | {"p_holm": p}
+SINGLE = "by patient; the single run's seed is not in it"
+
+
+def measure(name: str, value: float, p: float, detectable: float = math.nan, method: str = "by patient") -> dict:
+    return {"measure": name, "difference": estimation.estimate(value), "p": p / 10, "p_holm": p,
+            "detectable": detectable, "standard_error": 0.01, "method": method}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -235,11 +266,16 @@ def measure(name: str, value: float, p: float, detectable: float = math.nan) -> 
          "AUROC +0.0123, evidence of a difference (p = 0.003 after Holm); "
          "accuracy +2.1 points, evidence of a difference (p = 0.049 after Holm)"),
         ((-0.01, 0.05, 0.0151), (-0.0149, 0.6, 0.032),
-         "AUROC -0.0100, no evidence of a difference; differences under 0.0151 would go unseen; "
-         "accuracy -1.5 points, no evidence of a difference; differences under 3.2 points would go unseen"),
+         "AUROC -0.0100, no evidence of a difference; a true difference of 0.0151 would have been found in at least "
+         "4 of 5 such test sets; "
+         "accuracy -1.5 points, no evidence of a difference; a true difference of 3.2 points would have been found in "
+         "at least 4 of 5 such test sets"),
         ((0.02, 0.4), (0.0, 1.0),
-         "AUROC +0.0200, no evidence of a difference; too few images to have found any; "
-         "accuracy +0.0 points, no evidence of a difference; too few images to have found any"),
+         "AUROC +0.0200, no evidence of a difference; too few patients to have found any; "
+         "accuracy +0.0 points, no evidence of a difference; too few patients to have found any"),
+        ((0.02, math.nan, math.nan, SINGLE), (0.01, math.nan, math.nan, SINGLE),
+         "AUROC +0.0200, not tested: the single run's seed is not in it; "
+         "accuracy +1.0 points, not tested: the single run's seed is not in it"),
         ((math.nan, math.nan), (0.3, math.nan), "AUROC: these images cannot tell; accuracy: these images cannot tell"),
     ],
 )  # fmt: skip
@@ -314,40 +350,32 @@ def test_groups_of_seeds_are_compared_by_their_means(seeds):
     assert found["accuracy, threshold from validation"]["difference"]["value"] == pytest.approx(right)
     loss = means(lambda member: sklearn.metrics.log_loss(labels, member.probabilities))
     assert found["log loss"]["difference"]["value"] == pytest.approx(loss)
-    assert {measure["method"] for name, measure in found.items() if name != "pair"} == {"bootstrap by patient and seed"}
+    assert {measure["method"] for name, measure in found.items() if name != "pair"} == {
+        "DeLong by patient and seed", "by patient and seed"}  # fmt: skip
 
 
-def test_each_replicate_draws_one_seed_less_than_there_are(seeds):
-    """So that the mean varies as the seeds do, over their number: with all patients in every draw that is all."""
-    sample = estimation.Sample(*films(), replicates=4000)
-    sample.drawn = np.ones_like(sample.drawn)  # the patients stay
-    value, drawn, _ = comparisons.mean_over_seeds("auroc", "", seeds[:3], sample, np.random.default_rng(0))
-    areas = [sklearn.metrics.roc_auc_score(films()[0], member.probabilities) for member in seeds[:3]]
-    assert value == pytest.approx(np.mean(areas)) and drawn.mean() == pytest.approx(value, abs=1e-3)
-    assert drawn.var() == pytest.approx(np.var(areas, ddof=1) / 3, rel=0.1)
+def test_the_seeds_are_in_the_standard_error(seeds):
+    found, labels = asked(*seeds)["AUROC"], films()[0]
+    areas = [sklearn.metrics.roc_auc_score(labels, member.probabilities) for member in seeds]
+    spread = np.var(areas[:3], ddof=1) / 3 + np.var(areas[3:], ddof=1) / 2
+    assert found["standard_error"] ** 2 > spread and found["degrees_of_freedom"] <= 3
 
 
-def simulated(random: np.random.Generator, better: float, count: int = 3) -> dict:
-    """by_bootstrap() on AUROC of two groups of seeds, on 100 images of about 60 patients, with 200 replicates."""
-    labels = np.arange(100) % 2
-    patients = [f"{label} {k}" for label, k in zip(labels, random.integers(0, 40, 100), strict=True)]
-    film, groups, some = random.normal(0, 1, 100), [], make_result()
-    for extra in (0.0, better):
-        skills = random.normal(1.6 + extra, 0.2, count)  # what the seed changes
-        margins = [skill * (labels - 0.5) + film + random.normal(0, 0.5, 100) for skill in skills]
-        groups.append([replace(some, probabilities=1 / (1 + np.exp(-margin))) for margin in margins])
-    sample = estimation.Sample(labels, patients, replicates=200)
-    return comparisons.auroc_of_seeds(*groups, sample)
-
-
-@pytest.mark.parametrize("count", [2, 3])
-def test_equal_groups_of_seeds_rarely_differ_and_unequal_ones_do(count):
-    random = np.random.default_rng(0)
-    p = np.array([simulated(random, 0.0, count)["p"] for _ in range(100)])
-    assert np.mean(p < 0.05) <= 0.1
-    found = [simulated(random, 1.5, count) for _ in range(20)]
-    assert np.mean([one["p"] < 0.05 for one in found]) >= 0.9
-    assert all(one["difference"]["value"] > 0 for one in found)
+def test_one_run_against_several_is_not_tested(seeds):
+    """And is no part of Holm's correction."""
+    found = asked(*seeds[:1], *seeds[3:])
+    pair = found.pop("pair")
+    assert (pair["from"], pair["to"]) == ("simple-s0", "resnet34 (2 seeds)") and "evidence" not in pair["sentence"]
+    assert pair["sentence"].count("not tested: the single run's seed is not in it") == 2
+    for measure in found.values():
+        assert measure["method"].endswith("by patient; the single run's seed is not in it")
+        assert all(math.isnan(measure[key]) for key in ("p", "p_holm", "detectable"))
+        assert measure["difference"]["low"] < measure["difference"]["value"] < measure["difference"]["high"]
+    others = [result("resnet34-pretrained-s0", answers(3, 2.7), "resnet34-pretrained"),
+              result("resnet34-pretrained-s1", answers(4, 2.7), "resnet34-pretrained")]  # fmt: skip
+    pairs, _ = comparisons.answer([*seeds[:1], *seeds[3:], *others])
+    p = [measure["p"] for measure in pairs[1]["measures"]]
+    assert [measure["p_holm"] for measure in pairs[1]["measures"]] == pytest.approx(differences.holm(p))
 
 
 def test_ensembles_are_named_after_their_seeds(seeds):

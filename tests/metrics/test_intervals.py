@@ -1,8 +1,8 @@
 """intervals.py against metrics/measures.py on repeated images, brute-force sums, SciPy and counting by hand."""
 
+import itertools
 import math
 import re
-import statistics
 
 import numpy as np
 import pytest
@@ -145,41 +145,93 @@ def test_leave_one_out_drops_each_patient_once() -> None:
     assert intervals.leave_one_out(["b", "a", "b"]).tolist() == [[1, 0, 1], [0, 1, 0]]
 
 
-def test_bootstrap_p_counts_both_sides() -> None:
-    assert intervals.bootstrap_p([1.0] * 999) == 2 / 1000
-    assert intervals.bootstrap_p([-1.0] * 999) == 2 / 1000
-    assert intervals.bootstrap_p([1.0] * 980 + [-1.0] * 19) == 40 / 1000
-    assert intervals.bootstrap_p([0.0] * 50 + [1.0] * 50) == 1.0
-    assert math.isnan(intervals.bootstrap_p([1.0, NAN]))
+# --- proportions --------------------------------------------------------------------------------------------
 
 
-# --- proportions and planning -------------------------------------------------------------------------------
+def by_loops(successes: np.ndarray, patients: list[str], z: float) -> float:
+    """The images that are left, pair by pair."""
+    share, n = successes.mean(), len(successes)
+    groups = [successes[[name == one for name in patients]] - share for one in sorted(set(patients))]
+    several = [group for group in groups if len(group) > 1]
+    images = sum(len(group) for group in several)
+    pairs = sum(a * b / (len(group) - 1) for group in several
+                for i, a in enumerate(group) for j, b in enumerate(group) if i != j)  # fmt: skip
+    excess = sum(len(group) ** 2 for group in groups) / n - 1
+    added = z * z / 2 * excess / math.sqrt(images / n)
+    alike = (pairs + added) / (share * (1 - share) * images + added)
+    return n / (1 + min(max(alike, 0.0), 1.0) * excess)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_clustered_wilson_by_loops(seed: int) -> None:
     labels, _, patients = clustered(seed)
-    share, n = labels.mean(), len(labels)
-    groups = [labels[[name == one for name in patients]] for one in set(patients)]
-    squares = sum((sum(group) - share * len(group)) ** 2 for group in groups)
-    variance = len(groups) / (len(groups) - 1) * squares / n**2
-    left = min(n, share * (1 - share) / variance)
     z = scipy.stats.norm.ppf(0.95)
+    left = by_loops(labels, patients, z)
     for end in intervals.clustered_wilson(labels, patients, 0.9):  # the score test inverted: its own definition
-        assert abs(share - end) == pytest.approx(z * math.sqrt(end * (1 - end) / left))
+        assert abs(labels.mean() - end) == pytest.approx(z * math.sqrt(end * (1 - end) / left))
 
 
-def test_clustered_wilson_knows_copies_and_independent_images() -> None:
+def test_clustered_wilson_knows_copies_and_single_images() -> None:
     labels, _, _ = clustered(0)
     names = [f"{i}" for i in range(len(labels))]
     alone = intervals.clustered_wilson(labels, names)
-    successes = int(labels.sum())
-    # n / (n - 1) makes up for the estimated share: an effect of 60/59 where there is none.
-    assert alone == pytest.approx(measures.wilson(successes * 59 / 60, 59))
-    copies = intervals.clustered_wilson(np.repeat(labels, 3), np.repeat(names, 3))
-    assert copies == pytest.approx(alone)
-    half = intervals.clustered_wilson([0, 1] * 30, np.repeat(names[:30], 2))  # no variance between patients
-    assert half == measures.wilson(30, 60)
+    assert alone == pytest.approx(measures.wilson(int(labels.sum()), len(labels)))
+    assert intervals.clustered_wilson(np.repeat(labels, 3), np.repeat(names, 3)) == pytest.approx(alone)
+    swapped = intervals.clustered_wilson(1 - np.tile(labels, 2), names * 2)
+    mine = intervals.clustered_wilson(np.tile(labels, 2), names * 2)
+    assert mine == pytest.approx((1 - swapped[1], 1 - swapped[0]))
+
+
+def test_one_error_does_not_make_fifty_patients_five_hundred() -> None:
+    patients = np.repeat(np.arange(50), 10)
+    right = np.ones(500, int)
+    without = intervals.clustered_wilson(right, patients)
+    right[123] = 0
+    assert without[0] - 0.001 < intervals.clustered_wilson(right, patients)[0] <= without[0] < 0.93
+
+
+def orders(patients: np.ndarray, random: np.random.Generator) -> list[np.ndarray]:
+    """In which images fail one after the other: at random, patient by patient (any, largest, smallest), one of each."""
+    n, sizes = len(patients), np.bincount(patients)
+    place = np.concatenate([np.arange(size) for size in sizes])
+    by = [random.random(len(sizes)), -sizes, sizes]
+    return [random.permutation(n), np.lexsort((random.random(n), place)),
+            *(np.lexsort((place, patients, key[patients])) for key in by)]  # fmt: skip
+
+
+@pytest.mark.parametrize("sizes", [[10] * 50, [30, *[1] * 60], [2, 5, 1], [1] * 40, None, None, None])
+def test_one_error_more_raises_no_limit(sizes: list | None) -> None:
+    """Along thousands of nested sets of errors; without sizes: of patients as a public collection has them."""
+    random = np.random.default_rng(len(sizes or []))
+    for _ in range(2):
+        counts = np.array(sizes or [30, *random.choice([1, 1, 1, 1, 2, 3, 5, 9], 100)])
+        patients = np.repeat(np.arange(len(counts)), counts)
+        for order in orders(patients, random):
+            right, last = np.ones(len(patients), int), (1.0, 1.0)
+            for image in order:
+                ends = intervals.clustered_wilson(right, patients)
+                assert ends[0] <= last[0] + 1e-12 and ends[1] <= last[1] + 1e-12
+                right[image], last = 0, ends
+
+
+def test_one_error_more_raises_no_limit_in_any_small_case() -> None:
+    """Every way to spread 2 to 8 images over patients, every number of errors of each, every next error."""
+
+    def parts(n: int, most: int) -> list[list[int]]:
+        return [[]] if n == 0 else [[k, *rest] for k in range(min(n, most), 0, -1) for rest in parts(n - k, k)]
+
+    for sizes in (sizes for n in range(2, 9) for sizes in parts(n, n) if len(sizes) > 1):
+        patients = np.repeat(np.arange(len(sizes)), sizes)
+
+        def ends(errors: tuple, sizes=sizes, patients=patients) -> tuple[float, float]:
+            right = [k >= wrong for wrong, size in zip(errors, sizes, strict=True) for k in range(size)]
+            return intervals.clustered_wilson(right, patients)
+
+        found = {errors: ends(errors) for errors in itertools.product(*(range(size + 1) for size in sizes))}
+        for errors, (low, high) in found.items():
+            for k in range(len(sizes)):
+                more = found.get((*errors[:k], errors[k] + 1, *errors[k + 1 :]))
+                assert more is None or (more[0] <= low + 1e-12 and more[1] <= high + 1e-12)
 
 
 def test_clustered_wilson_at_the_extremes() -> None:
@@ -190,59 +242,6 @@ def test_clustered_wilson_at_the_extremes() -> None:
     assert intervals.clustered_wilson([True] * 4, list("abcd")) == measures.wilson(4, 4)
     for nothing in (([], []), ([1, 0], ["a", "a"]), ([1], ["a"])):
         assert all(math.isnan(end) for end in intervals.clustered_wilson(*nothing))
-
-
-def mcnemar_power(n: int, share: float, difference: float) -> float:
-    """Power of the asymptotic McNemar test at 5 %, by summing over every outcome."""
-    power = 0.0
-    for discordant in range(1, n + 1):
-        k = np.arange(discordant + 1)
-        rejected = np.abs(2 * k - discordant) / math.sqrt(discordant) >= 1.959964
-        chances = scipy.stats.binom.pmf(k, discordant, (share + difference) / (2 * share))
-        power += scipy.stats.binom.pmf(discordant, n, share) * chances[rejected].sum()
-    return power
-
-
-@pytest.mark.parametrize(("n", "share"), [(300, 0.1), (600, 0.06), (500, 0.4)])
-def test_mcnemar_detectable_has_the_power_it_says(n: int, share: float) -> None:
-    difference = intervals.mcnemar_detectable(n, share)
-    assert 0 < difference < share and mcnemar_power(n, share, difference) == pytest.approx(0.8, abs=0.03)
-    assert intervals.mcnemar_detectable(n, share, power=0.5) < difference < intervals.mcnemar_detectable(n, share, 0.9)
-
-
-@pytest.mark.parametrize("power", [0.3, 0.5, 0.8, 0.99])
-def test_mcnemar_detectable_solves_connors_equation(power: float) -> None:
-    n, share, alpha = 400, 0.12, 0.01
-    d = intervals.mcnemar_detectable(n, share, power, alpha)
-    z, z_power = scipy.stats.norm.ppf([1 - alpha / 2, power])
-    assert d * math.sqrt(n) == pytest.approx(z * math.sqrt(share) + z_power * math.sqrt(share - d * d))
-
-
-def test_mcnemar_could_have_found_nothing_with_few_discordant_pairs() -> None:
-    assert math.isnan(intervals.mcnemar_detectable(600, 0.0)) and math.isnan(intervals.mcnemar_detectable(3, 0.5))
-    assert math.isnan(intervals.mcnemar_detectable(600, 5 / 600))  # even 5 to 0 has p = 0.0625
-    assert intervals.mcnemar_detectable(600, 20 / 600) < 20 / 600
-
-
-def test_detectable_difference_is_2_8_standard_errors() -> None:
-    assert intervals.detectable_difference(0.01) == pytest.approx(0.01 * 2.8015852)
-    expected = sum(statistics.NormalDist().inv_cdf(p) for p in (0.995, 0.9))
-    assert intervals.detectable_difference(2.0, 0.9, 0.01) == pytest.approx(2 * expected)
-    assert math.isnan(intervals.detectable_difference(NAN))
-
-
-def test_holm_by_hand_and_by_stepping_down() -> None:
-    assert intervals.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert intervals.holm([0.9, 0.9]).tolist() == [1.0, 1.0]
-    np.testing.assert_allclose(intervals.holm([NAN, 0.02, 0.5]), [NAN, 0.06, 1.0])
-    rng = np.random.default_rng(0)
-    for _ in range(50):
-        p = rng.random(6) ** 4
-        for alpha in (0.01, 0.05, 0.3):
-            kept = list(p)  # Holm's procedure itself: reject the smallest while it is small enough
-            while kept and min(kept) <= alpha / len(kept):
-                kept.remove(min(kept))
-            assert [value not in kept for value in p] == (intervals.holm(p) <= alpha).tolist()
 
 
 # --- AUROC --------------------------------------------------------------------------------------------------
@@ -324,7 +323,10 @@ def test_auroc_interval_is_symmetric_in_the_log_odds() -> None:
     labels, probabilities, patients = clustered(0)
     (area,), ((variance,),) = intervals.delong(labels, probabilities[None], patients)
     ends = intervals.auroc_interval(labels, probabilities, patients, 0.9)
-    middle, half = math.log(area / (1 - area)), 1.6448536 * math.sqrt(variance) / (area * (1 - area))
+    parts = intervals.placements(labels, probabilities[None], patients).sums.sum(axis=0)[0]
+    matter = sum(part**2 for part in parts) ** 2 / sum(part**4 for part in parts)
+    t = scipy.stats.t.ppf(0.95, matter + 2)
+    middle, half = math.log(area / (1 - area)), t * math.sqrt(variance) / (area * (1 - area))
     assert [math.log(end / (1 - end)) for end in ends] == pytest.approx([middle - half, middle + half])
 
 
@@ -346,45 +348,6 @@ def test_undefined_auroc_intervals_are_nan() -> None:
         ([0, 1, 0, 1], [0.5] * 4, list("abcd")),
     ):
         assert all(math.isnan(end) for end in intervals.auroc_interval(labels, probabilities, patients))
-
-
-def test_compare_auroc_is_second_minus_first() -> None:
-    labels, a, patients = clustered(0, 200)
-    b = np.clip(a + np.random.default_rng(0).normal(0, 0.3, 200), 0, 1)
-    got = intervals.compare_auroc(labels, a, b, patients)
-    assert list(got) == ["difference", "low", "high", "standard_error", "p", "detectable"]
-    assert got["difference"] == pytest.approx(measures.auroc(labels, b) - measures.auroc(labels, a)) != 0
-    _, covariance = intervals.delong(labels, np.stack((a, b)), patients)
-    error = math.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
-    assert got["standard_error"] == pytest.approx(error)
-    assert got["p"] == pytest.approx(2 * scipy.stats.norm.sf(abs(got["difference"]) / error))
-    assert (got["high"] - got["low"]) / 2 == pytest.approx(1.959964 * error)
-    assert got["detectable"] == pytest.approx(2.8015852 * error)
-    back = intervals.compare_auroc(labels, b, a, patients)
-    assert (back["low"], back["high"], back["p"]) == pytest.approx((-got["high"], -got["low"], got["p"]))
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_compare_auroc_takes_rounding_for_no_variance(seed: int) -> None:
-    labels, a, patients = clustered(seed, 501)
-    got = intervals.compare_auroc(labels, a, a / 3, patients)
-    assert got["difference"] == 0 and got["p"] == 1 and math.isnan(got["standard_error"])
-
-
-@pytest.mark.parametrize(
-    ("labels", "a", "b", "difference", "p"),
-    [
-        ([0, 1, 0, 1, 1], [0.1, 0.4, 0.5, 0.6, 0.7], [0.2, 0.5, 0.6, 0.7, 0.8], 0.0, 1.0),  # the same ranks
-        ([0, 0, 1, 1], [0.1, 0.2, 0.3, 0.4], [0.2, 0.1, 0.8, 0.7], 0.0, 1.0),  # both perfect
-        ([0, 0, 1, 1], [0.5] * 4, [0.1, 0.2, 0.3, 0.4], 0.5, NAN),
-        ([1, 1, 1, 1], [0.5] * 4, [0.1, 0.2, 0.3, 0.4], NAN, NAN),
-        ([0, 1, 1, 1], [0.5] * 4, [0.1, 0.2, 0.3, 0.4], 0.5, NAN),
-    ],
-)
-def test_compare_auroc_without_variance_cannot_tell(labels, a, b, difference: float, p: float) -> None:
-    got = intervals.compare_auroc(labels, a, b)
-    assert (got.pop("difference"), got.pop("p")) == pytest.approx((difference, p), nan_ok=True)
-    assert all(math.isnan(value) for value in got.values())
 
 
 # --- malformed input ----------------------------------------------------------------------------------------
@@ -426,22 +389,13 @@ ONES = np.ones((2, 2))
         ("interval", ([],), "replicates must be one-dimensional and not empty, found shape (0,)"),
         ("interval", ([1.0, math.inf],), "1 of 2 replicates are infinite"),
         ("interval", ([1.0], 95), "confidence must lie in (0, 1), found 95"),
-        ("bootstrap_p", (ONES,), "replicates must be one-dimensional and not empty, found shape (2, 2)"),
         ("clustered_wilson", ([0, 2], ["a", "b"]), "successes must be 0 or 1, found 2"),
         ("clustered_wilson", ([0, 1], ["a"]), "patients has 1 entries for 2 images"),
         ("clustered_wilson", ([0, 1], ["a", "b"], 1.0), "confidence must lie in (0, 1), found 1.0"),
-        ("mcnemar_detectable", (0, 0.1), "n must be positive and a share in [0, 1], found 0 and 0.1"),
-        ("mcnemar_detectable", (10, NAN), "n must be positive and a share in [0, 1], found 10 and nan"),
-        ("mcnemar_detectable", (10, 0.1, 1.0), "power must lie in (0, 1), found 1.0"),
-        ("detectable_difference", (-1.0,), "standard_error must be finite and not negative, found -1.0"),
-        ("detectable_difference", (1.0, 0.8, 0.0), "alpha must lie in (0, 1), found 0.0"),
-        ("holm", ([0.5, 1.5],), "p_values must lie in [0, 1], found 1.5"),
-        ("holm", ([],), "p_values must be one-dimensional and not empty, found shape (0,)"),
         ("delong", ([0, 1], [0.1, 0.2]), "probabilities must have shape (M, N), found (2,)"),
         ("delong", ([0, 1], [[0.1, 0.2, 0.3]]), "probabilities has 3 entries but labels has 2"),
         ("delong", ([0, 1], [[0.1, 0.2]], ["a"]), "patients has 1 entries for 2 images"),
         ("auroc_interval", ([0, 1], [0.1, -0.2]), "probabilities must lie in [0, 1], found -0.2"),
-        ("compare_auroc", ([0, 1], [0.1, 0.2], [0.1]), "probabilities has 1 entries but labels has 2"),
     ],
 )
 def test_malformed_input_is_named(function: str, arguments: tuple, message: str) -> None:

@@ -272,39 +272,6 @@ def test_wilson_defaults_to_95_percent_and_is_undefined_without_trials() -> None
     assert all(math.isnan(end) for end in measures.wilson(0, 0))
 
 
-@pytest.mark.parametrize(
-    ("only_a", "only_b"),
-    [
-        (1, 0),
-        (0, 1),
-        (1, 1),
-        (5, 5),
-        (2, 9),
-        (9, 2),
-        (30, 31),
-        (2400, 2600),
-        (2500, 2500),
-        (2501, 2499),
-        (3, 700),
-    ],
-)
-def test_mcnemar_agrees_with_the_binomial_test(only_a: int, only_b: int) -> None:
-    agreements = 17
-    correct_a = np.array([True] * (only_a + agreements) + [False] * (only_b + agreements))
-    correct_b = np.array([False] * only_a + [True] * (agreements + only_b) + [False] * agreements)
-    order = np.random.default_rng(0).permutation(len(correct_a))
-    got_a, got_b, p = measures.mcnemar_exact(correct_a[order], correct_b[order])
-    assert (got_a, got_b) == (only_a, only_b)
-    assert p == pytest.approx(scipy.stats.binomtest(only_a, only_a + only_b, 0.5).pvalue, rel=1e-9)
-    assert p <= 1.0
-
-
-def test_mcnemar_without_discordant_pairs_and_far_in_the_tail() -> None:
-    assert measures.mcnemar_exact([True, False], [True, False]) == (0, 0, 1.0)
-    assert measures.mcnemar_exact([1] * 1000, [0] * 1000) == (1000, 0, 2.0**-999)
-    assert measures.mcnemar_exact([1] * 5000, [0] * 5000) == (5000, 0, 0.0)
-
-
 # --- choosing temperature and threshold ---------------------------------------------------------------------
 
 
@@ -464,8 +431,6 @@ LOGITS = [[0.0, 1.0], [1.0, 0.0]]
         ("at_prevalence", (0.9, 1.1, 0.5), "specificity must lie in [0, 1], found 1.1"),
         ("at_prevalence", (0.9, 0.9, NAN), "prevalence must lie in [0, 1], found nan"),
         ("net_benefit", ([0, 1], [0.1, 0.2], [0.5, 1.0]), "thresholds must lie in [0, 1), found 1.0"),
-        ("mcnemar_exact", ([0, 1], [True]), "correct_b has 1 entries but correct_a has 2"),
-        ("mcnemar_exact", ([0, 7], [0, 1]), "correct_a must be 0 or 1, found 7"),
         ("positive_probability", ([0.1, 0.2],), "logits must have shape (N, 2), found (2,)"),
         ("positive_probability", ([[1.0, 2.0, 3.0]],), "logits must have shape (N, 2), found (1, 3)"),
         ("positive_probability", (np.zeros((0, 2)),), "logits is empty"),

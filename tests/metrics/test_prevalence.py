@@ -55,9 +55,26 @@ def test_estimated_finds_the_prevalence_of_a_large_sample_and_correcting_calibra
 
 
 def test_estimated_at_the_ends_of_what_there_is():
-    assert prevalence.estimated(np.full(9, 0.01), 0.7) == pytest.approx(0, abs=1e-9)
-    assert prevalence.estimated(np.full(9, 0.99), 0.7) == pytest.approx(1, abs=1e-9)
-    assert prevalence.estimated([0.0, 0.0, 1.0], 0.5) == pytest.approx(1 / 3, abs=1e-9)
+    rare = np.linspace(0.005, 0.02, 9)
+    assert prevalence.estimated(rare, 0.7) == pytest.approx(0, abs=1e-9)
+    assert prevalence.estimated(1 - rare, 0.7) == pytest.approx(1, abs=1e-9)
+    assert prevalence.estimated([0.0, 0.0, 1.0] * 3, 0.5) == pytest.approx(1 / 3, abs=1e-9)
+
+
+@pytest.mark.parametrize("offset", [0.0, -0.03, 0.03])
+@pytest.mark.parametrize("noise", [0.0, 1e-9, 1e-3, 0.01])
+def test_answers_of_one_who_knows_nothing_leave_the_prevalence_as_it_was(noise, offset):
+    """Even where they lie beside it, as those of a network that has learnt nothing may."""
+    same = 0.742 + offset + noise * np.random.default_rng(0).normal(size=1000)
+    assert not prevalence.told(same, 0.742) and prevalence.estimated(same, 0.742) == 0.742
+    assert prevalence.corrected(same, 0.742, 0.742) == pytest.approx(same)
+
+
+def test_answers_tell_as_soon_as_they_know_something():
+    assert prevalence.told(answers(0, 390, 234, 0.742), 0.742)
+    assert not prevalence.told([0.6, 0.8], 0.742)  # two films say nothing of a prevalence
+    hardly = 1 / (1 + np.exp(-(np.log(0.742 / 0.258) + np.random.default_rng(0).normal(0, 0.5, 600))))
+    assert prevalence.told(hardly, 0.742)
 
 
 def test_corrected_is_bayes_theorem_by_counting():
