@@ -20,7 +20,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = cli.Parser(description=__doc__.split("\n")[0])
     parser.add_argument("what", **cli.choices(("data", "train", "infer", "predict", "gpu", "all")))
     parser.add_argument(
-        "--data", metavar="DIR", help="X-rays; data and train need a folder, predict does with phantoms"
+        "--data", metavar="DIR", help="X-rays; data and train need a folder, without it predict and gpu take phantoms"
     )
     both = ["simple", "resnet34"]
     parser.add_argument("--arch", nargs="+", **cli.choices(both), default=both, help="default: both")

@@ -8,11 +8,13 @@ import pickle
 import struct
 import urllib.error
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from basics.problems import Problem, UsageProblem
+from basics.nesting import check_pickles, check_values
+from basics.problems import Problem, UsageProblem, printable
 from basics.terms import ARCHITECTURES
 
 # torchvision's ResNet34_Weights.IMAGENET1K_V1; the name ends in the first digits of the file's SHA-256
@@ -183,9 +185,20 @@ def load_imagenet(network: nn.Module, weights: Path | None = None) -> str:
     return where
 
 
+def read_plain(path: Path) -> Any:
+    """What torch.save wrote, on the CPU: plain values and tensors, no more of them than can be walked and printed.
+
+    Raises whatever torch's unpickler does where the file is another one: there is nothing that it does not raise.
+    """
+    check_pickles(path)
+    value = torch.load(path, map_location="cpu", weights_only=True)
+    check_values(value)
+    return value
+
+
 def _read_state(path: Path) -> dict[str, torch.Tensor]:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_plain(path)
     except FileNotFoundError as error:
         raise UsageProblem(f"--weights {path}: no such file") from error
     except Exception as error:  # on a damaged pickle, torch's unpickler raises everything there is
@@ -232,5 +245,5 @@ def adapt_imagenet(state: dict[str, torch.Tensor], network: nn.Module, file: str
         adapted[name] = found.sum(1, keepdim=True) if name == "conv1.weight" else found
     for name in state:
         if name not in own:
-            raise Problem(f"{file}: unexpected tensor {name}: this is not a torchvision resnet34")
+            raise Problem(f"{file}: unexpected tensor {printable(str(name))[:60]}: this is not a torchvision resnet34")
     return adapted

@@ -40,7 +40,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--minutes",
         type=cli.positive_number,
         metavar="M",
-        help="at most this long: as many of the epochs as fit (one at least), the learning rate scaled to them",
+        help="at most this long, with what went before a --resume: as many of the epochs as fit (one at least), the "
+        "learning rate scaled to them",
     )
     parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped, at its last state")
     parser.add_argument(
@@ -67,12 +68,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
                         help="train N times, from --seed on; the runs are called NAME-s0, NAME-s1, ...")  # fmt: skip
     parser.add_argument("--weights", type=cli.file_path, metavar="FILE",
                         help="ImageNet weights for resnet34-pretrained: a torchvision resnet34 state dict")  # fmt: skip
-    parser.add_argument("--name", help="of the run's folder; default: the architecture")
+    parser.add_argument("--name", help="of the run's folder; default: the architecture, after quick- with --quick")
     parser.add_argument("--out", type=cli.folder_path, default=Path("runs"), metavar="DIR", help="default: runs")
     parser.add_argument(
         "--quick",
         action="store_true",
-        help=f"a smoke run: {QUICK_EPOCHS} epochs on {QUICK_IMAGES} images; its results mean nothing",
+        help=f"a smoke run: {QUICK_EPOCHS} epochs on {QUICK_IMAGES} images, as quick-NAME; its results mean nothing",
     )
     args = parser.parse_args(argv)
     if args.name is not None and (args.all or not is_folder_name(args.name)):

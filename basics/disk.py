@@ -14,6 +14,7 @@ from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import IO, Any
 
+from basics.nesting import check_values
 from basics.problems import Busy, Problem
 
 VERSION = "0.1.0"
@@ -139,11 +140,13 @@ def write_json(path: Path, value: object) -> None:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """What is written there. Raises ValueError; also for what is nested too deeply for Python's own reader."""
+    """What is written there. Raises ValueError; also for what is nested too deeply for whoever walks it."""
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+    check_values(value, math.inf)  # here nothing stands for more than its own text
+    return value
 
 
 def csv_text(rows: list[dict]) -> str:

@@ -240,6 +240,7 @@ class ByLayer(AdamW):
         self.layers = [AdamW(groups_of(layer.parameters(), decay), 0.0) for layer in reversed(layers)]
         self.parameters = [p for layer in self.layers for p in layer.parameters]
         self.param_groups = [group for layer in self.layers for group in layer.param_groups]
+        self.skipped = self.layers[0].skipped  # what a scaler finds, it finds for all of them
 
     def set_rate(self, rate: float) -> None:
         waiting = self.trainer.progress(self.trainer.step) < self.candidate.staged

@@ -82,7 +82,9 @@ class Batches:
         self._next: tuple[int, tuple] = (-1, ())  # the number of an epoch, and what was drawn for it ahead of time
 
     def __len__(self) -> int:
-        return math.ceil(len(self.indices) / self.batch_size)
+        count, batches = len(self.indices), math.ceil(len(self.indices) / self.batch_size)
+        # Of 5 images in batches of 2 one would be alone, which batch normalisation cannot train on: 3 and 2.
+        return batches if self.augment is None else max(min(batches, count // 2), 1)
 
     def batch_sizes(self) -> list[int]:
         """Of the batches of an epoch, over all processes."""

@@ -10,7 +10,7 @@ from torch import nn
 
 from basics.disk import write_bytes
 from basics.problems import Problem, printable
-from models import _reason, build
+from models import _reason, build, read_plain
 from training import schema
 
 FORMAT = 1  # of the checkpoint file
@@ -61,7 +61,7 @@ def read_archive(path: Path) -> object:
                 raise ValueError("torch.save packs nothing, and this is packed")  # a little could unpack to a lot
             if damaged := archive.testzip():
                 raise ValueError(f"the file was damaged: {damaged} does not match its checksum")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return read_plain(path)
     except FileNotFoundError as error:
         raise Problem(f"{path}: no such file") from error
     except Exception as error:  # on a damaged pickle, torch's unpickler raises everything there is

@@ -24,8 +24,11 @@ class Trainer:
 
     The order of the images and their changes are drawn from (seed, epoch), so that the position in the data is two
     numbers. With `minutes`, there are as many of the recipe's epochs as fit, one at least, and after each one the
-    learning rate is planned anew to end where the time does. On CUDA a step is launched as one graph, unless `record`
-    is False: for steps of which each is another.
+    learning rate is planned anew to end where the time does: the time of the whole run, however often it was resumed.
+    On CUDA a step is launched as one graph, unless `record` is False: for steps of which each is another.
+
+    In fp16 a scaler skips the steps whose gradients are not finite. What they leave of the schedule, the epochs that
+    are left share; an epoch of which no step counted ends the training.
     """
 
     def __init__(
@@ -40,7 +43,11 @@ class Trainer:
     ) -> None:
         self.network, self.recipe, self.training, self.validation = network, recipe, training, validation
         self.device, self.size = training.device, training.table.shape[-1]
-        self.deadline = None if minutes is None else time.monotonic() + 60 * minutes
+        if min(training.batch_sizes()) < 2:
+            raise Problem("one training image is too few: batch normalisation needs two")
+        self.minutes = minutes
+        self.begun = time.monotonic()  # the run, if it had never been stopped
+        self.pace: float | None = None  # seconds that an epoch takes at the full side, once it is known
         self.optimizer = make_optimizer(network, recipe)
         self.scaler = hardware.grad_scaler(self.device)
         self.forward = parallel.replicated(network, self.device)
@@ -66,7 +73,7 @@ class Trainer:
         """Trains to the end; after each epoch calls keep(its row of history, validation logits).
 
         Ctrl-C and SIGTERM end it after the step under way: calls save() and raises Stopped. Raises Problem when the
-        network's output is not finite.
+        network's output is not finite, and when the gradients of a whole epoch were not.
         """
         count, quiet = len(self.training.indices), not sys.stderr.isatty() or parallel.rank() > 0
         bar = tqdm(total=self.epochs * count, initial=self.epoch * count, unit=" images", disable=quiet)
@@ -90,6 +97,7 @@ class Trainer:
         logits = parallel.gathered(self.logits.cpu().numpy())  # the epoch's sync point
         labels = parallel.gathered(self.labels.cpu().numpy())
         self.check_finite(number)
+        skipped = self.skipped_in(number)
         trained = time.perf_counter()
         with stop.at_once():
             validation_logits = inference.network_logits(self.network, self.validation, True, self.answer_validation)
@@ -100,8 +108,12 @@ class Trainer:
         row |= run_folder.scores("val", validation_logits, self.validation.all_labels)
         row["seconds"] = time.perf_counter() - start
         row["images_per_second"] = len(labels) / (trained - start)
-        self.epoch, self.step, self.seconds = number, 0, 0.0
-        self.plan(row["seconds"] * (self.size / side) ** 2)
+        row["skipped"] = skipped / len(self.training)
+        if skipped:
+            self.anchor = (self.progress(len(self.training) - skipped), number)
+        self.epoch, self.step, self.seconds, self.pace = number, 0, 0.0, row["seconds"] * (self.size / side) ** 2
+        self.optimizer.skipped.zero_()
+        self.plan()
         return row, validation_logits
 
     def train_one_epoch(self, number: int, side: int, bar: tqdm, stop: StopSignals, start: float) -> None:
@@ -145,6 +157,14 @@ class Trainer:
             step = int(np.searchsorted(self.ends, bad[0], "right")) + 1
             raise Problem(f"epoch {number}, step {step}: the network's output is not finite; try a lower --lr")
 
+    def skipped_in(self, number: int) -> int:
+        """How many steps of this epoch the scaler has skipped. Raises Problem when it was all of them."""
+        skipped, steps = int(self.optimizer.skipped), len(self.training)
+        if skipped >= steps:
+            raise Problem(f"epoch {number}: the gradients of all {steps} steps were not finite in fp16, and none "
+                          "counted; try a lower --lr, or a smaller --batch-size for more steps")  # fmt: skip
+        return skipped
+
     # What the learning rate and the side of the images depend on:
 
     def progress(self, step: float) -> float:
@@ -156,14 +176,24 @@ class Trainer:
         progress = self.progress(step)
         return self.recipe.learning_rate * rate_factor(progress, self.progress(step + 1) - progress, self.recipe)
 
-    def plan(self, seconds: float) -> None:
-        """With a deadline: how many more epochs fit, if each takes `seconds`."""
-        if self.deadline is None:
+    def spent(self) -> float:
+        """Seconds that the run has taken so far, but for those between a stop and going on."""
+        return time.monotonic() - self.begun
+
+    def plan(self) -> None:
+        """With `minutes`: how many epochs there will be, once it is known what one takes, and the rates to end there.
+
+        In the middle of an epoch, after going on: what was done of it need not be done again.
+        """
+        if self.minutes is None or self.pace is None or not self.epoch:
             return
-        fitting = int(min(max(self.deadline - time.monotonic(), 0) / seconds, self.recipe.epochs))
+        left = max(60 * self.minutes - self.spent(), 0) / max(self.pace, 1e-9) + self.step / len(self.training)
+        fitting = int(min(left, self.recipe.epochs))
         fitting = int(parallel.gathered(np.array([fitting])).min())  # clocks differ between processes
-        self.anchor = (self.progress(0), self.epoch)
-        self.epochs = min(self.epoch + fitting, self.recipe.epochs)
+        planned = min(self.epoch + fitting, self.recipe.epochs)
+        if planned != self.epochs or not self.step:
+            self.anchor = (self.progress(0), self.epoch)
+        self.epochs = planned
 
     def zeros_like_a_batch(self) -> torch.Tensor:
         side = side_of_epoch(0.0, self.size, self.recipe)
@@ -177,6 +207,9 @@ class Trainer:
             "epoch": self.epoch,
             "step": self.step,
             "seconds": self.seconds,
+            "spent": self.spent(),
+            "pace": self.pace,
+            "skipped": int(self.optimizer.skipped),
             "epochs": self.epochs,
             "anchor": list(self.anchor),
             "logits": self.logits[: self.ends[self.step - 1] if self.step else 0],
@@ -188,15 +221,19 @@ class Trainer:
         }
 
     def load(self, state: dict) -> None:
-        for name in ("epoch", "step", "seconds", "epochs"):
+        """Goes on from what `state` returned, with the time that is left of `minutes`."""
+        for name in ("epoch", "step", "seconds", "epochs", "pace"):
             setattr(self, name, state[name])
         self.anchor = tuple(state["anchor"])
+        self.begun -= state["spent"]
         if not len(state["logits"]) == len(state["labels"]) <= len(self.logits):
             raise ValueError(f"answers for {len(state['logits']):,} of {len(self.logits):,} images")
         self.logits[: len(state["logits"])] = state["logits"].to(self.device)
         self.labels[: len(state["labels"])] = state["labels"].to(self.device)
         self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.skipped.fill_(state["skipped"])
         self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["generators"][0])
         if len(state["generators"]) == 1 + torch.cuda.device_count():
             torch.cuda.set_rng_state_all(state["generators"][1:])
+        self.plan()

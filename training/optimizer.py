@@ -34,6 +34,7 @@ class AdamW:
         # CUDA's kernel reads float32; on the CPU float64 keeps the bits of a Python number.
         self.rate = torch.tensor(rate, dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
         self.state: dict[torch.Tensor, dict[str, torch.Tensor]] = {}
+        self.skipped = torch.zeros((), dtype=torch.int64, device=device)  # steps that changed nothing, see step()
 
     def set_rate(self, rate: float) -> None:
         self.rate.fill_(rate)
@@ -44,7 +45,10 @@ class AdamW:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Changes the parameters that have a gradient."""
+        """Changes the parameters that have a gradient; none where a GradScaler has found one that is not finite."""
+        infinite = getattr(self, "found_inf", None)
+        if infinite is not None:
+            self.skipped += infinite > 0
         for group in self.param_groups:
             moved = [p for p in group["params"] if p.grad is not None]
             states = [self._state(p) for p in moved]
@@ -59,7 +63,7 @@ class AdamW:
                 capturable=self.rate.is_cuda,
                 fused=True,
                 grad_scale=getattr(self, "grad_scale", None),
-                found_inf=getattr(self, "found_inf", None),
+                found_inf=infinite,
                 decoupled_weight_decay=self.decoupled,
                 amsgrad=False,
                 beta1=BETAS[0],

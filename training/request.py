@@ -13,7 +13,7 @@ class Request:
 
     arch: str | None = None  # what was typed; None with --all
     all: bool = False
-    data: str | None = None  # a source, see films.sources.open_source; None: what stands beside the scripts
+    data: str | None = None  # a source, see films.sources.open_source; None: data/chest_xray
     cache: Path | None = None  # of decoded images; None: below ~/.cache
     skip_bad: bool = False
     size: int = 224  # side of the images in pixels
@@ -24,7 +24,7 @@ class Request:
     recipe: str = "default"
     epochs: int | None = None  # here and below, None is the recipe's
     batch_size: int | None = None
-    minutes: float | None = None  # at most so long
+    minutes: float | None = None  # at most so long, all resumptions together
     resume: bool = False
     resize_from: int | None = None  # side in pixels in the first epoch
     compile: bool = False
@@ -36,7 +36,7 @@ class Request:
     seed: int = 0  # of weights, order and augmentation
     seeds: int | None = None  # so many trainings, from `seed` on
     weights: Path | None = None  # of ImageNet; None: torchvision's are downloaded
-    name: str | None = None  # of the run's folder; None: the architecture
+    name: str | None = None  # of the run's folder; None: the architecture; after "quick-" in a smoke run
     out: Path = Path("runs")
     quick: bool = False  # a smoke run
     architecture: str = ""  # of the network that is being trained

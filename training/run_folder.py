@@ -23,6 +23,7 @@ from basics import disk, problems
 from basics.problems import Problem, UsageProblem
 from data import Dataset, Split
 from devices import hardware, parallel
+from films import seen
 from metrics import measures
 from training import calibration, checkpoints, schema
 from training.recipes import Recipe
@@ -45,7 +46,8 @@ class Run:
     def __init__(self, folder: Path, checkpoint: dict) -> None:
         self.folder = folder
         self.checkpoint = {"epoch": 0, "history": [], "seconds": 0.0, **checkpoint}
-        self.history: list[dict] = list(self.checkpoint["history"])
+        # Rows of earlier versions do not say what was skipped; history.csv has a column of it.
+        self.history: list[dict] = [{**row, "skipped": row.get("skipped", 0.0)} for row in self.checkpoint["history"]]
         self._writer = ThreadPoolExecutor(1)
         self._written: list[Future] = []
         self._waiting: dict[str, Copied] = {}  # by file
@@ -79,11 +81,12 @@ class Run:
         self.checkpoint |= {"epoch": row["epoch"], "history": list(self.history), "seconds": self.seconds()}
         self.checkpoint |= calibration.fit(logits, labels)
         self.save(state, training, best)
+        skipped = f"  {row['skipped']:.1%} of the steps skipped" if row["skipped"] else ""
         tqdm.write(
             f"epoch {row['epoch']:>2}/{training['epochs']}  lr {row['learning_rate']:.1e}  "
             f"train loss {row['train_loss']:.4f} acc {row['train_accuracy']:.3f}  "
             f"val loss {row['val_loss']:.4f} acc {row['val_accuracy']:.3f} AUROC {row['val_auroc']:.4f}  "
-            f"{row['seconds']:.0f} s, {row['images_per_second']:.0f} images/s{'  best' if best else ''}"
+            f"{row['seconds']:.0f} s, {row['images_per_second']:.0f} images/s{skipped}{'  best' if best else ''}"
         )
 
     def save(self, state: dict, training: dict, best: bool = False) -> None:
@@ -113,6 +116,19 @@ class Run:
         """Raises Problem if a file could not be written."""
         while self._written and (wait or self._written[0].done()):
             self._written.pop(0).result()
+
+    def finish(self, checkpoint: dict, request: Request) -> dict:
+        """Writes the model with what was decided of it, and run.json; returns what was written.
+
+        Where a run was killed after model.pt was written and before last.pt was, the model is an epoch ahead.
+        """
+        if len(checkpoint["history"]) > len(self.history):
+            self.history = checkpoint["history"]
+            disk.write_text(self.folder / "history.csv", disk.csv_text(self.history))
+        checkpoint = {**checkpoint, "history": self.history, "seconds": self.seconds()}
+        checkpoint = checkpoints.save_checkpoint(self.folder / "model.pt", checkpoint)
+        write_record(self.folder, checkpoint, request, self.seconds())
+        return checkpoint
 
     def seconds(self) -> float:
         return sum(row["seconds"] for row in self.history)
@@ -182,7 +198,7 @@ def new_checkpoint(
     device: torch.device,
 ) -> dict:
     """Everything that evaluate.py and export.py need to know of a model, and what it saw."""
-    seen = np.concatenate([split.train, split.validation])
+    used = np.concatenate([split.train, split.validation])
     return {
         "name": name,
         "architecture": request.architecture,
@@ -207,8 +223,7 @@ def new_checkpoint(
             "fingerprint": split.fingerprint,
             "images": {"train": len(split.train), "validation": len(split.validation), "test": len(split.test)},
         },
-        "seen_images": torch.from_numpy(data.hashed([dataset.pixel_hashes[i] for i in seen])),
-        "seen_patients": torch.from_numpy(data.hashed([dataset.patients[i] for i in seen])),
+        **{key: torch.from_numpy(part) for key, part in seen.record(dataset, used).items()},
         "recipe": {"name": request.recipe, **asdict(recipe)},
         "quick": request.quick,
         "seed": request.seed,
@@ -228,7 +243,7 @@ def describe(device: torch.device) -> str:
 
 def record(checkpoint: dict, request: Request, seconds: float | None) -> dict:
     """run.json: the checkpoint's plain values and the command line; `seconds` is null until the run is finished."""
-    left_out = ("state", "training", "history", "seen_images", "seen_patients", "seconds", "validation_answers")
+    left_out = ("state", "training", "history", *seen.SHAPES, "seconds", "validation_answers")
     plain = {key: value for key, value in checkpoint.items() if key not in left_out}
     options = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(request).items()}
     return {"finished": seconds is not None, "seconds": seconds, "options": options, **plain}
@@ -301,6 +316,27 @@ def fresh_folder(out: Path, name: str) -> Path:
     return folder
 
 
+def spare(folder: Path, drawn: bool, quick: bool) -> None:
+    """Raises UsageProblem where drawings would take the place of films, or a smoke run that of a real one."""
+    there = description(folder) if drawn or quick else None
+    if there and not there["data"]["synthetic"] and (drawn or not there["quick"]):
+        new = "one on drawings" if drawn else "a smoke run"
+        raise UsageProblem(f"{folder}: holds a run on films, whose place {new} does not take; "
+                           "--name or --out gives this one a folder of its own")  # fmt: skip
+
+
+def description(folder: Path) -> dict | None:
+    """The "data" and "quick" of the run in a folder, by its run.json or else its model.pt; None where neither says."""
+    says = schema.record(data=schema.record(synthetic=schema.flag), quick=schema.flag)
+    with contextlib.suppress(OSError, ValueError):
+        found = disk.parse_json((folder / "run.json").read_bytes())
+        if says(found):
+            return found
+    with contextlib.suppress(Problem):
+        return checkpoints.load_checkpoint(folder / "model.pt")[0]
+    return None
+
+
 def adopt(finished_run: Path, out: Path, name: str) -> None:
     """Copies a finished run to out/name, under that name."""
     folder = fresh_folder(out, name)
@@ -324,12 +360,17 @@ def resumable(folder: Path, new: dict) -> dict | None:
     old, _ = checkpoints.load_checkpoint(file, unfinished=True)
     if not old.get("training"):
         raise Problem(f"{file}: holds no state to go on from: it was written by an earlier version of train.py")
+    old["training"] = with_defaults(old["training"], old["history"])
     for what, before, now in (
         ("architecture", old["architecture"], new["architecture"]),
         ("--size", old["size"], new["size"]),
         ("--fit", old["fit"], new["fit"]),
         ("data", old["data"]["fingerprint"], new["data"]["fingerprint"]),
-        ("split", old["split"]["fingerprint"], new["split"]["fingerprint"]),
+        (
+            "split",
+            new["split"]["fingerprint"] if same_split(old, new) else old["split"]["fingerprint"],
+            new["split"]["fingerprint"],
+        ),
         ("--val", old.get("validation", "random"), new["validation"]),
         ("--seed", old["seed"], new["seed"]),
         ("--quick", old["quick"], new["quick"]),
@@ -344,17 +385,26 @@ def resumable(folder: Path, new: dict) -> dict | None:
     return old
 
 
-def check_training(file: Path, old: dict, now: dict, parameters: list[torch.nn.Parameter]) -> None:
-    """Raises Problem when last.pt holds no state that this training could have been in.
+def same_split(old: dict, new: dict) -> bool:
+    """Whether two checkpoints are of one split, which earlier versions named after its files and not its films."""
+    alike = [(facts["data"]["fingerprint"], *(facts["split"].get(key) for key in ("how", "seed", "fold", "images")))
+             for facts in (old, new)]  # fmt: skip
+    blocks = {bool(facts["split"].get("block")) for facts in (old, new)}
+    return alike[0] == alike[1] and len(blocks) == 1 and torch.equal(old["seen_images"], new["seen_images"])
 
-    old: its checkpoint; now: the state of a Trainer that has just begun, with the same recipe and data; parameters: as
-    they are in its optimizer. What can be checked is: places in the data, shapes, types, and that numbers are finite.
-    """
-    state, done = old["training"], len(old["history"])
+
+def with_defaults(state: dict, history: list[dict]) -> dict:
+    """A Trainer's state with what earlier versions did not keep: its time as far as history knows it."""
+    seconds = [row["seconds"] for row in history]
+    under_way = state.get("seconds") if schema.number(0)(state.get("seconds")) else 0.0
+    return {"spent": sum(seconds) + under_way, "pace": seconds[-1] if seconds else None, "skipped": 0, **state}
+
+
+def moments_of(parameters: list[torch.nn.Parameter]) -> schema.Rule:
+    """The state of Adam, of each parameter or, before the first step, of none."""
     number = schema.like(torch.zeros(()))
 
-    def moments(value: object) -> bool:
-        """The state of Adam, of each parameter or, before the first step, of none."""
+    def possible(value: object) -> bool:
         if value == {}:
             return True
         if not isinstance(value, dict) or set(value) != set(range(len(parameters))):
@@ -364,6 +414,17 @@ def check_training(file: Path, old: dict, now: dict, parameters: list[torch.nn.P
             for i, weight in enumerate(parameters)
         )
 
+    return possible
+
+
+def check_training(file: Path, old: dict, now: dict, parameters: list[torch.nn.Parameter]) -> None:
+    """Raises Problem when last.pt holds no state that this training could have been in.
+
+    old: its checkpoint; now: the state of a Trainer that has just begun, with the same recipe and data; parameters: as
+    they are in its optimizer. What can be checked is: places in the data, shapes, types, and that numbers are finite.
+    """
+    state, done = old["training"], len(old["history"])
+
     def rows(example: torch.Tensor) -> Callable[[object], bool]:
         return lambda value: isinstance(value, torch.Tensor) and value.dim() > 0 and schema.like(example[:0])(value[:0])
 
@@ -372,12 +433,15 @@ def check_training(file: Path, old: dict, now: dict, parameters: list[torch.nn.P
         epoch=schema.one_of(done),
         step=schema.whole(),
         seconds=schema.number(0),
+        spent=schema.number(0),
+        pace=schema.nothing_or(schema.number(0)),
+        skipped=schema.whole(),
         epochs=schema.whole(done, max(now["epochs"], done)),
         anchor=lambda at: schema.every(schema.number(0))(at) and len(at) == 2 and at[0] <= 1 and at[1] <= done,
         logits=rows(now["logits"]),
         labels=rows(now["labels"]),
         optimizer=schema.record(
-            state=moments,
+            state=moments_of(parameters),
             param_groups=lambda groups: (
                 schema.every(schema.record(lr=schema.number(0)))(groups)
                 and [{**group, "lr": 0.0} for group in groups] == settings
@@ -386,5 +450,5 @@ def check_training(file: Path, old: dict, now: dict, parameters: list[torch.nn.P
         scaler=lambda value: isinstance(value, dict),
         generators=lambda value: bool(value) and schema.every(rows(now["generators"][0]))(value),
     )
-    if not possible(state):
+    if not possible(state) or state["skipped"] > state["step"]:
         raise Problem(f"{file}: holds no state that this training can go on from; leave --resume out to start afresh")

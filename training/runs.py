@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import itertools
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from basics import terms
 from basics.problems import Problem, UsageProblem
 from data import Dataset, Split
 from devices import hardware, parallel
-from films import audit
+from films import audit, seen
 from training import calibration, checkpoints, inference, run_folder, stress_views
 from training.batches import Batches, pixel_statistics, table_on
 from training.loop import Trainer
@@ -67,9 +68,11 @@ def train_run(
     trainer = Trainer(network, recipe, batches, exact, request.compile, request.minutes)
     if old:
         go_on(trainer, folder / "last.pt", old)
-        checkpoint = {**old, "device": checkpoint["device"], "versions": checkpoint["versions"]}
+        now = ("device", "versions", "split", *seen.SHAPES)  # of an earlier version, these two may say less
+        checkpoint = {**old, **{key: checkpoint[key] for key in now}}
         print(f"{folder / 'last.pt'}: going on after {trainer.epoch} epochs and {trainer.step} steps")
     else:
+        run_folder.spare(folder, dataset.synthetic, request.quick)
         run_folder.fresh_folder(request.out, name)
         run_folder.write_record(folder, checkpoint, request, None)
     patients = [dataset.patients[i] for i in validation]
@@ -103,14 +106,11 @@ def finish(run: run_folder.Run, checkpoint: dict, request: Request) -> dict:
     """Writes what was decided, and says it."""
     if parallel.rank():
         return run.checkpoint
-    file = run.folder / "model.pt"
-    checkpoint |= {"history": run.history, "seconds": run.seconds()}
-    checkpoint = checkpoints.save_checkpoint(file, checkpoint)
-    run_folder.write_record(run.folder, checkpoint, request, run.seconds())
+    checkpoint = run.finish(checkpoint, request)
     stress = "stress " if checkpoint["stress"] else ""
     if stress:
         print(stress_views.table(checkpoint["stress"]))
-    print(f"{file}: epoch {checkpoint['epoch']}, temperature {checkpoint['temperature']:.3f}, "
+    print(f"{run.folder / 'model.pt'}: epoch {checkpoint['epoch']}, temperature {checkpoint['temperature']:.3f}, "
           f"threshold {checkpoint['threshold']:.4f}, from {stress}validation\n")  # fmt: skip
     return checkpoint
 
@@ -155,12 +155,16 @@ def train_all(request: Request) -> int:
             return 128 + stopped.signum
 
 
-def one_after_the_other(request: Request) -> int:
+def prepared(request: Request) -> tuple[dict, dict[str, Problem]]:
+    """By architecture and seed, the network that the first seed starts with, and None for later ones; and what fails.
+
+    All of them before the first is trained: nobody wants to read of a failed download next morning.
+    """
     networks, skipped = {}, {}
     seeds = range(request.seed, request.seed + (request.seeds or 1))
     for architecture in terms.ARCHITECTURES if request.arch is None else (request.arch,):
         first = replace(request, architecture=architecture, seed=seeds[0])
-        try:  # all of them before the first is trained: nobody wants to read of a failed download next morning
+        try:
             made = parallel.first_here(lambda first=first: prepare(first))
             networks |= {(architecture, seed): made if seed == seeds[0] else None for seed in seeds}
         except Problem as problem:
@@ -168,6 +172,11 @@ def one_after_the_other(request: Request) -> int:
                 raise
             skipped[architecture] = problem
             parallel.say(f"{architecture} is skipped: {problem}")
+    return networks, skipped
+
+
+def one_after_the_other(request: Request) -> int:
+    networks, skipped = prepared(request)
     dataset = parallel.first_here(
         lambda: data.load(request.data, request.size, request.cache, request.fit, request.skip_bad)
     )
@@ -175,7 +184,11 @@ def one_after_the_other(request: Request) -> int:
     for note in contradictions(dataset) + [f"WARNING: {line}" for line in audit.odd_patients(dataset)]:
         parallel.say(note)
     rows: dict[str, list] = {architecture: [] for architecture, _ in networks}
-    for fold in [(k, request.folds) for k in range(request.folds)] if request.folds else [None]:
+    folds = [(k, request.folds) for k in range(request.folds)] if request.folds else [None]
+    for (architecture, seed), fold in itertools.product(networks, folds):  # before the first of them is trained
+        name = run_name(replace(request, architecture=architecture, seed=seed), fold)
+        run_folder.spare(request.out / name, dataset.synthetic, request.quick)
+    for fold in folds:
         split = data.split(dataset, request.split, request.split_seed, request.val == "block", fold)
         counts = ", ".join(f"{len(indices):,} {side}" for side, indices in split.sides.items())
         print(f"split by {split.how}, seed {split.seed}, fingerprint {split.fingerprint}: {counts} images")
@@ -184,11 +197,7 @@ def one_after_the_other(request: Request) -> int:
         for (architecture, seed), made in networks.items():
             own = replace(request, architecture=architecture, seed=seed)
             network, origin = copy.deepcopy(made) or prepare(own)  # not all in memory at once
-            name = (
-                (request.name or architecture)
-                + (f"-s{seed}" if request.seeds else "")
-                + (f"-f{fold[0]}" if fold else "")
-            )
+            name = run_name(own, fold)
             train = sweep if request.lr and len(request.lr) > 1 else train_run
             recipe = recipe_of(own)
             less = f"a smaller --batch-size than {recipe.batch_size}, or --size than {request.size}, needs less"
@@ -200,6 +209,14 @@ def one_after_the_other(request: Request) -> int:
         parallel.say(f"{architecture} was skipped: {problem}")
     print(f"next: python evaluate.py --all{'' if request.out == Path('runs') else f' --runs {request.out}'}")
     return 1 if skipped else 0
+
+
+def run_name(request: Request, fold: tuple[int, int] | None) -> str:
+    """Of a run's folder, and of the model; that of a smoke run says so."""
+    name = request.name or request.architecture
+    if request.quick and not name.startswith("quick-"):
+        name = f"quick-{name}"
+    return name + (f"-s{request.seed}" if request.seeds else "") + (f"-f{fold[0]}" if fold else "")
 
 
 def summary_row(name: str, checkpoint: dict) -> list:

@@ -118,7 +118,7 @@ PROMISED = ("images", "patients", "accuracy", "sensitivity", "specificity")
 POINT = record(PROMISED, threshold=number(0, 1), images=whole(), patients=whole(),
                **dict.fromkeys(PROMISED[2:], MEASURED))  # fmt: skip
 STRESS = ("shortcuts", "auroc", "accuracy", "sensitivity", "specificity")
-EPOCH = record(epoch=whole(1), **dict.fromkeys(
+EPOCH = record(("skipped",), epoch=whole(1), skipped=number(0, 1), **dict.fromkeys(
     ("learning_rate", "train_loss", "train_accuracy", "train_auroc", "val_loss", "val_accuracy", "val_auroc", "seconds",
      "images_per_second"), number_or_nan))  # fmt: skip
 
@@ -151,6 +151,9 @@ RULES: dict[str, tuple[Rule, str]] = {
               "a description of a split"),
     "seen_images": (integers, "a list of hashes"),
     "seen_patients": (integers, "a list of hashes"),
+    "seen_looks": (lambda value: isinstance(value, torch.Tensor) and value.dtype == torch.int64
+                   and value.dim() == 2 and value.shape[1] == 4, "a list of looks"),
+    "seen": (record(images=whole(), patients=whole(), sha256=text), "a description of a record"),
     "recipe": (table(lambda value: leaf(value) or table(leaf)(value)), "a description of a recipe"),
     "quick": (flag, "true or false"),
     "seed": (whole(), "a whole number"),

@@ -163,9 +163,9 @@ def test_two_processes_train_the_network_that_one_trains(architecture, kind, mor
         assert process.returncode == 0, error
         assert "Warning" not in error
         assert said.count("epoch  1/") == 1  # one of them speaks
-        with open(out / architecture / "history.csv", newline="") as stream:
+        with open(out / f"quick-{architecture}" / "history.csv", newline="") as stream:
             rows.append(list(csv.DictReader(stream)))
-        checkpoint = torch.load(out / architecture / "last.pt", weights_only=True)
+        checkpoint = torch.load(out / f"quick-{architecture}" / "last.pt", weights_only=True)
         assert checkpoint["processes"] == processes and "float32" in checkpoint["device"]
         weights.append(checkpoint["state"])
     for one, two in zip(*rows, strict=True):

@@ -1,3 +1,4 @@
+import math
 import threading
 from dataclasses import replace
 
@@ -39,6 +40,21 @@ def test_training_batches_hold_every_image_once_and_none_is_tiny(phantoms):
         assert len(epoch) == len(loader)
     assert (np.concatenate(epochs[0]) != np.concatenate(epochs[1])).any()
     assert (np.concatenate(epochs[0]) == np.concatenate(epochs[2])).all()
+
+
+def test_no_training_batch_holds_one_image_alone(phantoms):
+    """Of 5 in batches of 2 there are 3 and 2; wherever nothing was alone, the batches are what they were."""
+    table = table_on(phantoms.images, CPU)
+    for count in range(2, 40):
+        for size in range(2, count + 3):
+            arguments = (table, phantoms.labels, np.arange(count), size, CPU, (0.5, 0.25))
+            found = Batches(*arguments, Augment()).batch_sizes()
+            before = [len(part) for part in np.array_split(np.arange(count), math.ceil(count / size))]
+            assert sum(found) == count and min(found) >= 2 and max(found) - min(found) <= 1
+            assert found == before or (size == 2 and count % 2 and found == [3] + [2] * (count // 2 - 1))
+            assert Batches(*arguments).batch_sizes() == before  # where nothing is trained one alone does no harm
+            shares = [Batches(*arguments, Augment(), shard=(k, 2)).places() for k in range(2)]
+            assert sum(here.stop - here.start for share in shares for here in share) == count
 
 
 def test_the_same_seed_gives_the_same_augmented_pixels(phantoms):

@@ -218,11 +218,11 @@ sys.exit(train.main(sys.argv[1:]))
 def test_resume_starts_afresh_skips_what_is_finished_and_refuses_another_run(tmp_path, cache, capsys):
     few = options(tmp_path, cache, "--quick", "--resume")
     assert train.main(few) == 0  # nothing to go on with: a job that is queued again and again needs one command
-    before = (tmp_path / "simple" / "model.pt").read_bytes()
+    before = (tmp_path / "quick-simple" / "model.pt").read_bytes()
     capsys.readouterr()
     assert train.main(few) == 0
     assert "simple: finished already" in capsys.readouterr().out
-    assert (tmp_path / "simple" / "model.pt").read_bytes() == before
+    assert (tmp_path / "quick-simple" / "model.pt").read_bytes() == before
     for other, what in (
         (["--seed", "1"], "another --seed (0, not 1)"),
         (["--lr", "0.5"], "another recipe, learning_rate (0.001, not 0.5)"),
@@ -231,13 +231,13 @@ def test_resume_starts_afresh_skips_what_is_finished_and_refuses_another_run(tmp
     ):
         assert train.main([*few, *other]) == 2
         error = capsys.readouterr().err
-        assert f"error: --resume: {tmp_path / 'simple' / 'last.pt'} was trained with {what}" in error
-    assert (tmp_path / "simple" / "model.pt").read_bytes() == before
+        assert f"error: --resume: {tmp_path / 'quick-simple' / 'last.pt'} was trained with {what}" in error
+    assert (tmp_path / "quick-simple" / "model.pt").read_bytes() == before
 
 
 def test_a_damaged_last_is_said_and_stays(tmp_path, cache, capsys):
     assert train.main(options(tmp_path, cache, "--quick")) == 0
-    file = tmp_path / "simple" / "last.pt"
+    file = tmp_path / "quick-simple" / "last.pt"
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)

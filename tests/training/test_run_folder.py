@@ -39,7 +39,8 @@ def slow(monkeypatch) -> Slow:
 
 def keep(run: run_folder.Run, epoch: int, auroc: float) -> None:
     row = {"epoch": epoch, "learning_rate": 0.1, "train_loss": 1.0, "train_accuracy": 1.0, "val_loss": 1.0,
-           "val_accuracy": 1.0, "val_auroc": auroc, "seconds": 0.1, "images_per_second": 1.0}  # fmt: skip
+           "val_accuracy": 1.0, "val_auroc": auroc, "seconds": 0.1, "images_per_second": 1.0,
+           "skipped": 0.0}  # fmt: skip
     weight = torch.tensor(float(epoch))
     logits = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 2.0], [1.5, 0.0]]).numpy()
     run.keep(row, logits, torch.tensor([0, 1, 1, 0]).numpy(), {"weight": weight}, {"epochs": 9})

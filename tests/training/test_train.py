@@ -22,7 +22,7 @@ from basics.problems import Problem
 from devices import hardware
 from devices.layers import compiled
 from evaluation import testing
-from films import augmentation
+from films import augmentation, seen
 from films.variation import NO_AUGMENT, Augment
 from metrics import measures
 from training import calibration, checkpoints, inference, loop, optimizer, recipes, run_folder, runs, stress_views
@@ -222,7 +222,7 @@ def test_a_run_leaves_what_it_promises(tmp_path, cache, phantoms, capsys):
     assert sorted(path.name for path in folder.iterdir()) == ["history.csv", "last.pt", "model.pt", "run.json"]
     rows = history(folder)
     assert list(rows[0]) == ["epoch", "learning_rate", "train_loss", "train_accuracy", "train_auroc", "val_loss",
-                             "val_accuracy", "val_auroc", "seconds", "images_per_second"]  # fmt: skip
+                             "val_accuracy", "val_auroc", "seconds", "images_per_second", "skipped"]  # fmt: skip
     record = json.loads((folder / "run.json").read_text())
     split = data.split(phantoms)
     assert record["finished"] and record["data"]["synthetic"]
@@ -259,8 +259,8 @@ def test_a_run_leaves_what_it_promises(tmp_path, cache, phantoms, capsys):
     for row in checkpoint["stress"][:-1]:
         margins = logits[row["view"]][:, 1] - logits[row["view"]][:, 0]
         assert row["auroc"] == pytest.approx(roc_auc_score(labels, margins), abs=0.01)
-    seen = np.concatenate([split.train, split.validation])
-    assert checkpoint["seen_patients"].tolist() == data.hashed([phantoms.patients[i] for i in seen]).tolist()
+    used = np.concatenate([split.train, split.validation])
+    assert checkpoint["seen_patients"].tolist() == seen.hashed([phantoms.patients[i] for i in used]).tolist()
 
 
 def test_the_shapes_of_the_classes_reach_training_validation_and_explain(tmp_path, cache, capsys, monkeypatch):
@@ -299,7 +299,7 @@ def test_the_same_seed_gives_the_same_history_and_another_seed_another(tmp_path,
     a, b, c = (
         [
             {k: v for k, v in row.items() if k not in ("seconds", "images_per_second")}
-            for row in history(tmp_path / "runs" / n)
+            for row in history(tmp_path / "runs" / f"quick-{n}")
         ]
         for n in "abc"
     )
@@ -362,13 +362,13 @@ def test_folds_train_on_everything_but_their_own_part(tmp_path, cache, phantoms,
 
 def test_an_earlier_run_is_moved_aside_not_overwritten(tmp_path, cache, capsys):
     run(tmp_path, cache, "--arch", "simple", "--quick")
-    before = (tmp_path / "runs" / "simple" / "model.pt").read_bytes()
+    before = (tmp_path / "runs" / "quick-simple" / "model.pt").read_bytes()
     capsys.readouterr()
     run(tmp_path, cache, "--arch", "simple", "--quick", "--seed", "1")
     assert "the earlier " in capsys.readouterr().out
     (old,) = (tmp_path / "runs" / "old").iterdir()
     assert (old / "model.pt").read_bytes() == before
-    assert (tmp_path / "runs" / "simple" / "model.pt").read_bytes() != before
+    assert (tmp_path / "runs" / "quick-simple" / "model.pt").read_bytes() != before
 
 
 def test_offline_pretrained_is_skipped_in_all_and_the_exit_code_tells(tmp_path, cache, monkeypatch, capsys):
@@ -381,14 +381,14 @@ def test_offline_pretrained_is_skipped_in_all_and_the_exit_code_tells(tmp_path, 
     assert run(tmp_path, cache, "--all", "--quick", "--val", "random") == 1
     error = capsys.readouterr().err
     assert "resnet34-pretrained was skipped: the ImageNet weights could not be downloaded" in error
-    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["resnet34", "simple"]
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["quick-resnet34", "quick-simple"]
 
 
 def test_pretrained_starts_from_the_weights_that_were_given(tmp_path, cache):
     torch.manual_seed(1)
     torch.save(torchvision.models.resnet34(num_classes=5).state_dict(), tmp_path / "w.pth")
     assert run(tmp_path, cache, "--arch", "resnet34-pretrained", "--quick", "--weights", str(tmp_path / "w.pth")) == 0
-    record = json.loads((tmp_path / "runs" / "resnet34-pretrained" / "run.json").read_text())
+    record = json.loads((tmp_path / "runs" / "quick-resnet34-pretrained" / "run.json").read_text())
     assert record["initial_weights"].startswith("weights w.pth, SHA-256 ")
 
 
@@ -440,7 +440,7 @@ def test_skipped_files_stand_in_the_record(tmp_path, cache, capsys):
     assert "IM-0001-0001.jpeg: the file is empty" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
     assert train.main([*arguments, "--skip-bad"]) == 0
-    record = json.loads((tmp_path / "runs" / "simple" / "run.json").read_text())
+    record = json.loads((tmp_path / "runs" / "quick-simple" / "run.json").read_text())
     assert record["data"]["skipped"] == [["NORMAL/IM-0001-0001.jpeg", "the file is empty"]]
 
 
@@ -463,10 +463,10 @@ def test_quick_takes_a_few_images_of_both_classes(phantoms):
 
 def test_several_seeds_are_several_runs_on_one_split(tmp_path, cache, capsys):
     assert run(tmp_path, cache, "--arch", "simple", "--quick", "--seeds", "2", "--seed", "4") == 0
-    folders = [tmp_path / "runs" / f"simple-s{seed}" for seed in (4, 5)]
+    folders = [tmp_path / "runs" / f"quick-simple-s{seed}" for seed in (4, 5)]
     assert sorted((tmp_path / "runs").iterdir()) == folders
     (first, one), (second, two) = (checkpoints.load_checkpoint(folder / "model.pt") for folder in folders)
-    assert (first["name"], second["name"]) == ("simple-s4", "simple-s5")
+    assert (first["name"], second["name"]) == ("quick-simple-s4", "quick-simple-s5")
     assert (first["seed"], second["seed"]) == (4, 5)
     assert first["split"] == second["split"]
     assert first["weights_sha256"] != second["weights_sha256"]
@@ -475,7 +475,7 @@ def test_several_seeds_are_several_runs_on_one_split(tmp_path, cache, capsys):
     # A seed of several is the run of that seed alone.
     assert run(tmp_path, cache, "--arch", "simple", "--quick", "--seed", "5", "--name", "alone") == 0
     assert (
-        checkpoints.load_checkpoint(tmp_path / "runs" / "alone" / "model.pt")[0]["weights_sha256"]
+        checkpoints.load_checkpoint(tmp_path / "runs" / "quick-alone" / "model.pt")[0]["weights_sha256"]
         == (second["weights_sha256"])
     )
 
@@ -491,7 +491,7 @@ def test_seeds_of_all_architectures_are_named_and_prepared_one_by_one(tmp_path, 
 
     monkeypatch.setattr(runs, "train_run", one_run)
     assert run(tmp_path, cache, "--all", "--quick", "--seeds", "3") == 0
-    assert [name for name, _ in names] == [f"{name}-s{seed}" for name in terms.ARCHITECTURES for seed in range(3)]
+    assert [name for name, _ in names] == [f"quick-{name}-s{seed}" for name in terms.ARCHITECTURES for seed in range(3)]
     # The first of each before any training, the others when it is their turn: not all are in memory at once.
     assert prepared == [0, 0, 0, 1, 2, 1, 2, 1, 2] and names[0][1] == 3 and names[1][1] == 4
 
