@@ -164,7 +164,9 @@ def load(path: Path, wanted: str, threads: int) -> Model:
         body, mark, digest = content.rpartition(SEAL)
         if mark and hashlib.sha256(body[:-2]).hexdigest().encode() != digest:  # 2: the length of the entry
             raise Problem(f"{path}: it does not match the SHA-256 at its end: it was damaged or changed")
-        # From its content, not by its name: then it may not read other files.
+        if reads_other_files(memoryview(content), "model"):
+            raise Problem(f"{path}: it keeps weights in another file, and export.py keeps all in one")
+        # From its content: onnxruntime opens no path that is not UTF-8.
         # Without onnxruntime's fallback, which goes over to the CPU in the middle of a folder, with a banner on stdout.
         session = onnxruntime.InferenceSession(content, options, providers=[(wanted, settings)], enable_fallback=0)
         if session.get_providers()[0] != wanted:  # onnxruntime falls back without an error
@@ -187,6 +189,51 @@ def load(path: Path, wanted: str, threads: int) -> Model:
         raise
     except Exception as error:  # onnxruntime raises classes of its own, all derived from Exception directly
         raise Problem(f"{path}: cannot be used on {wanted}: {first_line(error)}") from error
+
+
+# The fields of onnx.proto3 that lead from a model to its tensors: message, number of the field, message in it.
+INSIDE = {"model": {7: "graph", 20: "training", 25: "function"}, "training": {1: "graph", 2: "graph"},
+          "function": {7: "node", 11: "attribute"}, "graph": {1: "node", 5: "tensor", 15: "sparse"},
+          "node": {5: "attribute"}, "sparse": {1: "tensor", 2: "tensor"},
+          "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"}}  # fmt: skip
+EXTERNAL = {13, 14}  # of a tensor: external_data, data_location
+
+
+def reads_other_files(content: memoryview, message: str) -> bool:
+    """Whether a tensor in an ONNX file, or in a part of one, is said to lie in another file: it could be any file.
+
+    Reads protobuf's wire format, of which a field is a number with a kind, and then a number, 8 bytes, 4 bytes, or a
+    length and so many bytes. Raises IndexError or ValueError on what is none.
+    """
+    at = 0
+    while at < len(content):
+        key, at = varint(content, at)
+        field, kind = key >> 3, key & 7
+        if message == "tensor" and field in EXTERNAL:
+            return True
+        if kind == 0:
+            _, at = varint(content, at)
+        elif kind in (1, 5):
+            at += 8 if kind == 1 else 4
+        elif kind == 2:
+            length, at = varint(content, at)
+            inner = INSIDE.get(message, {}).get(field)
+            if inner and reads_other_files(content[at : at + length], inner):
+                return True
+            at += length
+        else:
+            raise ValueError(f"no ONNX file: a field of kind {kind}")
+    return False
+
+
+def varint(content: memoryview, at: int) -> tuple[int, int]:
+    """A number of protobuf's, 7 bits a byte and 10 bytes at most, and where what follows it begins."""
+    value = 0
+    for k in range(10):
+        value |= (content[at + k] & 127) << 7 * k
+        if content[at + k] < 128:
+            return value, at + k + 1
+    raise ValueError("no ONNX file: a number without an end")
 
 
 def check_answers(model: Model, found: dict[str, np.ndarray]) -> None:

@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -15,13 +16,14 @@ import numpy as np
 import onnx
 import torch
 import torch.nn.functional as F
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 import models
 from basics.disk import parse_json
 from basics.problems import Problem, printable
+from films import seen
 
 # Opset 18 is the first whose Resize can antialias, and the one that onnxruntime's CUDA kernels cover best
 # (microsoft/onnxruntime #19595, #27415). The exporter is torch's dynamo-based one, since the older one cannot express
@@ -32,6 +34,8 @@ GRAPH_OUTPUTS = ["probability", "decision", "logits"]
 SEAL = "sha256"  # the last entry of a graph's metadata, see `sealed`
 CALIBRATION_IMAGES = 128
 FEW_FILTERS = 32  # of a convolution
+OURS = ("", "ai.onnx")  # domains of operators
+INSIDE = "it has nodes with graphs or files in them, and export.py makes none"
 PIXELS = "pixels"  # name inside the graph of what `resize` returns
 KERMANY = {
     "licence": "CC BY 4.0",
@@ -59,9 +63,7 @@ class Deployed(nn.Module):
 
     def resize(self, image: torch.Tensor) -> torch.Tensor:
         """(N, H, W) uint8 to (N, 1, S, S) float of whole grey levels, as images.decode makes them."""
-        pixels = squared(image, self.fit).unsqueeze(1).float()
-        pixels = F.interpolate(pixels, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
-        return pixels.round()  # weighted means of grey levels: none is beyond them
+        return resized(image, self.size, self.fit)
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
         # (x / 255 - mean) / std in two passes over memory, not three
@@ -108,6 +110,17 @@ def has_heatmap(network: nn.Module) -> TypeGuard[models.ResNet34]:
     in them. Source: Zhou et al. 2016, Learning Deep Features for Discriminative Localization, CVPR.
     """
     return isinstance(network, models.ResNet34)
+
+
+def resized(image: torch.Tensor, size: int, fit: str) -> torch.Tensor:
+    """(N, H, W) uint8 to (N, 1, S, S) float of whole grey levels, rounded once."""
+    return interpolated(image, size, fit).round()  # weighted means of grey levels: none is beyond them
+
+
+def interpolated(image: torch.Tensor, size: int, fit: str) -> torch.Tensor:
+    """(N, H, W) uint8 to (N, 1, S, S) float, not rounded."""
+    pixels = squared(image, fit).unsqueeze(1).float()
+    return F.interpolate(pixels, (size, size), mode="bilinear", antialias=True, align_corners=False)
 
 
 def squared(image: torch.Tensor, fit: str) -> torch.Tensor:
@@ -242,6 +255,9 @@ def metadata(checkpoint: dict, checkpoint_hash: str, network: nn.Module | None =
         "precision": {"name": "fp32"},
         "intended_use": "research; not for clinical use",
     }
+    if kept := seen.of_checkpoint(checkpoint):
+        facts["seen"] = {"images": len(kept["seen_images"]), "patients": len(kept["seen_patients"]),
+                         "sha256": seen.digest(kept)}  # fmt: skip
     if "operating_points" in checkpoint:  # checkpoints of earlier versions have none
         facts["operating_points"] = checkpoint["operating_points"]
     if checkpoint.get("stress"):
@@ -289,27 +305,55 @@ def sealed(graph: onnx.ModelProto) -> bytes:
     return body + seal.SerializeToString()
 
 
-def examine(path: Path) -> None:
-    """Raises Problem when a graph is none that export.py could have made; onnxruntime opens it after that.
+def examine(path: Path) -> onnx.ModelProto:
+    """The graph of a file. Raises Problem when it is none that export.py could have made; onnxruntime comes after that.
 
     Weights in other files could be of any file or not belong to it, operators from elsewhere could do anything, and a
-    graph inside a node (a loop) could take for ever. What remains cannot be told apart from ours without running it.
+    graph inside a node (a loop) could take for ever. All of the file is looked through, wherever such a thing could
+    stand. What remains is read by anatomy.py when a graph is proven.
     """
     try:
         model = onnx.load(path, load_external_data=False)
     except (DecodeError, OSError) as error:
         raise Problem(f"{path}: onnxruntime cannot open it: no ONNX file ({type(error).__name__})") from error
-    graph, ours = model.graph, {"", "ai.onnx"}
-    if any(tensor.data_location == TensorProto.EXTERNAL for tensor in graph.initializer):
-        raise Problem(f"{path}: it keeps weights in another file, and export.py keeps all in one")
-    if model.functions or any(node.domain not in ours for node in graph.node):
-        raise Problem(f"{path}: it has operators that are not ONNX's own")
-    inside = [item for node in graph.node for item in node.attribute]
-    if any(item.HasField("g") or item.graphs or item.t.data_location == TensorProto.EXTERNAL for item in inside):
-        raise Problem(f"{path}: it has nodes with graphs or files in them, and export.py makes none")
-    sides = {item.name: item.type.tensor_type.elem_type for item in graph.input}
+    for message, inside in parts_of(model):
+        if reason := refusal(message, inside):
+            raise Problem(f"{path}: {reason}")
+    sides = {item.name: item.type.tensor_type.elem_type for item in model.graph.input}
     if sides != {"image": TensorProto.UINT8}:
         raise Problem(f"{path}: not a graph that export.py made: its inputs are {printable(', '.join(sides))[:200]}")
+    return model
+
+
+def parts_of(model: onnx.ModelProto) -> Iterator[tuple[Message, bool]]:
+    """Each message in a file, however deep, and whether it stands inside of a node."""
+    waiting: list[tuple[Message, bool]] = [(model, False)]
+    while waiting:
+        message, inside = waiting.pop()
+        yield message, inside
+        inside |= isinstance(message, onnx.NodeProto)
+        for field, value in message.ListFields():
+            if field.type == field.TYPE_MESSAGE:
+                waiting += [(item, inside) for item in ([value] if isinstance(value, Message) else value)]
+
+
+def refusal(message: Message, inside: bool) -> str:
+    """Why export.py made no file with this part in it; "" if it could have."""
+    tensors = [message] if isinstance(message, TensorProto) else []
+    if isinstance(message, onnx.SparseTensorProto):
+        tensors = [message.values, message.indices]
+    if any(tensor.data_location == TensorProto.EXTERNAL or tensor.external_data for tensor in tensors):
+        return INSIDE if inside else "it keeps weights in another file, and export.py keeps all in one"
+    if isinstance(message, onnx.GraphProto) and inside:
+        return INSIDE
+    named = onnx.NodeProto | onnx.OperatorSetIdProto
+    if isinstance(message, onnx.FunctionProto) or (isinstance(message, named) and message.domain not in OURS):
+        return "it has operators that are not ONNX's own"
+    if isinstance(message, onnx.SparseTensorProto):
+        return "it has sparse weights, and export.py makes none"
+    if isinstance(message, onnx.TrainingInfoProto):
+        return "it has a training in it, and export.py makes none"
+    return ""
 
 
 def fact(facts: dict[str, str], key: str) -> Any:

@@ -11,24 +11,27 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from google.protobuf.message import DecodeError
 
 import data
 from basics import disk
 from basics.problems import Problem
 from devices import hardware
-from graphs import building, precisions, proof, sessions
+from films import seen
+from graphs import building, certificates, precisions, proof, sessions, unusual
 from training import checkpoints, schema
 
 SEEN_AT_LEAST = 8  # training images, to find the ranges of activations from
 
 
 CERTIFICATE = schema.record(
-    ("threshold_changes",),
+    ("threshold_changes", "seen"),
     sha256=schema.text,
     data=schema.record(source=schema.text, split=schema.text),
     reference=schema.record(("validation", "test", "odd"), **dict.fromkeys(("validation", "test", "odd"),
                                                                   schema.table(schema.text))),
     versions=schema.record(torch=schema.text, onnxruntime=schema.text),
+    seen=schema.table(lambda value: isinstance(value, str)),
     threshold_changes=schema.every(schema.record(sha256=schema.text)),
 )  # fmt: skip
 
@@ -39,39 +42,62 @@ def export(path: Path, args: argparse.Namespace) -> int:
     Raises Problem when nothing can be exported at all. What failed leaves no graph of its name.
     """
     checkpoint, network = checkpoints.load_checkpoint(path)
+    targets = {precision: args.onnx / f"{named(checkpoint, precision)}.onnx" for precision in args.precision}
+    for target in targets.values():
+        keep_the_better(target, checkpoint)
     source = args.data or checkpoint["data"]["source"]
     dataset = data.load(source, checkpoint["size"], args.cache, checkpoint["fit"], args.skip_bad)
     split = data.split_again(dataset, checkpoint["split"])
-    same = split.fingerprint == checkpoint["split"]["fingerprint"]
+    same = data.is_own(split, dataset, checkpoint)
     if not same:
         print(f"note: {source} is not the data {path} was trained on; images to compare on are taken all the same, "
               "and scores on them may flatter")  # fmt: skip
     checkpoint_hash = disk.sha256_of_file(path)
+    about = {"name": dataset.name, "source": dataset.source, "fingerprint": dataset.fingerprint,
+             "split": split.fingerprint, "split_is_the_models": same,
+             "test": data.contents(dataset, {"test": split.test})}  # fmt: skip
     if len(split.test):  # the proof scores the graph on test labels
-        args.looked(checkpoint["name"], checkpoint_hash, dataset.name, split.fingerprint, "export.py")
+        args.looked(checkpoint["name"], checkpoint_hash, dataset.name, about["test"], "export.py")
     expected = proof.reference(network, checkpoint, dataset, split)
     plain = building.to_graph(network, checkpoint, checkpoint_hash)
-    about = {"name": dataset.name, "source": dataset.source, "fingerprint": dataset.fingerprint,
-             "split": split.fingerprint, "split_is_the_models": same}  # fmt: skip
     failures = 0
     for precision in args.precision:
-        name = checkpoint["name"] + ("" if precision == "fp32" else f"-{precision}")
         try:
             calibration = calibration_images(checkpoint, dataset, split) if precision == "int8" else None
             graph = precisions.to_precision(plain, precision, calibration)
-            write(graph, args.onnx / f"{name}.onnx", expected, about)
+            write(graph, targets[precision], expected, about, seen.of_checkpoint(checkpoint))
         except Problem as problem:  # the other precisions can still be exported
             failures += 1
             print(f"error: {path}, {precision}: {problem}", file=sys.stderr)
     return failures
 
 
+def named(checkpoint: dict, precision: str) -> str:
+    return checkpoint["name"] + ("" if precision == "fp32" else f"-{precision}")
+
+
+def keep_the_better(target: Path, checkpoint: dict) -> None:
+    """Raises Problem where a graph of drawings, or of a smoke run, would take the place of one of real films."""
+    lesser = [what for what, is_so in (("of drawings", checkpoint["data"]["synthetic"]),
+                                       ("of a --quick run", checkpoint["quick"])) if is_so]  # fmt: skip
+    if not lesser or not target.is_file():
+        return
+    try:
+        facts = building.facts_of(onnx.load(target, load_external_data=False))
+        real = building.fact(facts, "data")["synthetic"] is False and building.fact(facts, "quick") is False
+    except (DecodeError, OSError, KeyError, TypeError, ValueError):  # no graph of ours: nothing is lost
+        return
+    if real:
+        raise Problem(f"{target} is a graph of real films, and this one is {' and '.join(lesser)}: --onnx names "
+                      "another folder for it, or train.py --name another name")  # fmt: skip
+
+
 def calibration_images(checkpoint: dict, dataset: data.Dataset, split: data.Split) -> np.ndarray:
     """(N, S, S) uint8: training images, spread over the set; of other data than the model's, those that it has seen."""
     known = split.train.tolist()
-    if split.fingerprint != checkpoint["split"]["fingerprint"]:
-        seen = set(checkpoint["seen_images"].tolist())
-        known = [i for i in known if seen.issuperset(data.hashed([dataset.pixel_hashes[i]]).tolist())]
+    if not data.is_own(split, dataset, checkpoint):
+        trained = seen.of_dataset(dataset, seen.of_checkpoint(checkpoint)).pixels
+        known = [i for i in known if trained[i]]
     if len(known) < SEEN_AT_LEAST:
         raise Problem(f"int8 takes its ranges from training images, and {dataset.source} has {len(known)} that this "
                       "model was trained on; --data names the data it was trained on")  # fmt: skip
@@ -79,7 +105,7 @@ def calibration_images(checkpoint: dict, dataset: data.Dataset, split: data.Spli
     return dataset.images[[known[i] for i in places]]
 
 
-def write(graph: onnx.ModelProto, target: Path, expected: proof.Reference, about: dict) -> None:
+def write(graph: onnx.ModelProto, target: Path, expected: proof.Reference, about: dict, record: seen.Record) -> None:
     """Proves a graph and gives it its name, with its certificate beside it. Raises Problem when it differs."""
     names, unchecked = proof.providers()
     facts = building.facts_of(graph)
@@ -94,7 +120,8 @@ def write(graph: onnx.ModelProto, target: Path, expected: proof.Reference, about
             "metadata": facts,
             "opset": building.OPSET,
             "data": about,
-            **proof.certificate(expected, found),
+            "seen": seen.packed(record),  # of training and validation: what the graph may not be tested on
+            **certificates.certificate(expected, found),
             "not_checked": unchecked,
             "device": hardware.describe_device(torch.device("cpu")),
             "versions": versions(),
@@ -139,7 +166,12 @@ def open_certified(path: Path) -> tuple[onnx.ModelProto, dict]:
     if found not in stated:
         raise Problem(f"{path} is not the graph that {beside.name} certifies: its SHA-256 starts with {found[:16]}, "
                       f"not {kept['sha256'][:16]}; take the two files that belong together")  # fmt: skip
-    return load(path), kept | {"found": found}
+    graph, changing = load(path), found != kept["sha256"]
+    try:
+        certificates.check_metadata(kept, building.facts_of(graph), ("threshold", "threshold_rule") if changing else ())
+    except Problem as problem:
+        raise Problem(f"{path}: {problem} ({beside.name})") from problem
+    return graph, kept | {"found": found}
 
 
 def naming(path: Path, problem: Problem) -> str:
@@ -168,12 +200,15 @@ def verify_one(path: Path, args: argparse.Namespace) -> None:
     if not args.data and source != "phantoms" and not Path(source).exists():
         raise Problem(f"it was exported with {source}, which is not here; --data names the folder with its images")
     dataset = data.load(source, facts["size"], args.cache, facts["fit"], args.skip_bad)
-    expected, total = proof.remembered(kept, facts, dataset)
-    count = len(set(map(proof.pixel_hash, expected.images)))
+    expected, total = certificates.remembered(kept, facts, dataset)
+    count = len(set(map(unusual.pixel_hash, expected.images)))
     if "test" in expected.sides:
-        args.looked(path.name, kept["sha256"], dataset.name, kept["data"]["split"], "export.py verify")
+        # Earlier versions did not name the test films apart from the split.
+        films = kept["data"].get("test", kept["data"]["split"])
+        args.looked(path.name, kept["sha256"], dataset.name, films, "export.py verify")
     print(f"{path}: {count:,} of {total:,} different images of its certificate found in {dataset.source}"
-          f"{'' if count == total else '; the others are not checked'}\n")  # fmt: skip
+          f"{'' if count == total else '; the others are not checked'}")  # fmt: skip
+    print(f"{certificates.coverage(kept, expected)}\n")
     names, unchecked = proof.providers()
     proof.prove(path, expected, names)
     print("\n".join(["", *unchecked]))
@@ -217,8 +252,7 @@ def change_threshold(path: Path, threshold: float) -> None:
 def load(path: Path) -> onnx.ModelProto:
     if not path.is_file():
         raise Problem(f"{path}: no such file")
-    building.examine(path)
-    return onnx.load(path)
+    return building.examine(path)
 
 
 def check_decisions(path: Path, content: bytes, threshold: float) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from basics import disk
 from basics.problems import Problem
-from graphs import building
+from graphs import anatomy, building
 from graphs.building import GRAPH_OUTPUTS, SEAL
 from training import schema
 
@@ -56,7 +56,11 @@ def opened(path: Path) -> tuple["onnxruntime.InferenceSession", dict[str, Any]]:
     """A graph that export.py made, on the CPU, and what it says of itself. Raises Problem when it is another's."""
     if not path.is_file():
         raise Problem(f"{path}: no such file")
-    building.examine(path)
+    model = building.examine(path)
+    try:
+        anatomy.check_precision(model)
+    except Problem as problem:
+        raise Problem(f"{path}: {problem}") from problem
     session = open_graph(path)
     facts = session.get_modelmeta().custom_metadata_map
     try:

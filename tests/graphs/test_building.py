@@ -1,5 +1,6 @@
 """graphs.py: heat map, resizing, precisions, metadata and threshold of a graph."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -8,19 +9,21 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx import SparseTensorProto, TensorProto, helper, numpy_helper
 from PIL import Image
 from test_exporting import shaken
 
 import models
 from basics.problems import Problem
+from evaluation import tested_model
 from films import images, reading
-from graphs import building, precisions
+from graphs import building, exporting, precisions, sessions
 
 FACTS = {
     "name": "net", "architecture": "resnet34", "classes": ["NORMAL", "PNEUMONIA"], "size": 64, "fit": "stretch",
     "normalisation": [0.5, 0.25], "temperature": 1.5, "threshold": 0.5, "threshold_rule": "none",
     "data": {"name": "noise", "fingerprint": "0", "synthetic": True}, "split": {}, "initial_weights": "random",
-    "quick": True, "versions": {},
+    "quick": True, "versions": {}, "seen_images": np.array([1]), "seen_patients": np.array([2]),
 }  # fmt: skip
 
 
@@ -204,3 +207,104 @@ def test_films_are_read_as_they_lie_under_the_map():
     cut = over_film(images.squared(pixels, "crop").astype(np.float32), [90, 70], "crop")
     np.testing.assert_allclose(cut[:, 10:80], pixels[:, 10:80])
     assert not cut[:, :10].any() and not cut[:, 80:].any()
+
+
+# ------------------------------------------------------------------------------------------------- examine
+
+
+def tensor(**changes: object) -> TensorProto:
+    """One number, which may be said to lie elsewhere."""
+    made = numpy_helper.from_array(np.float32([1]), "one")
+    for key, value in changes.items():
+        setattr(made, key, value)
+    return made
+
+
+def outside() -> TensorProto:
+    made = tensor(data_location=TensorProto.EXTERNAL)
+    made.ClearField("raw_data")
+    made.external_data.add(key="location", value="beside.bin")
+    return made
+
+
+def half_outside() -> TensorProto:
+    """With its numbers and a file: which of the two counts is for the reader to decide."""
+    made = tensor()
+    made.external_data.add(key="location", value="beside.bin")
+    return made
+
+
+def sparse(values: TensorProto) -> SparseTensorProto:
+    indices = numpy_helper.from_array(np.array([0]), "where")
+    return SparseTensorProto(values=values, indices=indices, dims=[4])
+
+
+def a_graph() -> onnx.GraphProto:
+    return helper.make_graph([helper.make_node("Identity", ["a"], ["b"])], "inner", [], [], [tensor()])
+
+
+def a_function(domain: str) -> onnx.FunctionProto:
+    node = helper.make_node("Identity", ["a"], ["b"])
+    return helper.make_function(domain, "f", ["a"], ["b"], [node], [helper.make_opsetid("", 18)])
+
+
+def constant_of(**attribute: object):
+    """A node that nothing uses, with this attribute."""
+    kinds = {"t": "TENSOR", "tensors": "TENSORS", "g": "GRAPH", "graphs": "GRAPHS", "sparse_tensor": "SPARSE_TENSOR",
+             "sparse_tensors": "SPARSE_TENSORS"}  # fmt: skip
+    (name,) = attribute
+    item = onnx.AttributeProto(name="value", type=onnx.AttributeProto.AttributeType.Value(kinds[name]), **attribute)
+
+    def edit(model: onnx.ModelProto) -> None:
+        model.graph.node.insert(0, onnx.NodeProto(op_type="Constant", output=["unused"], attribute=[item]))
+
+    return edit
+
+
+def training(model: onnx.ModelProto) -> None:
+    model.training_info.add().algorithm.CopyFrom(helper.make_graph([], "step", [], [], [outside()]))
+
+
+ELSEWHERE, INSIDE, FOREIGN = "weights in another file", "nodes with graphs or files in them", "not ONNX's own"
+CRAFTED = {
+    "initialiser": (lambda model: model.graph.initializer.append(outside()), ELSEWHERE),
+    "initialiser with numbers": (lambda model: model.graph.initializer.append(half_outside()), ELSEWHERE),
+    "sparse initialiser": (lambda model: model.graph.sparse_initializer.append(sparse(outside())), ELSEWHERE),
+    "sparse here": (lambda model: model.graph.sparse_initializer.append(sparse(tensor())), "it has sparse weights"),
+    "attribute": (constant_of(t=outside()), INSIDE),
+    "attribute with numbers": (constant_of(t=half_outside()), INSIDE),
+    "attribute's list": (constant_of(tensors=[tensor(), outside()]), INSIDE),
+    "attribute's sparse": (constant_of(sparse_tensor=sparse(outside())), INSIDE),
+    "attribute's sparse list": (constant_of(sparse_tensors=[sparse(outside())]), INSIDE),
+    "attribute's graph": (constant_of(g=a_graph()), INSIDE),
+    "attribute's graphs": (constant_of(graphs=[a_graph()]), INSIDE),
+    "function": (lambda model: model.functions.append(a_function("")), FOREIGN),
+    "foreign function": (lambda model: model.functions.append(a_function("example.evil")), FOREIGN),
+    "operator": (lambda model: setattr(model.graph.node[0], "domain", "example.evil"), FOREIGN),
+    "microsoft's operator": (lambda model: setattr(model.graph.node[0], "domain", "com.microsoft"), FOREIGN),
+    "import": (lambda model: model.opset_import.append(helper.make_opsetid("example.evil", 1)), FOREIGN),
+    "training": (training, "it has a training in it"),
+}
+
+
+@functools.cache
+def small() -> bytes:
+    known = FACTS | {"architecture": "simple"}
+    return building.to_graph(models.build("simple", 64), known, "hash").SerializeToString()
+
+
+@pytest.mark.parametrize("name", CRAFTED)
+def test_all_of_a_file_is_looked_through(tmp_path, name):
+    """Before onnxruntime sees it, by all who open a graph of ours; and one line says why it is refused."""
+    change, reason = CRAFTED[name]
+    model = onnx.load_from_string(small())
+    path = tmp_path / "x.onnx"
+    path.write_bytes(building.sealed(model))
+    building.examine(path)
+    change(model)
+    path.write_bytes(building.sealed(model))
+    (tmp_path / "beside.bin").write_bytes(b"\0\0\0\0")
+    for opens in (building.examine, exporting.load, sessions.opened, tested_model.open_model):
+        with pytest.raises(Problem, match=f"x.onnx: .*{reason}") as caught:
+            opens(path)
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 300

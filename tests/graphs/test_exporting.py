@@ -45,7 +45,7 @@ def shaken(architecture: str, size: int) -> torch.nn.Module:
 def checkpoints(tmp_path_factory, cache, phantoms) -> dict[str, Path]:
     """A checkpoint of each kind of network, with a temperature and a threshold that are not 1 and 0.5."""
     out = tmp_path_factory.mktemp("runs")
-    options = ["--data", "phantoms", "--cache", str(cache), "--size", "64", "--out", str(out), "--quick"]
+    options = ["--data", "phantoms", "--cache", str(cache), "--size", "64", "--out", str(out), "--epochs", "2"]
     assert train.main(["--arch", "simple", *options]) == 0
     checkpoint, network = load_checkpoint(out / "simple" / "model.pt")
     split = data.split(phantoms)
@@ -306,3 +306,31 @@ def test_errors_are_named(tmp_path, cache, capsys):
     with pytest.raises(SystemExit) as caught:
         export.main(["--help"])
     assert caught.value.code == 0 and "--all" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("facts", [{"synthetic": True, "quick": False}, {"synthetic": False, "quick": True},
+                                   {"synthetic": True, "quick": True}])  # fmt: skip
+def test_a_graph_of_drawings_or_of_a_smoke_run_takes_no_real_ones_place(checkpoints, cache, tmp_path, capsys, facts):
+    checkpoint, _ = load_checkpoint(checkpoints["simple"])
+    checkpoint |= {"quick": facts["quick"], "data": checkpoint["data"] | {"synthetic": facts["synthetic"]}}
+    lesser = tmp_path / "lesser" / "model.pt"
+    save_checkpoint(lesser, checkpoint)
+    _, network = load_checkpoint(checkpoints["simple"])
+    real = checkpoint | {"quick": False, "data": checkpoint["data"] | {"synthetic": False}}
+    (tmp_path / "onnx").mkdir()
+    there = tmp_path / "onnx" / "simple.onnx"
+    there.write_bytes(building.sealed(building.to_graph(network, real, "hash")))
+    before = there.read_bytes()
+    arguments = [str(lesser), "--cache", str(cache)]
+    assert export.main([*arguments, "--onnx", str(tmp_path / "onnx"), "--precision", "fp16", "fp32"]) == 1
+    error = capsys.readouterr().err
+    assert "simple.onnx is a graph of real films, and this one is of " in error and "--onnx names another" in error
+    assert len(error.splitlines()) == 1 and there.read_bytes() == before
+    assert [path.name for path in (tmp_path / "onnx").iterdir()] == ["simple.onnx"] and not Path("runs").exists()
+    assert export.main([*arguments, "--onnx", str(tmp_path / "other")]) == 0
+
+
+def test_a_graph_of_drawings_takes_the_place_of_another_one_and_of_what_is_no_graph(checkpoints, cache, tmp_path):
+    arguments = [str(checkpoints["simple"]), "--cache", str(cache), "--onnx", str(tmp_path)]
+    (tmp_path / "simple.onnx").write_bytes(b"an earlier graph")
+    assert export.main(arguments) == export.main(arguments) == 0
