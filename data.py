@@ -20,7 +20,7 @@ from basics.cli import whole_number
 from basics.disk import sha256_of
 from basics.problems import Problem, UsageProblem
 from basics.terms import SPLITS
-from films import audit, download, images, sources
+from films import audit, download, images, looks, patients, sources
 from films import cache as decoded
 from films.sources import CLASSES, Entry, Source
 
@@ -39,12 +39,15 @@ class Dataset:
         folders: "train", "val", "test", or "" where the source does not say.
         own_validation: the source's "val" side is a validation set of a useful size.
         patients: key of each image's patient; where nothing is known the file itself.
+        common_patients: those of them that people elsewhere may have too, such as "1" and "P007": between two sources
+            they say nothing.
         pseudonyms: those of them that stand for a DICOM PatientID, with what stands for it without case and leading
             zeros. They are others in another cache folder: nothing but what is shown may depend on them.
         has_patients: False where nothing could say which images belong to one patient.
         unknown_patients: number of images whose patient is not known.
         etiologies: "normal", "bacteria", "virus" or "pneumonia".
         pixel_hashes: hash of each image's decoded pixels at original size.
+        looks: (N, 2, 4) uint64, see films/looks.py: nearly equal for one film in other pixels.
         widths, heights: (N,) int64, original size in pixels.
         modes: how each file stores its pixels.
         bad: (file, reason) of files that could not be read and were left out.
@@ -65,18 +68,20 @@ class Dataset:
     unknown_patients: int
     etiologies: list[str]
     pixel_hashes: list[str]
+    looks: np.ndarray
     widths: np.ndarray
     heights: np.ndarray
     modes: list[str]
     bad: list[tuple[str, str]]
     fit: str
     fingerprint: str
+    common_patients: frozenset[str] = frozenset()
     pseudonyms: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Split:
-    """Index arrays into a Dataset, sorted; `fingerprint` is the hash of the sorted file-and-side list."""
+    """Index arrays into a Dataset, sorted; `fingerprint` is that of `contents`: other films, another fingerprint."""
 
     how: str
     seed: int
@@ -99,7 +104,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data",
         metavar="PATH",
         help="folder, .zip, .csv manifest or PneumoniaMNIST .npz; 'phantoms' "
-        "for the built-in drawings (default: data/chest_xray beside the scripts, else phantoms)",
+        "for the built-in drawings (default: data/chest_xray, which `data.py download` makes)",
     )
     parser.add_argument(
         "--cache", metavar="DIR", type=cli.folder_path, help="where decoded images are kept (default: ~/.cache)"
@@ -168,15 +173,27 @@ def _dataset(opened: Source, kept: list[Entry], films: list[dict], table: np.nda
         unknown_patients=known.count(None),
         etiologies=[entry.etiology for entry in kept],
         pixel_hashes=[film["pixels"] for film in films],
+        looks=looks.from_text([film["looks"] for film in films]),
         widths=np.array([film["width"] for film in films], np.int64),
         heights=np.array([film["height"] for film in films], np.int64),
         modes=[film["mode"] for film in films],
         bad=bad,
         fit=fit,
         fingerprint=sha256_of(content)[:12],
+        common_patients=_common_patients(kept, films),
         pseudonyms={film["patient"]: film["patient folded"] for entry, film in zip(kept, films, strict=True)
                     if film["patient"] and not entry.patient},
     )  # fmt: skip
+
+
+def _common_patients(kept: list[Entry], films: list[dict]) -> frozenset[str]:
+    """Those whose names say nothing between two sources; Kermany's do, where all films have such names."""
+    kermany = sources.are_kermany(kept)
+    named = [entry.patient for entry in kept if entry.patient and patients.common(entry.patient)
+             and not (kermany and entry.patient == sources.patient_of(entry.file))]  # fmt: skip
+    coded = [film["patient"] for entry, film in zip(kept, films, strict=True)
+             if not entry.patient and film["patient common"]]  # fmt: skip
+    return frozenset([*named, *coded])
 
 
 def warnings(entries: list[Entry], films: list[dict]) -> list[str]:
@@ -251,8 +268,14 @@ def split(
             f"nothing says of {dataset.unknown_patients:,} images who their patient is: "
             "each counts as a patient of its own"
         )
-    listing = sorted(f"{dataset.files[i]}\t{side}" for side, indices in sides.items() for i in indices)
-    return Split(how, seed, *sides.values(), sha256_of(listing)[:12], tuple(notes), block, fold)
+    return Split(how, seed, *sides.values(), contents(dataset, sides), tuple(notes), block, fold)
+
+
+def contents(dataset: Dataset, sides: dict[str, np.ndarray]) -> str:
+    """12 hex digits that name the films on each side and their labels, whatever the files are called."""
+    listing = sorted(f"{dataset.pixel_hashes[i]}\t{dataset.labels[i]}\t{side}"
+                     for side, indices in sides.items() for i in indices)  # fmt: skip
+    return sha256_of(listing)[:12]
 
 
 def _too_few(dataset: Dataset, side: str, how: str) -> str:
@@ -273,6 +296,14 @@ def split_again(dataset: Dataset, facts: dict) -> Split:
     """The split of a dataset that a checkpoint or a graph describes under `split`."""
     fold = facts.get("fold")  # checkpoints of earlier versions have neither of these two
     return split(dataset, facts["how"], facts["seed"], facts.get("block", False), fold and (fold[0], fold[1]))
+
+
+def is_own(split: Split, dataset: Dataset, facts: dict) -> bool:
+    """Whether a split of a dataset is the one that a checkpoint or a graph was made with.
+
+    Earlier versions named a split after its files; the same data, split in the same way, is the same split.
+    """
+    return split.fingerprint == facts["split"]["fingerprint"] or dataset.fingerprint == facts["data"]["fingerprint"]
 
 
 def assign(
@@ -386,11 +417,6 @@ def thinned(dataset: Dataset, indices: np.ndarray, count: int) -> np.ndarray:
     return np.sort(ordered[np.arange(0, len(ordered), step).astype(int)])
 
 
-def hashed(keys: list[str]) -> np.ndarray:
-    """(number of distinct keys,) int64, sorted: a compact record of what a model saw, to test overlaps with."""
-    return np.array(sorted({int(sha256_of([key])[:15], 16) for key in keys}), np.int64)
-
-
 # -------------------------------------------------------------------------------------------- command line
 
 
@@ -438,7 +464,7 @@ def download_command(args: argparse.Namespace) -> int:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = cli.Parser(description="Gets, audits and shows the data; training needs none of these first.")
+    parser = cli.Parser(description="Gets, audits and shows the data.")
     commands = parser.add_subparsers(required=True, metavar="download | check | show")
     get = commands.add_parser("download", help="fetch the data set, verify and unpack it")
     get.add_argument(

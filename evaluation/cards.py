@@ -4,14 +4,13 @@ import math
 import shlex
 
 from basics.problems import printable
+from evaluation import marks
 from evaluation.markup import DASH, github, github_table, number, with_interval
 from evaluation.result import Result
 from films import sources
 
 SAME_FILMS = (sources.KERMANY, "PneumoniaMNIST")
 CITATION = "Kermany et al., Cell 172 (2018), 1122-1131, Mendeley Data rscbjbr9sj, version 2"
-SYNTHETIC = "SYNTHETIC: these numbers are of drawings made by a program; they say nothing about X-rays of people."
-TRAINED_ON_DRAWINGS = "SYNTHETIC: this model was trained on drawings made by a program, not on X-rays of people."
 KERMANY_LIMITS = (
     "Kermany's films are of children aged 1 to 5 from one hospital.",
     "A network that reached AUROC 0.95 on this data's own test set reached 0.54 on paediatric films from elsewhere "
@@ -41,10 +40,9 @@ DECISIONS = (
 
 def model_card(result: Result) -> str:
     """The card of one result of evaluate.py, as GitHub's markdown. Nothing is in it that the result does not say."""
-    marks = marked(result)
     parts = [
-        f"# {'SYNTHETIC: ' if marks else ''}Model card: {github(result.name)}\n",
-        *(f"**{mark}**\n" for mark in marks),
+        f"# {marks.before([result])}Model card: {github(result.name)}\n",
+        *(f"**{mark}**\n" for mark in marks.of(result)),
         opening(result),
         *(f"**{github(note)}**\n" for note in warnings(result)),
         *identity(result),
@@ -60,13 +58,6 @@ def model_card(result: Result) -> str:
         *how_to(result),
     ]
     return "\n".join(parts)
-
-
-def marked(result: Result) -> list[str]:
-    """Why a result is no result on X-rays; empty where it is one."""
-    if result.data["synthetic"]:
-        return [SYNTHETIC]
-    return [TRAINED_ON_DRAWINGS] if result.trained_on_synthetic else []
 
 
 def warnings(result: Result) -> list[str]:
@@ -112,7 +103,7 @@ def identity(result: Result) -> list[str]:
     known = result.checkpoint
     side = known.get("size")
     mean, deviation = known.get("normalisation", (None, None))
-    at = result.points["validation"]["threshold"]
+    at = result.decision["threshold"]
     return [
         "## The model\n",
         facts([
@@ -201,7 +192,7 @@ def performance(result: Result) -> list[str]:
         *([name, *(with_interval(point["estimates"][key]) for point in points.values())] for name, key in DECISIONS),
         *counts,
     ]
-    mark = "SYNTHETIC: " if marked(result) else ""
+    mark = marks.before([result])
     return [
         f"## {mark}Results on the test images\n",
         f"{result.images:,} images of {result.patients:,} patients, pneumonia on "
@@ -210,7 +201,7 @@ def performance(result: Result) -> list[str]:
             ["measure", "value"], [[name, with_interval(estimates[key], digits)] for name, key, digits in RANKING]
         ),
         "Decisions, by where the threshold is from:\n",
-        github_table(["measure", *points], rows),
+        github_table(["measure", *map(result.named, points)], rows),
         "TN, FP, FN, TP: true negatives (normal, called normal), false positives, false negatives, true positives.\n",
     ]
 
@@ -239,7 +230,8 @@ def promises(result: Result) -> list[str]:
 
 def prevalence(result: Result) -> list[str]:
     rows = [
-        [name, f"{100 * at['prevalence']:.4g} %", number(at["ppv"]), number(at["npv"]), missed(at["films_per_missed"])]
+        [result.named(name), f"{100 * at['prevalence']:.4g} %", number(at["ppv"]), number(at["npv"]),
+         missed(at["films_per_missed"])]
         for name, point in result.points.items() if (at := point["at_prevalence"])
     ]  # fmt: skip
     if not rows:
@@ -267,7 +259,7 @@ def groups(result: Result) -> list[str]:
     ]
     return [
         "## Groups of test images\n",
-        "At the threshold from validation.\n",
+        f"At the threshold {number(result.decision['threshold'], 4)}, {github(result.named(result.decides))}.\n",
         github_table(["group", "measure", "images", "patients", "value"], rows),
     ]
 
@@ -314,7 +306,7 @@ def films(result: Result) -> str:
 
 def limits(result: Result) -> list[str]:
     """What these numbers cannot say, as far as it is known of this data, split and run."""
-    lines = marked(result)
+    lines = marks.of(result)
     if done := films(result):
         lines += [f"It was {done} on Kermany's films.", *KERMANY_LIMITS]
     lines.append(f"{share(result)} of the test images show pneumonia. Where fewer do, fewer of its alarms are right.")

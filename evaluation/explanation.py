@@ -31,7 +31,7 @@ def opened(args: argparse.Namespace) -> tuple[dict, torch.nn.Module, data.Datase
     source = args.data or checkpoint["data"]["source"]
     dataset = data.load(source, checkpoint["size"], args.cache, checkpoint["fit"], args.skip_bad)
     split = data.split_again(dataset, checkpoint["split"])
-    if split.fingerprint != checkpoint["split"]["fingerprint"]:
+    if not data.is_own(split, dataset, checkpoint):
         raise Problem(f"{args.model}: {dataset.source} is not the data that it was trained on; --data names that")
     return checkpoint, network, dataset, split
 

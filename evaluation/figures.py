@@ -5,16 +5,19 @@ A model has one colour, one line style and one marker in all of them, so that th
 
 import io
 import textwrap
+from collections.abc import Callable
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from numpy.typing import NDArray
 
 from basics.problems import printable
+from evaluation import marks
 from evaluation.markup import number, with_interval
 from evaluation.result import Result
 from films import sources
@@ -34,7 +37,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 LINES = ("-", (0, (5, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (1, 1)), (0, (10, 2)), (0, (3, 1, 1, 1, 1, 1)), (0, (2, 2)),
          (0, (8, 2, 3, 2)))  # fmt: skip
 MARKERS = "osD^vPX*"
-ALARM = "#B00020"  # of everything that is SYNTHETIC
+ALARM = "#B00020"  # of everything that has a mark
 REPLICATES = 1000  # of the bootstrap by patient, for the bands of the ROC curves
 CORNER = 0.3  # side of the enlarged corner, where good models differ
 
@@ -72,6 +75,7 @@ def shown(results: list[Result]) -> list[Result]:
             and twin is not None
             and list(twin.files) == list(result.files)
             and np.allclose(twin.probabilities, result.probabilities, rtol=0, atol=1e-3)
+            and result.decides == "validation"
         )
 
     return [result for result in results if not repeats(result)]
@@ -107,15 +111,11 @@ def words(text: str, width: int, longest: int = 160) -> str:
     return "\n".join(textwrap.wrap(text, width)) or text
 
 
-def synthetic(results: list[Result]) -> bool:
-    return any(result.data["synthetic"] or result.trained_on_synthetic for result in results)
-
-
 def titled(figure: Figure, title: str, results: list[Result], small: str) -> Figure:
-    """The title, in red and marked where the results are of drawings; below it, smaller, what one has to know."""
-    mark = synthetic(results)
+    """The title, in red and marked where marks.py has something to say; below it, smaller, what one has to know."""
+    mark = marks.before(results)
     wide = int(figure.get_figwidth() * 13)  # characters of the smaller text that fit on a line
-    big = textwrap.wrap(f"SYNTHETIC DATA: {title}" if mark else title, int(wide * 0.7))
+    big = textwrap.wrap(f"{mark}{title}", int(wide * 0.7))
     lines = textwrap.wrap(small, wide)
     height = figure.get_figheight() + 0.2 * (len(lines) + len(big) - 1)
     figure.set_figheight(height)
@@ -219,6 +219,21 @@ def one_history(axes: Axes, result: Result, column: str, i: int) -> object:
 # -------------------------------------------------------------------------------------------------------- ranking
 
 
+def where(results: list[Result]) -> str:
+    """What the markers show."""
+    if all(result.decides == "validation" for result in results):
+        return "the threshold from validation"
+    return "the threshold by which the model decides (empty: that from validation, where it is another)"
+
+
+def decided(axes: Axes, result: Result, i: int, place: Callable[[dict], tuple[float, float]]) -> Artist:
+    """A marker at the operating point by which a model decides; an empty one at validation's where that is another."""
+    if result.decides != "validation":
+        axes.plot(*place(result.points["validation"]["estimates"]), **{**dot(i), "markeredgecolor": dot(i)["color"]},
+                  markerfacecolor="none", linestyle="none", zorder=3)  # fmt: skip
+    return axes.plot(*place(result.decision["estimates"]), **dot(i), linestyle="none", zorder=3)[0]
+
+
 def roc(results: list[Result]) -> Figure:
     """ROC curves with pointwise bands, whole, and their upper left corner, where good models differ."""
     curves = [measures.roc_curve(result.labels, result.probabilities)[:2] for result in results]
@@ -231,16 +246,13 @@ def roc(results: list[Result]) -> Figure:
             if band is not None:
                 axes.fill_between(*band, color=look(i)["color"], alpha=shade, linewidth=0)
             (line,) = axes.plot(fpr, tpr, **look(i))
-            at = result.points["validation"]["estimates"]
-            x, y = 1 - at["specificity"]["value"], at["sensitivity"]["value"]
-            (point,) = axes.plot(x, y, **dot(i), linestyle="none", zorder=3)
+            point = decided(axes, result, i, lambda at: (1 - at["specificity"]["value"], at["sensitivity"]["value"]))
             handles += [(line, point)] if first else []
         axes.set(xlabel="1 - specificity (share of normals called ill)", ylabel="sensitivity (share of ill found)")
     legend_below(figure, handles, [
         (r.name, f"AUROC {with_interval(r.estimates['auroc'], 4)}, n = {r.images:,}") for r in results
     ])  # fmt: skip
-    small = ("marker: the threshold from validation; band: pointwise 95 % interval of the sensitivity, bootstrap by "
-             "patient")  # fmt: skip
+    small = f"marker: {where(results)}; band: pointwise 95 % interval of the sensitivity, bootstrap by patient"
     if any(np.isnan(fpr[0]) or np.isnan(tpr[0]) for fpr, tpr in curves):
         small += "; no curve where all test images are of one class"
     if any(band is not None and np.array_equal(band[1], band[2]) for band in bands):
@@ -306,17 +318,15 @@ def precision_recall(results: list[Result]) -> Figure:
         for i, (result, (recall, precision)) in enumerate(zip(results, curves, strict=True)):
             x, y = np.insert(recall, 0, 0.0), np.insert(precision, 0, precision[0])
             (line,) = axes.plot(x, y, drawstyle="steps-pre", **look(i))
-            at = result.points["validation"]["estimates"]
-            x, y = at["sensitivity"]["value"], at["precision"]["value"]
-            (point,) = axes.plot(x, y, **dot(i), linestyle="none", zorder=3)
+            point = decided(axes, result, i, lambda at: (at["sensitivity"]["value"], at["precision"]["value"]))
             handles += [(line, point)] if first else []
         axes.set(xlabel="sensitivity (recall)", ylabel="precision (share of those called ill who are)")
     legend_below(figure, handles, [
         (r.name, f"average precision {with_interval(r.estimates['average_precision'], 4)}, n = {r.images:,}")
         for r in results
     ])  # fmt: skip
-    return titled(figure, "Precision and sensitivity on the test images", results, "marker: the threshold from "
-                  "validation; dotted: the share of test images with pneumonia, which chance would reach")  # fmt: skip
+    return titled(figure, "Precision and sensitivity on the test images", results, f"marker: {where(results)}; "
+                  "dotted: the share of test images with pneumonia, which chance would reach")  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------------- calibration
@@ -327,8 +337,9 @@ def reliability(results: list[Result]) -> Figure:
     figure, grid = panels(len(results), height=3.7)
     for i, (axes, result) in enumerate(zip(grid, results, strict=True)):
         predicted, observed, n = measures.reliability(result.labels, result.probabilities)
-        limits = np.array([measures.wilson(round(k), m) for k, m in zip(observed * n, n.tolist(), strict=True)])
-        error = np.abs(limits.T - observed)
+        error = np.abs(bin_limits(result, n).T - observed)
+        at = result.decision["threshold"]
+        axes.axvline(at, color="grey", linewidth=0.8, linestyle="-.")
         axes.plot([0, 1], [0, 1], ":", color="grey", linewidth=1)
         axes.errorbar(predicted, observed, yerr=error, fmt="none", ecolor=look(i)["color"], elinewidth=1, capsize=2)
         axes.plot(predicted, observed, **look(i, linewidth=0.8))
@@ -339,8 +350,17 @@ def reliability(results: list[Result]) -> Figure:
         axes.set_title(f"{words(result.name, 26, 78)}\n{calibration(result)}", fontsize=9)
         axes.grid(alpha=0.3)
     grow_for_titles(figure, results)
-    return titled(figure, "Reliability on the test images", results, "bins of equal mass; bars: 95 % intervals that "
-                  "take images as independent; dotted: perfect calibration")  # fmt: skip
+    return titled(figure, "Reliability on the test images", results, "bins of equal mass; bars: 95 % intervals by "
+                  "patient; dotted: perfect calibration; upright line: the threshold by which the model "
+                  "decides")  # fmt: skip
+
+
+def bin_limits(result: Result, n: NDArray) -> NDArray[np.float64]:
+    """(B, 2) limits of the share with pneumonia in each bin, of n images: Wilson's, by patient."""
+    order = np.argsort(result.probabilities, kind="stable")  # equal probabilities are in one bin
+    bins = np.split(order, np.cumsum(n)[:-1])
+    labels, patients = np.asarray(result.labels), np.asarray(result.patient_ids)
+    return np.array([intervals.clustered_wilson(labels[some], patients[some]) for some in bins])
 
 
 def bin_sizes(n: NDArray) -> str:
@@ -366,10 +386,10 @@ def grow_for_titles(figure: Figure, results: list[Result]) -> None:
 
 
 def confusion(results: list[Result]) -> Figure:
-    """One 2 x 2 matrix of counts a model, at the threshold from validation; shades are shares of the true class."""
+    """One 2 x 2 matrix of counts a model, at the threshold by which it decides; shades are shares of the true class."""
     figure, grid = panels(len(results))
     for axes, result in zip(grid, results, strict=True):
-        at = result.points["validation"]
+        at, own = result.decision, result.decides != "validation"
         counts = np.array([[at["tn"], at["fp"]], [at["fn"], at["tp"]]])
         shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
@@ -382,10 +402,11 @@ def confusion(results: list[Result]) -> Figure:
         axes.set_xticks([0, 1], names)
         axes.set_yticks([0, 1], names, rotation=90, va="center")
         axes.set(xlabel="decision", ylabel="truth")
-        axes.set_title(f"{words(result.name, 26, 78)}\nthreshold {number(at['threshold'])}", fontsize=9)
+        axes.set_title(f"{words(result.name, 26, 78)}\nthreshold {number(at['threshold'])}"
+                       f"{', ' + words(result.named(result.decides), 40) if own else ''}", fontsize=9)  # fmt: skip
     grow_for_titles(figure, results)
-    return titled(figure, "Decisions on the test images", results, "threshold from validation; percentages of each "
-                  "true class")  # fmt: skip
+    return titled(figure, "Decisions on the test images", results, "threshold from validation, if nothing else is "
+                  "said; percentages of each true class")  # fmt: skip
 
 
 def decision_curves(results: list[Result]) -> Figure:
@@ -396,6 +417,8 @@ def decision_curves(results: list[Result]) -> Figure:
     for i, result in enumerate(results):
         model, treat_all = measures.net_benefit(result.labels, result.probabilities, thresholds)
         (line,) = axes.plot(thresholds, model, **look(i), zorder=3)
+        at = result.decision["threshold"]
+        axes.plot(at, np.interp(at, thresholds, model), **dot(i), linestyle="none", zorder=4)
         handles.append(line)
         labels.append((result.name, ""))
         tested.setdefault((result.positives, result.images), treat_all)
@@ -411,4 +434,5 @@ def decision_curves(results: list[Result]) -> Figure:
     axes.grid(alpha=0.3)
     legend_below(figure, handles, labels)
     return titled(figure, "Decision curves on the test images", results, "net benefit: true positives less false "
-                  "ones, these weighted by the odds of that probability (Vickers & Elkin 2006)")  # fmt: skip
+                  "ones, these weighted by the odds of that probability (Vickers & Elkin 2006); marker: the model's "
+                  "own threshold")  # fmt: skip

@@ -12,10 +12,11 @@ from basics.problems import Problem
 NAME = "test-ledger.jsonl"
 
 
-def note(folder: Path, run: str, model: str, sha256: str, dataset: str, fingerprint: str, purpose: str) -> int:
+def note(folder: Path, run: str, model: str, sha256: str, dataset: str, films: str, purpose: str) -> int:
     """Appends a line to folder/test-ledger.jsonl; returns the number of this look at that test set, from 1.
 
-    `run` names the run of the script: one run is one look, at however many models.
+    `run` names the run of the script: one run is one look, at however many models. `films` names the test films by what
+    they contain. Lines of earlier versions know them by the data's name alone, and count where that is the same.
     Raises Problem when the ledger cannot be read or written.
     """
     file = folder / NAME
@@ -25,13 +26,14 @@ def note(folder: Path, run: str, model: str, sha256: str, dataset: str, fingerpr
         "model": model,
         "sha256": sha256,
         "data": dataset,
-        "split": fingerprint,
+        "films": films,
         "purpose": purpose,
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
         text = file.read_text(encoding="utf-8", errors="backslashreplace") if file.exists() else ""
-        looks = [look["run"] for look in read(text.splitlines(), file) if look["split"] == fingerprint]
+        earlier = read(text.splitlines(), file)
+        looks = [look["run"] for look in earlier if (look["films"] or look["data"]) in (films, dataset)]
         # Nothing may be joined to a line that lacks its end.
         line = ("\n" if text and not text.endswith("\n") else "") + json.dumps(entry) + "\n"
         _append(file, line.encode())
@@ -59,8 +61,8 @@ def read(lines: list[str], file: Path) -> list[dict]:
     for number, line in enumerate(lines, 1):
         try:
             entry = parse_json(line)
-            entries.append({"run": entry["run"], "split": entry["split"]})
-        except (ValueError, KeyError, TypeError) as error:
+            entries.append({"run": entry["run"], "data": entry["data"], "films": entry.get("films")})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise Problem(f"{file}, line {number}: not a line of a ledger ({error}); mend or remove it") from error
     return entries
 

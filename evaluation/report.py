@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from basics import disk
-from evaluation import cards, figures
+from evaluation import cards, figures, marks
 from evaluation.markup import DASH, escaped, github, github_table, html_table, number, p_value, with_interval
 from evaluation.result import Result
 from evaluation.tables import Table
@@ -29,7 +29,7 @@ CAPTIONS = {
     "roc.png": "ROC curves",
     "precision_recall.png": "Precision and sensitivity",
     "reliability.png": "Reliability of the probabilities",
-    "confusion.png": "Decisions at the threshold from validation",
+    "confusion.png": "Decisions",
     "decision_curves.png": "Decision curves",
 }
 # Nothing may be fetched or run, whatever an attacker smuggled into a name.
@@ -116,19 +116,6 @@ def card_files(results: list[Result]) -> dict[str, Result]:
 # ------------------------------------------------------------------------------------------ what all documents say
 
 
-def marks(results: list[Result]) -> list[str]:
-    """The SYNTHETIC sentences of these results, with the models they are about where not all are."""
-    about: dict[str, list[str]] = {}
-    for result in results:
-        for mark in cards.marked(result):
-            about.setdefault(mark, []).append(result.name)
-    return [mark if len(names) == len(results) else f"{mark} ({', '.join(names)})" for mark, names in about.items()]
-
-
-def mark_of(results: list[Result], title: str = "") -> str:
-    return "SYNTHETIC: " if marks(results) and "SYNTHETIC" not in title else ""
-
-
 def tested_on(results: list[Result]) -> list[str]:
     """One sentence for each set of test images."""
     sentences = (
@@ -178,7 +165,7 @@ def used_versions(versions: dict) -> str:
 def caveats(results: list[Result]) -> list[str]:
     """What is said under every report, and what is known of these data only."""
     lines = ["Nothing here is a medical device, and nothing here should be used to decide about a patient."]
-    return [*marks(results), *lines, *(cards.KERMANY_LIMITS if any(map(cards.films, results)) else ())]
+    return [*marks.of_all(results), *lines, *(cards.KERMANY_LIMITS if any(map(cards.films, results)) else ())]
 
 
 def truth(label: int) -> str:
@@ -201,7 +188,7 @@ def html_text(
     drawn: what figures.draw(results) gave, so as not to draw it again.
     """
     drawn = figures.draw(results) if drawn is None else drawn
-    title = escaped(mark_of(results) + TITLE)
+    title = escaped(marks.before(results) + TITLE)
     sections = [
         ("answers", "Answers", html_answers(comparisons)),
         ("notes", "Notes", html_list(dict.fromkeys(notes))),
@@ -213,9 +200,9 @@ def html_text(
     ]
     sections = [section for section in sections if section[2]]
     links = " · ".join(f'<a href="#{name}">{heading}</a>' for name, heading, _ in sections)
-    mark = mark_of(results)
+    mark = marks.before(results)
     body = "".join(f'<h2 id="{name}">{mark}{heading}</h2>\n{content}' for name, heading, content in sections)
-    banner = "".join(f'<p class="banner">{escaped(mark)}</p>\n' for mark in marks(results))
+    banner = "".join(f'<p class="banner">{escaped(mark)}</p>\n' for mark in marks.of_all(results))
     about = "".join(f"<p>{escaped(line)}.</p>\n" for line in tested_on(results))
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
@@ -239,11 +226,11 @@ def html_list(lines: list[str] | dict[str, None]) -> str:
 
 
 def html_tables(results: list[Result], tables: list[Table]) -> str:
-    return "".join(html_table(mark_of(results, t.title) + t.title, t.headers, t.rows, t.notes) for t in tables)
+    return "".join(html_table(marks.before(results, t.title) + t.title, t.headers, t.rows, t.notes) for t in tables)
 
 
 def html_figure(results: list[Result], name: str, content: bytes) -> str:
-    caption = escaped(f"{mark_of(results)}{CAPTIONS[name]} of {', '.join(r.name for r in figures.shown(results))}")
+    caption = escaped(f"{marks.before(results)}{CAPTIONS[name]} of {', '.join(r.name for r in figures.shown(results))}")
     return f'<figure class="plot"><img src="{data_uri(content)}" alt="{caption}"></figure>\n'
 
 
@@ -261,21 +248,21 @@ def thumbnail(pixels: np.ndarray) -> bytes:
 
 def html_worst(result: Result) -> str:
     """The images on which a model was furthest wrong, with what it said of them."""
-    head = f"<h3>{mark_of([result])}{escaped(result.name)}</h3>\n"
-    threshold = number(result.points["validation"]["threshold"], 4)
+    head = f"<h3>{marks.before([result])}{escaped(result.name)}</h3>\n"
+    threshold = f"{number(result.decision['threshold'], 4)}, {result.named(result.decides)}"
     if not result.worst:
-        return f"{head}<p>No errors at the threshold from validation, {threshold}.</p>\n"
+        return f"{head}<p>No errors at the threshold {escaped(threshold)}.</p>\n"
     items = "".join(
         f'<figure><img src="{data_uri(thumbnail(item["pixels"]))}" alt="{escaped(item["file"])}">\n'
         f"<figcaption>{escaped(item['file'])}<br>truth: {truth(item['label'])}<br>"
         f"probability {number(item['probability'])}</figcaption></figure>\n"
         for item in result.worst
     )
-    return f'{head}<p>At the threshold from validation, {threshold}.</p>\n<div class="worst">\n{items}</div>\n'
+    return f'{head}<p>At the threshold {escaped(threshold)}.</p>\n<div class="worst">\n{items}</div>\n'
 
 
 def html_models(results: list[Result], versions: dict) -> str:
-    table = html_table(f"{mark_of(results)}Files", *models_table(results))
+    table = html_table(f"{marks.before(results)}Files", *models_table(results))
     links = "".join(
         f'<li><a href="{quote(card)}">{escaped(r.name)}</a></li>\n' for card, r in card_files(results).items()
     )
@@ -301,15 +288,15 @@ def markdown_text(
     if drawn is None:
         history = any(result.history for result in results)
         drawn = [name for name in figures.NAMES if history or name != "learning_curves.png"]
-    mark = mark_of(results)
-    parts = [f"# {mark}{TITLE}\n", *(f"**{github(text)}**\n" for text in marks(results))]
+    mark = marks.before(results)
+    parts = [f"# {mark}{TITLE}\n", *(f"**{github(text)}**\n" for text in marks.of_all(results))]
     parts += [f"{github(line)}.\n" for line in tested_on(results)]
     for question, answer, lines in answers(comparisons):
         parts.append(f"**{github(question)}** {github(answer)}.\n\n{markdown_list(lines)}")
     if notes:
         parts.append(f"## {mark}Notes\n\n{markdown_list(dict.fromkeys(notes))}")
     for table in tables:
-        title = mark_of(results, table.title) + table.title
+        title = marks.before(results, table.title) + table.title
         parts.append(f"## {github(title)}\n\n{github_table(table.headers, table.rows)}")
         parts += [f"{github(note)}\n" for note in table.notes]
     parts.append(f"## {mark}Figures\n")
@@ -331,7 +318,7 @@ def markdown_worst(results: list[Result]) -> list[str]:
     if not rows:
         return []
     headers = ["model", "file", "truth", "probability of pneumonia"]
-    title = f"## {mark_of(results)}Worst errors at the threshold from validation\n"
+    title = f"## {marks.before(results)}Worst errors\n"
     return [f"{title}\n{github_table(headers, rows)}", "Their pictures are in report.html.\n"]
 
 
@@ -339,4 +326,4 @@ def markdown_models(results: list[Result], versions: dict) -> list[str]:
     lines = github_table(*models_table(results))
     links = "".join(f"- [{github(r.name)}]({quote(card)})\n" for card, r in card_files(results).items())
     foot = [f"Versions: {github(used_versions(versions))}.\n"] if versions else []
-    return [f"## {mark_of(results)}Models\n\n{lines}", f"Their cards:\n\n{links}", *foot]
+    return [f"## {marks.before(results)}Models\n\n{lines}", f"Their cards:\n\n{links}", *foot]

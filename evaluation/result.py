@@ -29,13 +29,17 @@ class Result:
     quick: bool  # a smoke run: its numbers mean nothing
     data: dict  # tested on: name, fingerprint, synthetic
     trained_on_synthetic: bool
+    recorded: bool  # the films that it was trained on are known: a graph may come without its certificate
+    left_out: str  # a sentence on films of the set that it has seen, and is not tested on; or ""
     split: dict  # tested on: how, seed, fingerprint
     temperature: float  # that logits are divided by; 1 for an ensemble, which averages probabilities
     images: int  # N
     patients: int
     positives: int  # images with pneumonia
     estimates: dict[str, Estimate]  # what depends on no threshold: estimation.whole()
-    points: dict[str, dict]  # by operating point: threshold, tn, fp, fn, tp, estimates, promised, gap, at_prevalence
+    decides: str  # the operating point by which the model itself decides
+    # By operating point: threshold, rule (where it is from), tn, fp, fn, tp, estimates, promised, gap, at_prevalence.
+    points: dict[str, dict]
     subgroups: list[dict]  # group, measure, images, patients, value, low, high
     corrected: dict | None  # for the test images' prevalence: validation, estimated, counted (shares), estimates
     shortcut_audit: list[dict] | None  # with --audit: change, strength, auroc, accuracy, sensitivity, specificity
@@ -51,6 +55,16 @@ class Result:
     history: list[dict] | None  # a row for each epoch; graphs and ensembles have none
     worst: list[dict]  # the errors that surprise most: file, label, probability, pixels (S, S) uint8
     checkpoint: dict  # what the model, or an ensemble's first member, says of itself; no weights, no list of images
+
+    @property
+    def decision(self) -> dict:
+        """The operating point by which the model itself decides."""
+        return self.points[self.decides]
+
+    def named(self, point: str) -> str:
+        """An operating point's name, with where its threshold is from if that is not the name itself."""
+        rule = self.points[point]["rule"]
+        return f"{point} ({rule})" if rule else point
 
     def for_json(self) -> dict:
         """The fields that results.json holds, in their order; values are not copied."""

@@ -3,6 +3,7 @@
 import math
 from typing import NamedTuple
 
+from evaluation import marks
 from evaluation.markup import number, p_value, with_interval
 from evaluation.result import Result
 
@@ -41,13 +42,19 @@ class Table(NamedTuple):
     notes: list[str]
 
 
+def by_hand(results: list[Result]) -> list[str]:
+    """A note on graphs that decide by another threshold than validation's."""
+    own = [f"{r.name} ({number(r.decision['threshold'], 4)})" for r in results if r.decides != "validation"]
+    return [f"At the graph's own threshold, not validation's: {', '.join(own)}."] if own else []
+
+
 def summary(results: list[Result]) -> Table:
     headers = ["model", "accuracy", "sensitivity", "specificity", "AUROC", "FN", "FP", "images", "patients",
                "stress AUROC, mean", "worst", "epochs", "minutes", "device", "seed"]  # fmt: skip
     rows = []
     for result in results:
         if training := result.training:
-            at = result.points["validation"]
+            at = result.decision
             stress = [row["auroc"] for row in result.stress or ()]
             stressed = [number(sum(stress) / len(stress), 4), number(min(stress), 4)] if stress else ["-", "-"]
             rows.append([result.name, *(number(at["estimates"][key]["value"]) for key in DECISIONS),
@@ -60,8 +67,8 @@ def summary(results: list[Result]) -> Table:
 def decisions(results: list[Result]) -> Table:
     headers = ["model", "threshold", "", *DECISIONS, "TN", "FP", "FN", "TP"]
     rows = [
-        [result.name, name, number(at["threshold"], 4), *(with_interval(at["estimates"][key]) for key in DECISIONS),
-         at["tn"], at["fp"], at["fn"], at["tp"]]
+        [result.name, result.named(name), number(at["threshold"], 4),
+         *(with_interval(at["estimates"][key]) for key in DECISIONS), at["tn"], at["fp"], at["fn"], at["tp"]]
         for result in results for name, at in result.points.items()
     ]  # fmt: skip
     return Table("Test results: decisions", headers, rows, [INTERVALS])
@@ -69,7 +76,7 @@ def decisions(results: list[Result]) -> Table:
 
 def more_decisions(results: list[Result]) -> Table:
     rows = [
-        [result.name, name, *(with_interval(at["estimates"][key]) for key in MORE)]
+        [result.name, result.named(name), *(with_interval(at["estimates"][key]) for key in MORE)]
         for result in results for name, at in result.points.items()
     ]  # fmt: skip
     return Table("Test results: more on decisions", ["model", "threshold", *MORE.values()], rows, [])
@@ -92,13 +99,15 @@ def promises(results: list[Result]) -> Table:
     rows = []
     for result in results:
         for name, at in result.points.items():
-            if at["promised"]:
+            if at["promised"] or name == result.decides != "validation":
+                promised, gap = at["promised"] or {}, at["gap"] or {}
                 rows += [
-                    [result.name, name, key, with_interval(at["promised"][key]), with_interval(at["estimates"][key]),
-                     with_interval(at["gap"][key], 1, 100, sign=True)]
+                    [result.name, result.named(name), key, with_interval(promised.get(key)),
+                     with_interval(at["estimates"][key]), with_interval(gap.get(key), 1, 100, sign=True)]
                     for key in DECISIONS
                 ]  # fmt: skip
-    notes = ["Thresholds were chosen on validation images; test images chose nothing."]
+    notes = ["Thresholds were chosen on validation images; test images chose nothing. Of one that was set by hand "
+             "nothing was promised."]  # fmt: skip
     return Table("Promised and delivered", headers, rows, notes)
 
 
@@ -124,15 +133,17 @@ def prevalences(results: list[Result]) -> Table:
             if found := at["at_prevalence"]:
                 values = [f"{found['prevalence']:g}", number(found["ppv"]), number(found["npv"])]
                 missed = found["films_per_missed"]
-                rows.append([result.name, name, *values, "none missed" if missed == math.inf else number(missed, 0)])
+                values.append("none missed" if missed == math.inf else number(missed, 0))
+                rows.append([result.name, result.named(name), *values])
     return Table("At another prevalence", headers, rows, ["From the sensitivity and specificity measured here."])
 
 
 def corrected(results: list[Result]) -> Table:
     headers = ["model", "prevalence, validation", "test, estimated", "test, counted", *DECISIONS]
     rows = [
-        [result.name, *(number(found[key]) for key in ("validation", "estimated", "counted")),
-         *(with_interval(found["estimates"][key]) for key in DECISIONS)]
+        [result.name, number(found["validation"]),
+         "these answers cannot tell" if found["estimated"] is None else number(found["estimated"]),
+         number(found["counted"]), *(with_interval(found["estimates"].get(key)) for key in DECISIONS)]
         for result in results if (found := result.corrected)
     ]  # fmt: skip
     notes = [
@@ -149,7 +160,7 @@ def subgroups(results: list[Result]) -> Table:
         for result in results for found in result.subgroups
     ]  # fmt: skip
     headers = ["model", "images", "measure", "value", "n images", "n patients"]
-    return Table("Subgroups (threshold from validation)", headers, rows, [])
+    return Table("Subgroups (threshold from validation)", headers, rows, by_hand(results))
 
 
 def seeds(groups: list[dict]) -> Table:
@@ -177,8 +188,9 @@ def questions(comparisons: list[dict]) -> Table:
                          with_interval(found["difference"], digits, scale, sign=True),
                          number(scale * found["detectable"], digits), p_value(found["p"]), p_value(found["p_holm"]),
                          found["method"]])  # fmt: skip
-    notes = ["Second minus first, on the same test images. Detectable: the smallest difference that these images would "
-             "have shown with 80 % power. Holm: corrected for all p-values of this table."]  # fmt: skip
+    notes = ["Second minus first, on the same test images, by patient: interval and p of a row are of one test. "
+             "Detectable: a true difference that would have been found in at least 4 of 5 such test sets, after Holm's "
+             "correction. Holm: corrected for all p-values of this table. A dash: not tested."]  # fmt: skip
     return Table("The questions", headers, rows, notes)
 
 
@@ -204,7 +216,8 @@ def shortcut_audit(results: list[Result]) -> Table:
         for result in results for found in result.shortcut_audit or ()
     ]  # fmt: skip
     notes = ["Test images, changed; decisions at the threshold from validation. A model that ranks well on borders "
-             "alone, or no better than what is known without a pixel, has learnt a shortcut."]  # fmt: skip
+             "alone, or no better than what is known without a pixel, has learnt a shortcut.",
+             *by_hand(results)]  # fmt: skip
     return Table("Shortcut audit", headers, rows, notes)
 
 
@@ -239,5 +252,5 @@ def tables(results: list[Result], comparisons: list[dict], groups: list[dict]) -
         shortcut_audit(results),
         notebooks(results),
     ]
-    mark = "SYNTHETIC: " if any(result.data["synthetic"] for result in results) else ""
+    mark = marks.before(results)
     return [table._replace(title=mark + table.title) for table in made if table.rows]

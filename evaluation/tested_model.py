@@ -1,4 +1,4 @@
-"""A checkpoint or a graph, opened for evaluation: what it says of itself, which images may test it, what it answers."""
+"""A checkpoint or a graph, opened for evaluation: what it says of itself, what it has seen, what it answers."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -7,10 +7,10 @@ import numpy as np
 import onnxruntime
 import torch
 
-import data
 from basics import disk
 from basics.problems import Problem
-from data import Dataset, Split
+from data import Dataset
+from films import seen
 from graphs import sessions
 from metrics import measures
 from training import checkpoints, inference
@@ -37,65 +37,39 @@ def open_model(path: Path) -> Model:
         checkpoint, network = checkpoints.load_checkpoint(path)
         return Model(path, checkpoint, network, None)
     session, facts = sessions.opened(path)
-    return Model(path, facts, None, session)
+    return Model(path, facts | record_beside(path, facts), None, session)
 
 
-def test_side(model: Model, dataset: Dataset) -> Split:
-    """The images that test this model: its own split's test side, or every image of a set that it knows nothing of.
-
-    Raises Problem where there is none, or where it was trained on some of them.
-    """
-    facts = model.facts
-    how = facts["split"]["how"]
-    everything = np.arange(len(dataset.files))
-    known = dataset.fingerprint == facts["data"]["fingerprint"] or overlap(model, dataset, everything)
-    if known or (how == "official" and {"test"} < set(dataset.folders)):
-        split = data.split_again(dataset, facts["split"])
-    else:
-        none = np.array([], np.int64)
-        fingerprint = disk.sha256_of(["external", dataset.fingerprint])[:12]
-        split = Split("external", 0, none, none, everything, fingerprint, ())
-    if not len(split.test):
-        raise Problem(f"{model.path}: {dataset.source} has no test images in the {how} split; "
-                      "--data names a folder that has")  # fmt: skip
-    leaked = overlap(model, dataset, split.test)
-    if leaked and not (how == "image" and split.fingerprint == facts["split"]["fingerprint"]):
-        raise Problem(f"{model.path}: {leaked} were seen in its training: no honest test")
-    warnings = [f"{model.name}: {note}" for note in split.notes if note.startswith("WARNING")]
-    return replace(split, notes=(*warnings, *relation(model, dataset, split)))
+def record_beside(path: Path, facts: dict) -> dict:
+    """What a graph has seen, from the certificate beside it; else `unrecorded`, the reason why that is not known."""
+    file = path.with_suffix(".json")
+    try:
+        certificate = disk.parse_json(file.read_bytes())
+        if certificate["sha256"] != disk.sha256_of_file(path):
+            raise ValueError("it certifies another graph")
+        record = seen.unpacked(certificate["seen"])
+        if seen.digest(record) != facts["seen"]["sha256"]:
+            raise ValueError("the record in it is another graph's")
+        return record
+    except FileNotFoundError:
+        reason = f"there is no {file.name} beside it"
+    except KeyError as error:
+        reason = f"{file.name} or the graph is of an earlier version: no {error.args[0]}"
+    except (OSError, ValueError, TypeError) as error:
+        reason = f"{file.name} cannot be used ({error})"
+    return {"unrecorded": reason}
 
 
-def overlap(model: Model, dataset: Dataset, indices: np.ndarray) -> str:
-    """How many of these images and patients were seen in training, in words; "" if none were, or nothing is known."""
-    said = []
-    for what, keys, seen in (("images", dataset.pixel_hashes, "seen_images"),
-                             ("patients", dataset.patients, "seen_patients")):  # fmt: skip
-        if seen in model.facts:
-            shared = np.intersect1d(data.hashed([keys[i] for i in indices]), model.facts[seen]).size
-            if shared:
-                said.append(f"{shared:,} of the test {what}")
-    return " and ".join(said)
-
-
-def relation(model: Model, dataset: Dataset, split: Split) -> list[str]:
-    """Notes on how these test images relate to what the model was trained on."""
-    facts, notes = model.facts, []
-    if dataset.unknown_patients:
-        notes.append(f"nothing says of {dataset.unknown_patients:,} images who their patient is: each counts as a "
-                     "patient of its own, also in the intervals")  # fmt: skip
-    if split.fingerprint != facts["split"]["fingerprint"]:
-        if "seen_images" not in facts:
-            notes.append(f"{model.name}: a graph does not carry what it was trained on: it may have seen these images")
-        part = "every image" if split.how == "external" else f"the split {split.fingerprint}"
-        notes.append(
-            f'{model.name} was trained on the split {facts["split"]["fingerprint"]} of "{facts["data"]["name"]}", '
-            f'and is tested on {part} of "{dataset.name}"'
-        )
-    if facts["quick"]:
-        notes.append(f"{model.name} is from a smoke run (--quick): its numbers mean nothing")
-    if facts["initial_weights"] != "random":
-        notes.append(f"{model.name} started from {facts['initial_weights']}")
-    return notes
+def with_record(model: Model, others: list[Model]) -> Model:
+    """A graph that came without its record has that of the checkpoint it was made from, where that is here too."""
+    if "unrecorded" not in model.facts:
+        return model
+    made_from = model.facts.get("checkpoint_sha256")
+    for other in others:
+        if other.network and made_from == disk.sha256_of_file(other.path):
+            facts = {key: value for key, value in model.facts.items() if key != "unrecorded"}
+            return replace(model, facts=facts | seen.of_checkpoint(other.facts))
+    return model
 
 
 def logits(

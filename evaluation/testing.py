@@ -21,12 +21,14 @@ from basics import disk, terms
 from basics.problems import Problem, UsageProblem
 from data import Dataset, Split
 from devices import hardware
-from evaluation import comparisons, ledger, report, shortcuts, tables, tested_model
+from evaluation import comparisons, held_out, ledger, marks, report, shortcuts, tables, tested_model
 from evaluation.result import Result
 from evaluation.tested_model import Model
+from films import seen
 from metrics import estimation, measures, prevalence
 
 WORST = 12  # errors that a report shows as pictures
+OWN = "the graph's own"  # operating point of a graph whose threshold was changed after its export
 NEAR = 0.1  # of a probability to the threshold
 
 
@@ -38,10 +40,12 @@ def evaluate(
     prevalence: float | None = None,
     by: str | None = None,
     audit: bool = False,
+    left_out: str = "",
 ) -> Result:
     """All there is to say of a model on the test side of a split: what feeds every table and file.
 
-    prevalence: a share, for which PPV and NPV are asked; by: a manifest's column, for subgroups; audit: shortcuts too.
+    prevalence: a share, for which PPV and NPV are asked; by: a manifest's column, for subgroups; audit: shortcuts too;
+    left_out: what was said of films that are not tested on.
     """
     facts = model.facts
     probabilities = probabilities_of(model, dataset, split.test, device)
@@ -49,13 +53,15 @@ def evaluate(
         "0.5": {"threshold": 0.5},
         "validation": {"threshold": facts["threshold"]},
     }
+    if model.session and facts["threshold"] != points["validation"]["threshold"]:
+        points = {**points, OWN: {"threshold": facts["threshold"]}}
     facts = {**facts, "kind": "checkpoint" if model.network else "graph", "file": str(model.path),
-             "sha256": disk.sha256_of_file(model.path), "shown_name": model.name}  # fmt: skip
+             "sha256": disk.sha256_of_file(model.path), "shown_name": model.name, "left_out": left_out}  # fmt: skip
     result = described(facts, dataset, split, probabilities, points, prevalence, by)
     if not audit:
         return result
     return replace(
-        result, shortcut_audit=shortcut_audit(model, dataset, split, points["validation"]["threshold"], device)
+        result, shortcut_audit=shortcut_audit(model, dataset, split, points[result.decides]["threshold"], device)
     )
 
 
@@ -83,9 +89,14 @@ def described(
     test = split.test
     labels, patients = dataset.labels[test], [dataset.patients[i] for i in test]
     sample = estimation.Sample(labels, patients)
-    estimates, at = estimation.describe(sample, probabilities, points, prevalence)
-    decisions = measures.decide(probabilities, at["validation"]["threshold"])
-    kept = ("state", "training", "history", "seen_images", "seen_patients", "validation_answers")
+    estimates, found = estimation.describe(sample, probabilities, points, prevalence)
+    told = OWN if OWN in points or "operating_points" in facts else "validation"  # the point whose rule is in the facts
+    rule = facts["threshold_rule"] if facts["kind"] == "graph" and "threshold_rule" in facts else None
+    at: dict[str, dict] = {name: {**values, "rule": rule if name == told else None} for name, values in found.items()}
+    decides = OWN if OWN in at else "validation"
+    threshold = at[decides]["threshold"]
+    decisions = measures.decide(probabilities, threshold)
+    kept = ("state", "training", "history", *seen.SHAPES, "validation_answers")
     return Result(
         name=facts["shown_name"],
         kind=facts["kind"],
@@ -97,14 +108,17 @@ def described(
         quick=facts["quick"],
         data={"name": dataset.name, "fingerprint": dataset.fingerprint, "synthetic": dataset.synthetic},
         trained_on_synthetic=facts["data"]["synthetic"],
+        recorded="seen_images" in facts,
+        left_out=facts["left_out"],
         split={"how": split.how, "seed": split.seed, "fingerprint": split.fingerprint},
         temperature=facts["temperature"],
         images=len(test),
         patients=len(set(patients)),
         positives=int(labels.sum()),
         estimates=estimates,
+        decides=decides,
         points=at,
-        subgroups=subgroups(dataset, test, probabilities, decisions, at["validation"]["threshold"], by),
+        subgroups=subgroups(dataset, test, probabilities, decisions, threshold, by),
         corrected=corrected(sample, probabilities, facts.get("validation_answers")),
         shortcut_audit=None,
         notes=list(split.notes),
@@ -124,6 +138,7 @@ def described(
 def corrected(sample: estimation.Sample, probabilities: np.ndarray, validated: dict | None) -> dict | None:
     """What correcting for the test images' own prevalence would change; None for a model that does not say its own.
 
+    Answers that cannot tell have None for the estimate, and no others: {"estimated": None, "estimates": {}, ...}.
     This looks at all test images at once, without their labels: a row of its own, from which nothing else is made.
     """
     if validated is None:
@@ -131,8 +146,10 @@ def corrected(sample: estimation.Sample, probabilities: np.ndarray, validated: d
     before = float(validated["labels"].double().mean())
     if not 0 < before < 1:
         return None
-    found = prevalence.estimated(probabilities, before)
-    estimates = estimation.at_threshold(sample, prevalence.corrected(probabilities, before, found), 0.5)
+    found, estimates = None, {}
+    if prevalence.told(probabilities, before):
+        found = prevalence.estimated(probabilities, before)
+        estimates = estimation.at_threshold(sample, prevalence.corrected(probabilities, before, found), 0.5)
     return {"validation": before, "estimated": found, "counted": float(sample.labels.mean()), "estimates": estimates}
 
 
@@ -156,7 +173,7 @@ def subgroups(
     threshold: float,
     by: str | None,
 ) -> list[dict]:
-    """Sensitivity and specificity where the data says what the images are, at the threshold from validation."""
+    """Sensitivity and specificity where the data says what the images are, at the threshold by which it decides."""
     labels, patients = dataset.labels[test], [dataset.patients[i] for i in test]
     kinds = np.array([dataset.etiologies[i] for i in test])
     asked = [(f"{name} pneumonia", "sensitivity", kinds == key)
@@ -257,7 +274,7 @@ def ensembles(
         patients = [str(key) for key in stored[0]["patients"].tolist()]
         points = estimation.operating_points(labels, mean, patients, measures.youden_threshold(labels, mean))
         facts = {key: value for key, value in facts.items() if key not in ("history", "weights_sha256")}  # one member's
-        facts = {**facts, "kind": "ensemble", "shown_name": name, "seed": None,
+        facts = {**facts, "kind": "ensemble", "shown_name": name, "seed": None, "left_out": members[0].left_out,
                  "file": ", ".join(member.file for member in members),
                  "sha256": disk.sha256_of(member.sha256 for member in members), "temperature": 1.0,
                  "stress": None}  # fmt: skip
@@ -307,6 +324,7 @@ def csv_rows(result: Result) -> list[dict]:
     rows = []
     for point, at in result.points.items():
         row = {"model": result.name, "point": point, "synthetic": result.data["synthetic"],
+               "recorded": result.recorded,
                "split": result.split["fingerprint"], "images": result.images, "patients": result.patients,
                "threshold": at["threshold"], **{key: at[key] for key in ("tn", "fp", "fn", "tp")}}  # fmt: skip
         for name, found in itertools.chain(at["estimates"].items(), result.estimates.items()):
@@ -316,9 +334,9 @@ def csv_rows(result: Result) -> list[dict]:
 
 
 def predictions(result: Result) -> list[dict]:
-    """One row per test image: what the model said of it."""
+    """One row per test image: what the model said of it, and what it decided."""
     decided = [measures.decide(result.probabilities, result.points[point]["threshold"])
-               for point in comparisons.POINTS]  # fmt: skip
+               for point in (result.decides, *comparisons.POINTS)]  # fmt: skip
     columns = (result.files, result.patient_ids, result.labels, result.probabilities, *decided)
     return [
         {
@@ -327,11 +345,13 @@ def predictions(result: Result) -> list[dict]:
             "patient": patient,
             "class": data.CLASSES[label],
             "probability": f"{probability:.9g}",
+            "decision": data.CLASSES[own],
             "decision_at_0.5": data.CLASSES[at_half],
             "decision_at_validation_threshold": data.CLASSES[at_validation],
             "synthetic": result.data["synthetic"],
+            "recorded": result.recorded,
         }
-        for file, patient, label, probability, at_half, at_validation in zip(*columns, strict=True)
+        for file, patient, label, probability, own, at_half, at_validation in zip(*columns, strict=True)
     ]
 
 
@@ -346,21 +366,23 @@ def evaluate_all(paths: list[Path], args: argparse.Namespace) -> tuple[list[Resu
         except Problem as problem:
             failures += 1
             print(f"error: {problem}", file=sys.stderr)
+    opened = [tested_model.with_record(model, opened) for model in opened]
     for model in opened:
         try:
             key = (tested_model.source_of(model, opened, args.data), model.facts["size"], model.facts["fit"])
             if key not in loaded:
                 source, size, fit = key
                 loaded[key] = data.load(source, size, args.cache, fit, args.skip_bad)
-            split = tested_model.test_side(model, loaded[key])
+            split, left_out = held_out.test_side(model, loaded[key])
+            if left_out:
+                print(f"{model.name}: {left_out}", file=sys.stderr)
             if args.by is not None:
                 column_of(loaded[key], args.by)  # a wrong one is said before a label is read
             sha256 = disk.sha256_of_file(model.path)
-            look = ledger.note(args.runs, run, model.name, sha256, loaded[key].name, split.fingerprint, "evaluate.py")
-            looks[split.fingerprint] = (
-                f"{ledger.in_words(look)} (split {split.fingerprint}), by {args.runs / ledger.NAME}"
-            )
-            results.append(evaluate(model, loaded[key], split, device, args.prevalence, args.by, args.audit))
+            films = data.contents(loaded[key], {"test": split.test})
+            look = ledger.note(args.runs, run, model.name, sha256, loaded[key].name, films, "evaluate.py")
+            looks[films] = f"{ledger.in_words(look)} (films {films}), by {args.runs / ledger.NAME}"
+            results.append(evaluate(model, loaded[key], split, device, args.prevalence, args.by, args.audit, left_out))
             known[model.path] = (model, loaded[key], split)
             print(f"{model.name}: {len(split.test):,} test images", file=sys.stderr)
         except Problem as problem:
@@ -387,6 +409,8 @@ def print_results(results: list[Result], shown: list[tables.Table], notes: list[
         first = next(result for result in results if result.data["name"] == dataset)
         print(f"{dataset}; test by {first.split['how']}: {first.images:,} images of "
               f"{first.patients:,} patients, {first.positives:,} with pneumonia")  # fmt: skip
+    for line in [*marks.of_all(results), *left_out(results)]:
+        print(line)
     for table in shown:
         print(f"\n{table.title}\n")
         align = ["left", *["right"] * (len(table.headers) - 1)]
@@ -398,6 +422,11 @@ def print_results(results: list[Result], shown: list[tables.Table], notes: list[
         print(f"note: {note}")
 
 
+def left_out(results: list[Result]) -> list[str]:
+    """What was left out of the test, for each model that has seen some of the films."""
+    return [f"{result.name}: {result.left_out}" for result in results if result.left_out]
+
+
 def work(args: argparse.Namespace) -> int:
     hardware.keep_freed_memory()
     hardware.set_precision()
@@ -405,8 +434,8 @@ def work(args: argparse.Namespace) -> int:
     if not results:
         return 1
     asked, unanswered = comparisons.answer(results)
-    notes = [*looks, *cross_check(results), *(note for result in results for note in result.notes), *unanswered]
-    notes = list(dict.fromkeys(notes))
+    of_models = [note for result in results for note in result.notes]
+    notes = list(dict.fromkeys([*left_out(results), *looks, *cross_check(results), *of_models, *unanswered]))
     groups = comparisons.seed_groups(results)
     shown = tables.tables(results, asked, groups)
     said = [f"{pair['question']} {pair['from']} to {pair['to']}: {pair['sentence']}." for pair in asked]

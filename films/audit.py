@@ -9,14 +9,14 @@ Pixels are read in chunks from the memory map; no function here holds the whole 
 import collections
 import io
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from tabulate import tabulate
 
 from basics import problems
-from films import patients, sources
+from films import looks, patients, sources
 
 # Thresholds were measured on Kermany's 5,232 training images at 224 x 224; beside each stands what they have.
 CONSTANT = 1.0  # standard deviation in grey levels; the images: 19.9 or more
@@ -31,7 +31,6 @@ INVERTED = -0.1  # correlation with FILM; the images: 0.21 or more, their negati
 # 0.70. At 96 and 64 pixels three pairs reach 0.6; at 32 it is 1,163, so there nothing is looked for.
 HASH_LIMIT, ALIKE = 28, 0.6
 
-CHUNK, CHUNK_PIXELS = 256, 1 << 24  # images at a time, and fewer of large ones
 COMPARED_AT_MOST = 20_000  # images: 200 million pairs, and among real films 100,000 that the hash proposes
 PAIRS_AT_MOST = 200_000  # proposed pairs that are kept: thousands of blank images would fill the memory
 FINE, REACH = 64, 1  # likeness compares 64 x 64 cells, shifted by up to one cell (1.6 %) along each axis
@@ -115,29 +114,14 @@ def _known(dataset: Dataset) -> dict[str, list[int]]:
     return found
 
 
-def perceptual_hash(images: np.ndarray) -> np.ndarray:
-    """(N, S, S) uint8 -> (N, 4) uint64: 256 bits an image that survive recompression, resizing and brightness.
-
-    A difference hash: the image as 16 x 17 means, and whether each is darker than the next in its row (as whole
-    numbers, so that the bits do not depend on the machine). Raises ValueError for images smaller than 32 x 32.
-    """
-    if images.ndim != 3 or min(images.shape[1:]) < 32:
-        raise ValueError(f"images must be (N, S, S) with S of at least 32, not {images.shape}")
-    hashes = []
-    for chunk in _chunks(images):
-        sums = _cell_sums(chunk, 16, 17)
-        hashes.append(np.packbits(sums[:, :, 1:] > sums[:, :, :-1]).reshape(-1, 32).view(np.uint64))
-    return np.concatenate(hashes)
-
-
 def near_duplicates(hashes: np.ndarray, limit: int = HASH_LIMIT) -> list[tuple[int, int, int]]:
     """(i, j, distance) of all pairs i < j of hashes (N, 4) that differ in at most `limit` bits, closest first.
 
     It takes N^2 / 2 comparisons, so look at COMPARED_AT_MOST first. Stops when it has PAIRS_AT_MOST pairs.
     """
     found: list[tuple[int, int, int]] = []
-    for start in range(0, len(hashes), CHUNK):
-        block, rest = hashes[start : start + CHUNK], hashes[start:]
+    for start in range(0, len(hashes), looks.CHUNK):
+        block, rest = hashes[start : start + looks.CHUNK], hashes[start:]
         distance = np.zeros((len(block), len(rest)), np.uint16)
         for word in range(4):
             distance += np.bitwise_count(block[:, word, None] ^ rest[None, :, word])
@@ -161,11 +145,11 @@ def likeness(images: np.ndarray, pairs: Sequence[tuple[int, ...]]) -> np.ndarray
     used, place = np.unique([pair[:2] for pair in pairs], return_inverse=True)
     area = images.shape[1] * images.shape[2]
     cells = np.concatenate([  # uint8: 4 kB an image
-        (_cell_sums(chunk, FINE, FINE) / area).round().astype(np.uint8) for chunk in _chunks(images, used)
+        (looks.cell_sums(chunk, FINE, FINE) / area).round().astype(np.uint8) for chunk in looks.chunks(images, used)
     ])  # fmt: skip
     ends = place.reshape(-1, 2).T  # (2, M)
-    parts = range(0, len(pairs), CHUNK)
-    return np.concatenate([_correlations(cells[ends[:, part : part + CHUNK]]) for part in parts])
+    parts = range(0, len(pairs), looks.CHUNK)
+    return np.concatenate([_correlations(cells[ends[:, part : part + looks.CHUNK]]) for part in parts])
 
 
 def _correlations(cells: np.ndarray) -> np.ndarray:
@@ -183,30 +167,6 @@ def _correlations(cells: np.ndarray) -> np.ndarray:
     return np.max([(normalised(one, y, x) * middle).sum(1) for y in shifts for x in shifts], axis=0)
 
 
-def _chunks(images: np.ndarray, chosen: np.ndarray | None = None) -> Iterator[np.ndarray]:
-    """The images, or the chosen ones, a few at a time; one empty chunk where there are none."""
-    step = max(1, min(CHUNK, CHUNK_PIXELS // (images.shape[1] * images.shape[2])))
-    for start in range(0, max(len(images if chosen is None else chosen), 1), step):
-        part = slice(start, start + step)
-        yield images[part if chosen is None else chosen[part]]
-
-
-def _cell_sums(chunk: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """(n, H, W) uint8 -> (n, rows, columns) float64: H * W times the mean of each cell.
-
-    Cells need not end on a pixel's edge: a pixel counts in each by its share, in whole numbers, so sums are exact.
-    """
-    down, across = _shares(chunk.shape[1], rows), _shares(chunk.shape[2], columns)
-    return (down.astype(np.float32) @ chunk.astype(np.float32)).astype(np.float64) @ across.T
-
-
-def _shares(length: int, cells: int) -> np.ndarray:
-    """(cells, length) float64: `cells` times the share of each pixel in each cell; rows sum to `length`."""
-    cell, pixel = np.arange(cells)[:, None] * length, np.arange(length) * cells  # in units of 1 / cells pixels
-    overlap = np.minimum(cell + length, pixel + cells) - np.maximum(cell, pixel)
-    return np.clip(overlap, 0, None).astype(np.float64)
-
-
 def flags(images: np.ndarray) -> dict[str, list[int]]:
     """(N, S, S) uint8 -> indices of images that are no films, or not as films are shown, by what is odd.
 
@@ -215,10 +175,10 @@ def flags(images: np.ndarray) -> dict[str, list[int]]:
     """
     masks: dict[str, list] = {"constant": [], "nearly black": [], "saturated": [], "inverted-looking": []}
     pattern = (FILM - FILM.mean()) / np.linalg.norm(FILM - FILM.mean())
-    for chunk in _chunks(images):
+    for chunk in looks.chunks(images):
         mean = chunk.mean((1, 2))
         constant = np.array([image.std() for image in chunk]) < CONSTANT  # one by one: std makes float64 copies
-        cells = _cell_sums(chunk, 16, 16) / (chunk.shape[1] * chunk.shape[2]) - mean[:, None, None]
+        cells = looks.cell_sums(chunk, 16, 16) / (chunk.shape[1] * chunk.shape[2]) - mean[:, None, None]
         alike = (cells * pattern).sum((1, 2)) / np.maximum(np.linalg.norm(cells, axis=(1, 2)), 1)
         masks["constant"].append(constant)
         masks["nearly black"].append(mean < NEARLY_BLACK)
@@ -321,7 +281,7 @@ def _near(dataset: Dataset, names: list[str], side_of: dict[int, str]) -> dict:
     first = np.sort(np.unique(np.array(dataset.pixel_hashes), return_index=True)[1])
     if len(first) > COMPARED_AT_MOST or min(dataset.images.shape[1], np.median(dataset.widths)) < FINE:
         return {"near": [], "near_note": "not looked for: too many images, or too few pixels"}
-    found = near_duplicates(perceptual_hash(dataset.images)[first])
+    found = near_duplicates(looks.perceptual_hash(dataset.images)[first])
     pairs = [(int(first[i]), int(first[j]), distance) for i, j, distance in found]
     scored = sorted(zip(likeness(dataset.images, pairs).tolist(), pairs, strict=True), reverse=True)
     one = {True: "yes", False: "no"} if dataset.has_patients else dict.fromkeys((True, False), "?")

@@ -31,7 +31,7 @@ from films.sources import Entry
 
 SUMS = "checksums.txt"
 TASK = 16  # images that a thread takes at a time
-LISTING_VERSION = 2  # part of a cache's name: raise it when a listing holds something else
+LISTING_VERSION = 3  # part of a cache's name: raise it when a listing holds something else
 
 
 def identity(entries: list[Entry], size: int, fit: str) -> str:
@@ -90,7 +90,8 @@ def open_or_build(folder: Path, entries: list[Entry], size: int, fit: str) -> tu
 
     The listing is {"films": [{"index", "content", "pixels", "width", ...}], "bad": [(index, reason)]}; a film's row in
     the table is its place in the list, its index that of its entry. "patient" and "patient folded" are pseudonyms of a
-    DICOM PatientID and of that without case and leading zeros, or null; the id itself is nowhere on disk.
+    DICOM PatientID and of that without case and leading zeros, or null; the id itself is nowhere on disk. "patient
+    common" is whether people elsewhere are likely to have that id.
 
     Files that could not be read are tried again each time: what was missing may be installed by now.
 
@@ -183,9 +184,10 @@ def _build(folder: Path, entries: list[Entry], size: int, fit: str, caches: Path
             stream.write(film.pixels)
             if (who := film.patient) and not secret:
                 secret = patients.secret(caches)
-            films.append({"index": i, "content": content, "pixels": film.pixel_hash, "width": film.width,
-                          "height": film.height, "mode": film.mode, "warning": film.warning,
+            films.append({"index": i, "content": content, "pixels": film.pixel_hash, "looks": film.looks,
+                          "width": film.width, "height": film.height, "mode": film.mode, "warning": film.warning,
                           "patient": who and patients.pseudonym(secret, who),
+                          "patient common": who and patients.common(who),
                           "patient folded": who and patients.pseudonym(secret, patients.folded(who))})  # fmt: skip
         stream.seek(0)
         stream.write(_npy_header(len(films), size))

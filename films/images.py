@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-from films import patients, reading
+from films import looks, patients, reading
 
 FITS = ("stretch", "pad", "crop")
 DECODER_VERSION = 3  # part of a cache's name: raise it when a decoded pixel changes
@@ -25,6 +25,7 @@ class Film:
         width, height: of the film as it is shown, in pixels.
         mode: how the file stores its pixels: "L", "RGB", "I;16", "DICOM MONOCHROME2", ...
         pixel_hash: of the grey pixels at original size; equal for the same film in another file.
+        looks: of those pixels too, see films/looks.py; nearly equal for the same film resized or stored otherwise.
         patient: a DICOM PatientID as it is, normalised, or None; to be kept in memory, and not to be written or shown.
         warning: what a person should know of how it was read, else "".
     """
@@ -34,6 +35,7 @@ class Film:
     height: int
     mode: str
     pixel_hash: str
+    looks: str
     patient: str | None = field(default=None, repr=False)
     warning: str = ""
 
@@ -61,7 +63,7 @@ def decode(content: bytes | np.ndarray, size: int, fit: str = "stretch") -> Film
     square = squared(grey, fit)
     if square.shape != (size, size):
         square = np.asarray(Image.fromarray(square).resize((size, size), Image.Resampling.BILINEAR))
-    return Film(square, width, height, mode, digest.hexdigest()[:16], patient, warning)
+    return Film(square, width, height, mode, digest.hexdigest()[:16], looks.looks_of(grey), patient, warning)
 
 
 def squared(grey: np.ndarray, fit: str) -> np.ndarray:

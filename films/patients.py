@@ -1,6 +1,7 @@
 """Whose films they are: names that only look different made one, and pseudonyms for those that nobody is to read.
 
 normalised(name)          one text for all that a reader takes for the same name
+common(name)              whether people elsewhere are likely to have the same name
 folded(name)              the same without case and leading zeros: what two names that a slip parted have in common
 secret(folder)            the 32 bytes that the pseudonyms of one cache folder are made with
 pseudonym(secret, name)   what stands in a name's place
@@ -18,6 +19,7 @@ from pathlib import Path
 from basics import disk
 from basics.problems import Problem
 
+DIGITS = 6  # of a name that is one person's alone: with fewer, two hospitals count through the same numbers
 SECRET = "pseudonyms.key"  # in the cache folder
 SECRET_BYTES = 32  # as many as SHA-256 gives
 
@@ -35,6 +37,15 @@ def normalised(name: str) -> str:
 def folded(name: str) -> str:
     """The name without case and without leading zeros in its numbers: "P007" and "p7" are both "p7"."""
     return re.sub(r"(?<!\d)0+(?=\d)", "", name.casefold())
+
+
+def common(name: str) -> bool:
+    """Whether people elsewhere are likely to have the same name: "1", "P007", "person12", "anonymous".
+
+    Names with six digits and more, leading zeros not counted, are taken for one person's alone: a hospital's numbers,
+    dates with numbers, UUIDs.
+    """
+    return sum(len(number.lstrip("0")) for number in re.findall(r"\d+", name)) < DIGITS
 
 
 def pseudonym(secret: bytes, name: str) -> str:

@@ -83,13 +83,16 @@ class Source:
 
 
 def open_source(source: str | None, size: int) -> Source:
-    """Opens what --data names; None is data/chest_xray beside the scripts, else the phantoms.
+    """Opens what --data names; None is data/chest_xray, here (`data.py download` puts it there) or beside the scripts.
 
     Raises UsageProblem when it is not there or of no known kind, Problem when there is nothing usable in it.
     """
     if source is None:
-        beside = Path(__file__).resolve().parent.parent / "data" / "chest_xray"
-        source = str(beside) if beside.is_dir() else "phantoms"
+        places = [folder / "data" / "chest_xray" for folder in (Path(), Path(__file__).resolve().parent.parent)]
+        source = next((str(place) for place in places if place.is_dir()), None)
+        if source is None:
+            raise UsageProblem("no --data, and no data/chest_xray here or beside the scripts: `python data.py "
+                               "download` gets the films, --data phantoms takes the built-in drawings")  # fmt: skip
     if not source:  # of a variable that is not set: Path("") would be the folder one is in
         raise UsageProblem("--data: the path is empty")
     if source == "phantoms":
@@ -146,6 +149,16 @@ def count_facts(folders: list[str], etiologies: list[str]) -> list[tuple[str, st
             expected[side, etiology] = count
     return [(side, etiology, found[side, etiology], expected.get((side, etiology)))
             for side, etiology in sorted({*found, *expected})]  # fmt: skip
+
+
+def are_kermany(entries: list[Entry]) -> bool:
+    """Whether all files have names of Kermany's data, each in the class that such a name has there.
+
+    IM-0001-0001 alone is no sign of it: other programs call files so.
+    """
+    return all(patient_of(entry.file) and entry.etiology != "pneumonia" for entry in entries) and any(
+        entry.label for entry in entries
+    )
 
 
 def describe(entries: list[Entry]) -> str:

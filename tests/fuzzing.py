@@ -99,7 +99,7 @@ class World:
         return kept[0]
 
     def train_options(self) -> list[str]:
-        return ["--arch", "simple", "--quick", "--size", str(SIZE), "--data", str(self.films), "--cache",
+        return ["--arch", "simple", "--epochs", "2", "--size", str(SIZE), "--data", str(self.films), "--cache",
                 str(self.cache), "--out", str(self.runs), "--device", "cpu"]  # fmt: skip
 
     def options(self) -> list[str]:

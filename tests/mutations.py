@@ -154,6 +154,20 @@ def mutated_tensor(rng: random.Random, tensor: torch.Tensor) -> torch.Tensor:
     return torch.empty(0)
 
 
+def doubled(levels: int) -> object:
+    """A list that holds another one twice, and so on: small in a file, and 2^levels values."""
+    value: object = [1]
+    for _ in range(levels):
+        value = [value, value]
+    return value
+
+
+def in_itself() -> list:
+    value: list = []
+    value.append(value)
+    return value
+
+
 def mutated_checkpoint(rng: random.Random, content: bytes) -> bytes:
     """Damaged bytes; or a checkpoint with right sums and a wrong value; or another archive or pickle altogether."""
     if rng.random() < 0.3:
@@ -195,6 +209,9 @@ def mutated_checkpoint(rng: random.Random, content: bytes) -> bytes:
                 {"seen_images": None},
                 {"training": {}},
                 {"training": [1]},
+                {"recipe": doubled(60)},
+                {"history": doubled(25)},
+                {"more": in_itself()},
             )
         )
     else:
@@ -276,7 +293,7 @@ def mutated_state(rng: random.Random, content: bytes) -> bytes:
             (
                 {"architecture": "resnet34"},
                 {"seed": 5},
-                {"quick": False},
+                {"quick": True},
                 {"fit": "pad"},
                 {"initial_weights": "x"},
                 {"split": {**checkpoint["split"], "fingerprint": "x" * 12}},

@@ -204,7 +204,7 @@ def test_one_process_of_torchrun_on_nccl(tmp_path, cache):
     done = subprocess.run([*run, *command(tmp_path, cache, "--quick")], cwd=HERE,
                           capture_output=True, text=True)  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    assert (tmp_path / "simple" / "model.pt").exists()
+    assert (tmp_path / "quick-simple" / "model.pt").exists()
 
 
 @pytest.mark.parametrize("architecture", ["simple", "resnet34"])

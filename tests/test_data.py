@@ -468,12 +468,14 @@ def test_a_build_of_many_images_takes_little_memory(tmp_path):
     assert grown < 100_000  # kB
 
 
-def test_no_data_means_phantoms_and_they_say_so(cache, monkeypatch, tmp_path):
+def test_no_data_means_what_stands_beside_the_scripts_and_nothing_else(cache, monkeypatch, tmp_path, phantoms, capsys):
     monkeypatch.setattr(
         sources, "__file__", str(tmp_path / "films" / "sources.py")
     )  # as if nothing stood beside the scripts
-    dataset = data.load(None, 64, cache)
-    assert dataset.synthetic
-    assert dataset.name.startswith("SYNTHETIC")
+    for command in (["check"], ["show", "--out", str(tmp_path / "sheet.png")]):
+        assert data.main([*command, "--cache", str(cache)]) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and "`python data.py download`" in said and "--data phantoms" in said
     make_folder(tmp_path / "data" / "chest_xray")
     assert not data.load(None, 64, cache).synthetic
+    assert phantoms.synthetic and phantoms.name.startswith("SYNTHETIC")

@@ -57,7 +57,7 @@ def node(tmp_path_factory):
 def graph(tmp_path_factory, cache, phantoms) -> Path:
     folder = tmp_path_factory.mktemp("graph")
     options = ["--data", "phantoms", "--cache", str(cache)]
-    assert train.main(["--arch", "simple", "--quick", "--size", "64", "--out", str(folder / "runs"), *options]) == 0
+    assert train.main(["--arch", "simple", "--epochs=2", "--size", "64", "--out", str(folder / "runs"), *options]) == 0
     assert export.main(["--all", "--runs", str(folder / "runs"), "--onnx", str(folder), *options]) == 0
     return folder / "simple.onnx"
 

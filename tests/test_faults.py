@@ -56,7 +56,7 @@ def base(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("base")
     make_folder(folder / "films", count=8)
     for script, arguments in (
-        ("train", ["--arch", "simple", "--data", "phantoms", "--size", 64, "--quick", "--device", "cpu",
+        ("train", ["--arch", "simple", "--data", "phantoms", "--size", 64, "--epochs", 2, "--device", "cpu",
                    "--out", folder / "runs", "--cache", folder / "cache"]),
         ("export", ["--all", "--runs", folder / "runs", "--onnx", folder / "onnx", "--cache", folder / "cache"]),
     ):  # fmt: skip
@@ -73,8 +73,8 @@ def attack_on(name: str, base: Path, place: Path) -> Attack:
     shared = ["--runs", place / "runs", "--cache", cache]
     return {
         "cache": Attack("data", ["show", "--data", films, "--size", 128, "--cache", place, "--out", place / "a.png"]),
-        "train": Attack("train", ["--arch", "simple", "--data", "phantoms", "--size", 64, "--quick", "--device", "cpu",
-                                  "--out", place, "--cache", cache]),
+        "train": Attack("train", ["--arch", "simple", "--data", "phantoms", "--size", 64, "--epochs", 2,
+                                  "--device", "cpu", "--out", place, "--cache", cache]),
         "export": Attack("export", [checkpoint, "--onnx", place, *shared], (ledger.NAME,)),
         # The report says which look at the test images it is.
         "evaluate": Attack("evaluate", [checkpoint, model, "--report", place, *shared],
@@ -383,7 +383,7 @@ def test_names_that_are_no_text_and_a_terminal_that_shows_ascii(base, tmp_path):
         pytest.skip(f"no such names here: {error}")
     runs, graphs, cache, report = (place / name for name in ("runs", "onnx", "cache", "report"))
     for script, arguments in (
-        ("train", ["--arch", "simple", "--data", place / "films", "--split", "patient", "--size", 32, "--quick",
+        ("train", ["--arch", "simple", "--data", place / "films", "--split", "patient", "--size", 32, "--epochs", 2,
                    "--device", "cpu", "--out", runs, "--cache", cache]),
         ("export", ["--all", "--runs", runs, "--onnx", graphs, "--cache", cache]),
         ("evaluate", ["--all", "--runs", runs, "--onnx", graphs, "--cache", cache, "--report", report]),

@@ -235,7 +235,7 @@ def test_no_identity_of_a_patient_is_written_or_printed(tmp_path, capfd, monkeyp
     where = ["--runs", str(left / "runs"), "--onnx", str(left / "onnx"), "--all", "--skip-bad"]
     assert data.main(["check", *source, "--size", "32", "--json", str(left / "check.json")]) in (0, 1)
     assert data.main(["show", *source, "--size", "32"]) == 1  # bad.dcm is named
-    train_options = ["--arch", "simple", "--quick", "--size", "32", "--skip-bad", "--out", str(left / "runs")]
+    train_options = ["--arch", "simple", "--epochs", "2", "--size", "32", "--skip-bad", "--out", str(left / "runs")]
     assert train.main([*source, *train_options]) == 0
     assert export.main([*source, *where]) == 0
     assert evaluate.main([*source, *where, "--report", str(left / "report")]) == 0

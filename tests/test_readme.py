@@ -14,8 +14,10 @@ import train
 from films import phantoms as drawings
 from training import recipes
 
-README = Path(train.__file__).with_name("README.md").read_text(encoding="utf-8")
-QUALITY = Path(train.__file__).with_name("docs").joinpath("quality.md").read_text(encoding="utf-8")
+ROOT = Path(train.__file__).parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {page.name: page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").glob("*.md"))}
+EVERYTHING = README + "".join(PAGES.values())
 STEPS = ("data", "train", "explain", "export", "evaluate", "predict")  # what comes before what
 
 
@@ -25,7 +27,8 @@ def blocks(language: str) -> list[str]:
 
 def test_the_deployment_example_runs(tmp_path, cache, phantoms, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert train.main(["--arch", "simple", "--quick", "--data", "phantoms", "--size", "64", "--cache", str(cache)]) == 0
+    options = ["--data", "phantoms", "--size", "64", "--cache", str(cache)]
+    assert train.main(["--arch", "simple", "--epochs", "2", *options]) == 0
     assert export.main(["--all", "--cache", str(cache)]) == 0
     Image.fromarray(phantoms.images[0]).resize((300, 200)).save("film.jpeg")
     capsys.readouterr()
@@ -39,7 +42,7 @@ def test_the_deployment_example_runs(tmp_path, cache, phantoms, monkeypatch, cap
 @pytest.mark.parametrize("script", ["data", "train", "evaluate", "export", "predict", "bench", "ablate", "explain"])
 def test_every_command_shown_is_one_that_the_script_accepts(script):
     module = __import__(script)
-    shown = re.findall(rf"python {script}\.py ([^#\n`]*)", README + QUALITY)
+    shown = re.findall(rf"python {script}\.py ([^#\n`]*)", EVERYTHING)
     assert shown
     for arguments in shown:
         module.parse(arguments.split())
@@ -47,22 +50,39 @@ def test_every_command_shown_is_one_that_the_script_accepts(script):
 
 def test_every_script_is_listed():
     listed = set(re.findall(r"^    (\w+(?:\.py|/))", README[README.index("## The files") :], re.M))
-    root = Path(train.__file__).parent
-    assert listed >= {path.name for path in root.glob("*.py")} | {
-        f"{init.parent.name}/" for init in root.glob("*/__init__.py")
+    assert listed >= {path.name for path in ROOT.glob("*.py")} | {
+        f"{init.parent.name}/" for init in ROOT.glob("*/__init__.py")
     }
+
+
+def test_the_readme_is_one_page():
+    assert len(README.splitlines()) <= 200 and len(README.split()) <= 1500
+
+
+def test_every_page_is_linked_and_every_link_leads_somewhere():
+    for name, text in {"README.md": README, **{f"docs/{name}": text for name, text in PAGES.items()}}.items():
+        for link in re.findall(r"\]\(([^)]*)\)", text):
+            file, _, anchor = link.partition("#")
+            if "://" in link:
+                continue
+            target = (ROOT / name).parent / file if file else ROOT / name
+            assert target.is_file(), (name, link)
+            heads = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.M) if anchor else []
+            assert not anchor or anchor in {re.sub(r"[^\w -]", "", head).lower().replace(" ", "-") for head in heads}
+    assert all(f"docs/{name}" in README for name in PAGES)
 
 
 def runnable() -> list[tuple[str, list[str]]]:
     """(script, its arguments) of each command below a mark <!-- runnable -->, but those that the mark leaves out."""
     found = []
     marked = r"^<!-- runnable(?:, without: (.*?))? -->\n```sh\n(.*?)^```"
-    for left_out, block in re.findall(marked, README, re.M | re.S):
+    for left_out, block in re.findall(marked, EVERYTHING, re.M | re.S):
         for line in block.splitlines():
             python, script, *arguments = shlex.split(line, comments=True)
             assert python == "python" and script.endswith(".py"), line
             if not set(arguments) & set(left_out.split(", ")):
-                found.append((script.removesuffix(".py"), arguments))
+                call = script.removesuffix(".py"), arguments
+                found += [call] if call not in found else []
     return sorted(found, key=lambda call: STEPS.index(call[0]))
 
 
@@ -82,7 +102,7 @@ def desk(tmp_path, monkeypatch) -> Path:
             Image.fromarray(pixels).save(("film.jpeg", "films/a.png", "films/b.jpeg", "more/films/c.png")[i // 40])
     Path("data").mkdir()
     Path("data/chest_xray").symlink_to(tmp_path / "chest_xray")
-    assert train.main(["--arch", "resnet34", "--quick", "--data", "chest_xray", "--size", "64"]) == 0
+    assert train.main(["--arch", "resnet34", "--epochs", "2", "--data", "chest_xray", "--size", "64"]) == 0
     return tmp_path
 
 
@@ -90,7 +110,7 @@ def test_the_marked_commands_run_as_they_stand(desk, capsys, monkeypatch):
     recipe = recipes.RECIPES["default"]["simple"]
     monkeypatch.setitem(recipes.RECIPES["default"], "simple", replace(recipe, epochs=4))
     calls = runnable()
-    assert {script for script, _ in calls} == set(STEPS) and len(calls) == 13
+    assert {script for script, _ in calls} == set(STEPS) and len(calls) == 15
     for script, arguments in calls:
         capsys.readouterr()
         assert importlib.import_module(script).main(arguments) == 0, (script, arguments, capsys.readouterr().err)

@@ -12,54 +12,18 @@ import numpy as np
 import pytest
 import sklearn.metrics
 import torch
-from folders import draw, make_folder
+from evaluating import World, knowing
 from results import make_result
 
 import data
 import evaluate
 import export
-import train
-from basics import problems
 from evaluation import comparisons, ledger, shortcuts, tables, tested_model, testing
 from evaluation.result import Result
 from metrics import estimation
 from training import checkpoints
 
 CPU = torch.device("cpu")
-
-
-class World:
-    """A folder of films, runs on it, and evaluate.py as from a shell."""
-
-    def __init__(self, folder: Path, cache: Path) -> None:
-        self.folder, self.cache, self.runs = folder, cache, folder / "runs"
-        self.data = make_folder(folder / "films", count=60)
-        self.common = ["--runs", str(self.runs), "--onnx", str(folder / "onnx"), "--cache", str(cache)]
-
-    def train(self, *options: str) -> int:
-        return train.main(["--size", "32", "--cache", str(self.cache), "--quick", "--out", str(self.runs),
-                           "--data", str(self.data), *options])  # fmt: skip
-
-    def evaluate(self, *options: str, models: tuple[str, ...] = ("simple",)) -> int:
-        paths = [] if "--all" in options else [str(self.runs / name / "model.pt") for name in models]
-        return evaluate.main([*paths, *self.common, "--report", str(self.folder / "report"), *options])
-
-    def results(self) -> dict:
-        def never(what: str) -> None:
-            raise AssertionError(f"{what} is no JSON")
-
-        return json.loads((self.folder / "report" / "results.json").read_text(), parse_constant=never)
-
-    def model(self, name: str = "simple") -> dict:
-        (found,) = [model for model in self.results()["models"] if model["name"] == name]
-        return found
-
-    def predictions(self, name: str = "simple") -> list[dict]:
-        with open(self.folder / "report" / "predictions.csv", newline="") as stream:
-            return [row for row in csv.DictReader(stream) if row["model"] == name]
-
-    def dataset(self, source: Path | None = None) -> data.Dataset:
-        return data.load(str(source or self.data), 32, self.cache)
 
 
 @pytest.fixture(scope="module")
@@ -69,117 +33,6 @@ def world(tmp_path_factory, cache) -> World:
     assert made.train("--arch", "simple", "--seeds", "2", "--seed", "3") == 0
     assert export.main([str(made.runs / "simple" / "model.pt"), *made.common]) == 0
     return made
-
-
-def knowing(monkeypatch, margins) -> None:
-    """Models answer these log-odds: margins(dataset, indices) -> (N,)."""
-
-    def logits(model, dataset, indices, device, reduced=False):
-        given = np.asarray(margins(dataset, indices), np.float32)
-        return np.stack([np.zeros_like(given), given], 1)
-
-    monkeypatch.setattr(tested_model, "logits", logits)
-
-
-# ---------------------------------------------------------------------------------------- which images test it
-
-
-def test_a_model_is_tested_on_its_own_splits_test_side(world):
-    assert world.evaluate() == 0
-    split = data.split(world.dataset())
-    assert [row["file"] for row in world.predictions()] == [world.dataset().files[i] for i in split.test]
-    found = world.model()
-    assert found["split"] == {"how": "patient", "seed": 0, "fingerprint": split.fingerprint}
-    assert list(found["points"]) == ["0.5", "validation", "sensitivity 95 %", "sensitivity 99 %"]
-
-
-def test_a_set_that_the_model_knows_nothing_of_is_tested_on_whole(world, tmp_path, capsys):
-    """No image is left out and nothing is fitted: the thresholds stay what validation chose."""
-    assert world.evaluate() == 0
-    own = world.model()
-    other = make_folder(tmp_path / "other", ("x",), count=1)
-    for i in range(30):  # other people, other pixels
-        draw(tmp_path / "other" / "NORMAL" / f"IM-{7000 + i}-0001.jpeg", 9000 + i)
-        draw(tmp_path / "other" / "PNEUMONIA" / f"person{7000 + i}_bacteria_1.jpeg", 9500 + i)
-    shutil.rmtree(other / "x")
-    capsys.readouterr()
-    assert world.evaluate("--data", str(other)) == 0
-    found, out = world.model(), capsys.readouterr().out
-    assert found["images"] == 60 and found["split"]["how"] == "external"
-    assert "and is tested on every image of" in out
-    for point, at in own["points"].items():
-        assert found["points"][point]["threshold"] == at["threshold"]
-        assert found["points"][point]["promised"] == at["promised"]
-    assert found["temperature"] == own["temperature"]
-    # A graph says the same of them, and that it cannot know whether it has seen them.
-    arguments = [str(world.folder / "onnx" / "simple.onnx"), *world.common, "--data", str(other)]
-    assert evaluate.main([*arguments, "--report", str(world.folder / "report")]) == 0
-    assert "a graph does not carry what it was trained on" in capsys.readouterr().out
-    graph = world.model("simple.onnx")
-    assert (
-        graph["images"] == 60 and graph["points"]["validation"]["threshold"] == own["points"]["validation"]["threshold"]
-    )
-    assert graph["estimates"]["auroc"]["value"] == pytest.approx(found["estimates"]["auroc"]["value"], abs=1e-3)
-
-
-def test_a_set_that_shares_films_or_people_with_training_is_refused(world, tmp_path, capsys):
-    split = data.split(world.dataset())
-    for name, copied in (("pixels", "IM-8000-0001.jpeg"), ("person", None)):
-        other = tmp_path / name
-        for i in range(40):
-            draw(other / "NORMAL" / f"IM-{7000 + i}-0001.jpeg", 9000 + i)
-            draw(other / "PNEUMONIA" / f"person{7000 + i}_bacteria_1.jpeg", 9500 + i)
-        seen = next(world.dataset().files[i] for i in split.train if world.dataset().labels[i] == 0)
-        if copied:
-            for n in range(1, 9):  # one film in eight patients' names, so that one of them is on the test side
-                shutil.copy(world.data / seen, other / "NORMAL" / f"IM-{8000 + n}-0001.jpeg")
-        else:
-            draw(other / Path(seen).parent / Path(seen).name.replace("-0001", "-0009"), 9999)
-        code = world.evaluate("--data", str(other))
-        error = capsys.readouterr().err
-        # Either a split of its own keeps what was seen off the test side, or the test is refused.
-        assert code == 0 or re.search(r"error: .*1 of the test (images|patients) were seen in its training", error)
-        if code == 0:
-            assert world.model()["images"] < 40 and world.model()["split"]["how"] == "patient"
-    model = tested_model.open_model(world.runs / "simple" / "model.pt")
-    with pytest.raises(problems.Problem, match=r"of the test images and \d+ of the test patients were seen"):
-        moved = replace(model, facts={**model.facts, "split": {**model.facts["split"], "seed": 5}})
-        tested_model.test_side(moved, world.dataset())
-
-
-def test_official_models_take_a_test_folder_that_came_later_and_a_set_that_is_nothing_else(cache, tmp_path, capsys):
-    folder = make_folder(tmp_path / "x", ("train",), count=40)
-    run = World(tmp_path / "w", cache)
-    run.data = folder
-    assert run.train("--arch", "simple", "--split", "official") == 0
-    assert run.evaluate() == 1
-    assert "has no test images in the official split" in capsys.readouterr().err
-    only = tmp_path / "only"
-    for i in range(8):
-        for root in (folder, only):
-            draw(root / "test" / "NORMAL" / f"IM-{9000 + i}-0001.jpeg", 5000 + i)
-            draw(root / "test" / "PNEUMONIA" / f"person{9000 + i}_virus_1.jpeg", 6000 + i)
-    assert run.evaluate() == 0
-    first = run.model()
-    assert (first["images"], first["split"]["how"]) == (16, "official")
-    assert run.evaluate("--data", str(only)) == 0
-    assert (run.model()["images"], run.model()["split"]["how"]) == (16, "external")
-    assert run.model()["estimates"] == first["estimates"]
-    assert export.main(["--all", *run.common, "--data", str(folder)]) == 0
-    graph = [str(run.folder / "onnx" / "simple.onnx"), *run.common, "--report", str(run.folder / "report")]
-    assert evaluate.main([*graph, "--data", str(folder)]) == 0
-    assert run.model("simple.onnx")["images"] == 16
-
-
-def test_external_sets_of_equal_names_are_two_test_sets(world, tmp_path):
-    model = tested_model.open_model(world.runs / "simple" / "model.pt")
-    prints = set()
-    for k in range(2):
-        for i in range(3):
-            draw(tmp_path / str(k) / "NORMAL" / f"IM-{7000 + i}-0001.jpeg", 100 * k + 9000 + i)
-            draw(tmp_path / str(k) / "PNEUMONIA" / f"person{7000 + i}_virus_1.jpeg", 100 * k + 9500 + i)
-        prints.add(tested_model.test_side(model, world.dataset(tmp_path / str(k))).fingerprint)
-    assert len(prints) == 2
 
 
 def test_a_checkpoint_without_operating_points_still_works(world, tmp_path, capsys):
@@ -192,6 +45,51 @@ def test_a_checkpoint_without_operating_points_still_works(world, tmp_path, caps
     assert found["points"]["validation"]["threshold"] == checkpoint["threshold"]
     assert all(at["promised"] is None and at["gap"] is None for at in found["points"].values())
     assert "Promised and delivered" not in capsys.readouterr().out
+
+
+# --------------------------------------------------------------------------------- the graph's own threshold
+
+
+@pytest.fixture
+def by_hand(world, tmp_path) -> Path:
+    """A graph whose threshold somebody has set to 0.3, with its certificate."""
+    graph = tmp_path / "simple.onnx"
+    for file in (graph, graph.with_suffix(".json")):
+        shutil.copy(world.folder / "onnx" / file.name, file)
+    assert export.main(["threshold", str(graph), "0.3"]) == 0
+    return graph
+
+
+def test_a_threshold_that_was_set_by_hand_is_what_the_graph_is_judged_by(world, by_hand, tmp_path, capsys):
+    capsys.readouterr()
+    assert evaluate.main([str(by_hand), *world.common, "--data", str(world.data), "--report", str(tmp_path / "r")]) == 0
+    (found,) = json.loads((tmp_path / "r" / "results.json").read_text())["models"]
+    own = found["points"]["the graph's own"]
+    assert found["decides"] == "the graph's own" and own["threshold"] == 0.3 and own["rule"] == "set by hand"
+    assert own["promised"] is None and found["points"]["validation"]["threshold"] != 0.3
+    with open(tmp_path / "r" / "predictions.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    called = [float(row["probability"]) >= 0.3 for row in rows]
+    assert [row["decision"] for row in rows] == [data.CLASSES[ill] for ill in called]
+    right = [row["decision"] == row["class"] for row in rows]
+    assert own["estimates"]["accuracy"]["value"] == pytest.approx(np.mean(right))
+    assert own["tp"] + own["fp"] == sum(called)
+    out = capsys.readouterr().out
+    for title in ("decisions", "more on decisions", "Promised and delivered"):
+        table = out.split(title)[1].split("\n\n")[1]
+        assert "the graph's own (set by hand)" in table, title
+    assert "At the graph's own threshold, not validation's: simple.onnx (0.3000)." in out
+    card = (tmp_path / "r" / "cards" / "simple.onnx.md").read_text()
+    assert "pneumonia where the probability is at least 0.3000" in card and "the graph's own (set by hand)" in card
+    page = (tmp_path / "r" / "report.html").read_text()
+    assert "the threshold 0.3000, the graph&#x27;s own (set by hand)" in page
+
+
+def test_an_untouched_graph_decides_by_validations_threshold(world, tmp_path):
+    graph = str(world.folder / "onnx" / "simple.onnx")
+    assert evaluate.main([graph, *world.common, "--data", str(world.data), "--report", str(tmp_path / "r")]) == 0
+    (found,) = json.loads((tmp_path / "r" / "results.json").read_text())["models"]
+    assert found["decides"] == "validation" and "the graph's own" not in found["points"]
 
 
 # ------------------------------------------------------------------------------------------- seeds and ensembles
@@ -379,6 +277,8 @@ def test_the_prevalence_of_the_test_images_is_estimated_in_a_row_of_its_own(worl
     sample = estimation.Sample(np.array([0, 1]), ["a", "b"], 10)
     assert testing.corrected(sample, np.array([0.2, 0.7]), None) is None
     assert testing.corrected(sample, np.array([0.2, 0.7]), {"labels": torch.ones(3, dtype=torch.int64)}) is None
+    nothing = testing.corrected(sample, np.array([0.75, 0.75]), {"labels": torch.tensor([0, 1, 1, 1])})
+    assert nothing == {"validation": 0.75, "estimated": None, "counted": 0.5, "estimates": {}}
 
 
 def test_answers_that_are_not_finite_are_named_and_the_others_go_on(world, monkeypatch, capsys):
@@ -457,7 +357,7 @@ def test_each_run_is_one_look_and_says_so(world, tmp_path, capsys):
     for words in ("first look at these test images", "look number 2 at these test images"):
         capsys.readouterr()
         assert evaluate.main(arguments) == 0
-        assert capsys.readouterr().out.count(f"note: {words} (split ") == 1
+        assert capsys.readouterr().out.count(f"note: {words} (films ") == 1
     assert len((tmp_path / "r" / ledger.NAME).read_text().splitlines()) == 4
     with open(tmp_path / "r" / ledger.NAME, "a") as stream:
         stream.write('{"time": ')

@@ -13,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 from results import NAN, estimate, make_result, make_results
+from results import point as operating_point
 
 from evaluation import figures
 from evaluation.result import Result
@@ -220,12 +221,14 @@ def test_the_area_below_the_precision_curve_is_the_average_precision():
 def test_decision_curves_are_net_benefits():
     results = [make_result("a"), make_result("b", images=120)]
     axes = figures.decision_curves(results).axes[0]
-    for line, result in zip(axes.lines[:2], results, strict=True):
+    curves, points = axes.lines[:4:2], axes.lines[1:4:2]
+    for line, point, result in zip(curves, points, results, strict=True):
         t = line.get_xdata()
         called = result.probabilities >= t[:, None]
         ill = result.labels == 1
         expected = ((called & ill).sum(1) - (called & ~ill).sum(1) * t / (1 - t)) / len(ill)
         assert line.get_ydata() == pytest.approx(expected)
+        assert point.get_xdata() == [0.4321] and point.get_ydata() == pytest.approx(np.interp(0.4321, t, expected))
 
 
 def test_reliability_says_how_many_images_the_bins_hold():
@@ -267,7 +270,7 @@ def test_synthetic_results_are_marked_in_every_figure(where):
     if where == "training":  # a model of drawings, tested on films
         results[1].data["synthetic"] = False
     for figure in figures.make(results).values():
-        assert figure._suptitle.get_text().startswith("SYNTHETIC DATA: ")
+        assert figure._suptitle.get_text().startswith("SYNTHETIC: ")
         assert figure._suptitle.get_color() == figures.ALARM
     assert not any(f._suptitle.get_text().startswith("SYNTH") for f in figures.make(results[:1]).values())
 
@@ -292,3 +295,41 @@ def test_eight_models_differ_in_grey_print():
 
 def test_no_state_of_pyplot_is_used():
     assert "pyplot" not in Path(figures.__file__).read_text()
+
+
+def test_the_graphs_own_threshold_is_marked_in_every_figure():
+    """Filled where it decides, empty where validation's threshold would."""
+    graph = make_result("simple.onnx", "graph")
+    own = operating_point(graph.labels, graph.probabilities, 0.2, False) | {"rule": "set by hand"}
+    graph = replace(graph, points={**graph.points, "the graph's own": own}, decides="the graph's own")
+    assert figures.shown([make_result("simple"), graph])[1:] == [graph]  # it decides otherwise than its checkpoint
+    made = figures.make([graph])
+    at, validation = (p["estimates"] for p in (own, graph.points["validation"]))
+    places = {
+        "roc.png": [(1 - e["specificity"]["value"], e["sensitivity"]["value"]) for e in (validation, at)],
+        "precision_recall.png": [(e["sensitivity"]["value"], e["precision"]["value"]) for e in (validation, at)],
+    }
+    for name, expected in places.items():
+        points = [line for line in made[name].axes[0].lines if line.get_linestyle() == "None"]
+        assert np.allclose([line.get_xydata()[0] for line in points], expected)
+        assert [line.get_markerfacecolor() == "none" for line in points] == [True, False]
+    (upright,) = [line for line in made["reliability.png"].axes[0].lines if list(line.get_xdata()) == [0.2, 0.2]]
+    assert upright.get_linestyle() == "-."
+    assert "threshold 0.200, the graph's own (set by hand)" in made["confusion.png"].axes[0].get_title()
+    cells = [text.get_text().split("\n")[0] for text in made["confusion.png"].axes[0].texts]
+    assert cells == [str(own[key]) for key in ("tn", "fp", "fn", "tp")]
+    assert [0.2] in [list(line.get_xdata()) for line in made["decision_curves.png"].axes[0].lines]
+
+
+def test_bars_of_the_reliability_are_by_patient():
+    """Copies of a film say nothing more of a bin."""
+    one = make_result(images=300)
+    four = replace(one, labels=np.repeat(one.labels, 4), probabilities=np.repeat(one.probabilities, 4),
+                   patient_ids=[name for i in range(300) for name in [f"p{i}"] * 4], images=1200)  # fmt: skip
+    one = replace(one, patient_ids=[f"p{i}" for i in range(300)])
+    widths = []
+    for result in (one, four):
+        n = measures.reliability(result.labels, result.probabilities)[2]
+        low, high = figures.bin_limits(result, n).T
+        widths.append(high - low)
+    assert (widths[1] > 0.8 * widths[0]).all()

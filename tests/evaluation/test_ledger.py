@@ -21,11 +21,20 @@ def test_one_run_is_one_look_at_however_many_models(tmp_path):
     assert note(tmp_path, "first", model="resnet34") == 1
     assert note(tmp_path, "second") == 2
     assert note(tmp_path, "third") == 3
-    assert note(tmp_path, "third", "another split") == 1
+    assert note(tmp_path, "third", "other films") == 1
     found = entries(tmp_path)
     assert [entry["run"] for entry in found] == ["first", "first", "second", "third", "third"]
-    assert set(found[0]) == {"time", "run", "model", "sha256", "data", "split", "purpose"}
+    assert set(found[0]) == {"time", "run", "model", "sha256", "data", "films", "purpose"}
     assert found[0]["time"].endswith("+00:00") and found[1]["model"] == "resnet34"
+
+
+def test_lines_of_earlier_versions_count_where_the_data_has_the_same_name(tmp_path):
+    """They knew a test set by the names of its files, which is no way to know films."""
+    old = {"time": "", "run": "old", "model": "simple", "sha256": "0" * 64, "split": "abc", "purpose": "evaluate.py"}
+    lines = [json.dumps({**old, "data": name}) + "\n" for name in ("some films", "others")]
+    (tmp_path / ledger.NAME).write_text("".join(lines))
+    assert note(tmp_path, "new", "abc") == 2
+    assert note(tmp_path, "newer", "def") == 2
 
 
 def test_looks_in_words():

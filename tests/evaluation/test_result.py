@@ -9,7 +9,8 @@ from evaluation.result import Result
 
 # Others read results.json: these names are the same from version to version.
 KEYS = ["name", "kind", "file", "sha256", "architecture", "seed", "initial_weights", "quick", "data",
-        "trained_on_synthetic", "split", "temperature", "images", "patients", "positives", "estimates", "points",
+        "trained_on_synthetic", "recorded", "left_out",
+        "split", "temperature", "images", "patients", "positives", "estimates", "decides", "points",
         "subgroups", "corrected", "shortcut_audit", "notes", "stress", "training", "checkpoint_sha256"]  # fmt: skip
 OTHERS = ["files", "labels", "probabilities", "patient_ids", "history", "worst", "checkpoint"]
 

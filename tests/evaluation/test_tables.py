@@ -30,7 +30,8 @@ def result(name: str, seed: int, kind: str = "checkpoint", n: int = 90, **more) 
     probabilities = 1 / (1 + np.exp(-random.normal(2.2 * labels - 1.4, 1.0)))
     promised = estimation.operating_points(labels, probabilities[::-1], patients, 0.37)
     sample = estimation.Sample(labels, patients, 100)
-    estimates, points = estimation.describe(sample, probabilities, promised, prevalence=0.02)
+    estimates, found = estimation.describe(sample, probabilities, promised, prevalence=0.02)
+    points = {point: {**at, "rule": None} for point, at in found.items()}
     decisions = (probabilities >= 0.37).astype(int)
     groups = [estimation.subgroup("some", measure, labels >= 0, labels, decisions, patients)
               for measure in ("sensitivity", "specificity")]  # fmt: skip
@@ -47,6 +48,7 @@ def result(name: str, seed: int, kind: str = "checkpoint", n: int = 90, **more) 
         name=name, kind=kind, file=f"runs/{name}", sha256="0" * 64, architecture=name.split("-s")[0], seed=seed,
         initial_weights="random", quick=False,
         data={"name": "made-up films", "fingerprint": "abc", "synthetic": False}, trained_on_synthetic=False,
+        recorded=True, left_out="", decides="validation",
         split={"how": "patient", "seed": 0, "fingerprint": "def"}, temperature=1.0, images=n,
         patients=len(set(patients)), positives=int(labels.sum()), estimates=estimates, points=points,
         subgroups=groups, corrected=corrected if trained else None, shortcut_audit=audit, notes=[],
@@ -196,6 +198,13 @@ def test_promises_prevalences_and_subgroups_cell_by_cell(shown):
                 group["patients"],
             ]
             assert_cell(row[3], group, 3)
+
+
+def test_answers_that_cannot_tell_a_prevalence_say_so(shown):
+    told = {"validation": 0.742, "estimated": None, "counted": 0.333, "estimates": {}}
+    model = replace(shown.results[0], corrected=told)
+    (row,) = tables.corrected([model]).rows
+    assert row == [model.name, "0.742", "these answers cannot tell", "0.333", "-", "-", "-"]
 
 
 def test_questions_and_seeds_cell_by_cell(shown):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from films import audit, sources
+from films import audit, looks, sources
 from films import phantoms as drawings
 
 SIZE = 96
@@ -113,7 +113,7 @@ def test_hash_is_exact_at_any_size(size):
     images = drawings.generate(5, size)[0]
     images[3] = 255  # flat: no cell is brighter than another, and rounding must not say otherwise
     images[4] = np.tile(np.arange(size) // 3, (size, 1))  # rising
-    hashes = audit.perceptual_hash(images)
+    hashes = looks.perceptual_hash(images)
     assert hashes.shape == (5, 4) and hashes.dtype == np.uint64
     bits = np.unpackbits(hashes.view(np.uint8), axis=1).astype(bool)
     for image, found in zip(images, bits, strict=True):
@@ -122,18 +122,18 @@ def test_hash_is_exact_at_any_size(size):
 
 
 def test_hash_does_not_depend_on_chunks(films, monkeypatch):
-    whole = audit.perceptual_hash(films[0])
-    monkeypatch.setattr(audit, "CHUNK", 7)
-    assert (audit.perceptual_hash(films[0]) == whole).all()
-    monkeypatch.setattr(audit, "CHUNK_PIXELS", 10)  # images larger than a chunk come one by one
-    assert (audit.perceptual_hash(films[0]) == whole).all()
-    assert audit.perceptual_hash(films[0][:0]).shape == (0, 4)
+    whole = looks.perceptual_hash(films[0])
+    monkeypatch.setattr(looks, "CHUNK", 7)
+    assert (looks.perceptual_hash(films[0]) == whole).all()
+    monkeypatch.setattr(looks, "CHUNK_PIXELS", 10)  # images larger than a chunk come one by one
+    assert (looks.perceptual_hash(films[0]) == whole).all()
+    assert looks.perceptual_hash(films[0][:0]).shape == (0, 4)
 
 
 @pytest.mark.parametrize("shape", [(3, 31, 31), (40, 40)])
 def test_hash_refuses_what_it_cannot_hash(shape):
     with pytest.raises(ValueError, match="32"):
-        audit.perceptual_hash(np.zeros(shape, np.uint8))
+        looks.perceptual_hash(np.zeros(shape, np.uint8))
 
 
 @pytest.mark.parametrize("limit", [0, 90, 118])
@@ -148,7 +148,7 @@ def test_near_duplicates_are_all_pairs_within_the_limit(limit, monkeypatch):
         if (bits[i] != bits[j]).sum() <= limit
     )  # fmt: skip
     assert len(expected) == 1 if limit == 0 else len(expected) >= 2
-    monkeypatch.setattr(audit, "CHUNK", 10)  # the last block is a part of one
+    monkeypatch.setattr(looks, "CHUNK", 10)  # the last block is a part of one
     assert audit.near_duplicates(hashes, limit) == [(i, j, distance) for distance, i, j in expected]
 
 
@@ -161,7 +161,7 @@ def test_near_duplicates_stops_before_it_fills_the_memory(monkeypatch):
 def test_a_changed_copy_is_near_and_alike(films, change):
     images = films[0][:40]
     both = np.concatenate([images, [change(image) for image in images]])
-    hashes = audit.perceptual_hash(both)
+    hashes = looks.perceptual_hash(both)
     distances = np.bitwise_count(hashes[:40] ^ hashes[40:]).sum(1)
     assert (distances <= audit.HASH_LIMIT).mean() >= 0.9
     assert audit.likeness(both, [(i, 40 + i) for i in range(40)]).min() >= audit.ALIKE
@@ -186,7 +186,7 @@ def test_likeness_by_hand(films):
 def test_likeness_does_not_depend_on_chunks(films, monkeypatch):
     pairs = [(i, j) for i in range(8) for j in range(i)]
     whole = audit.likeness(films[0], pairs)
-    monkeypatch.setattr(audit, "CHUNK", 3)
+    monkeypatch.setattr(looks, "CHUNK", 3)
     assert audit.likeness(films[0], pairs) == pytest.approx(whole, abs=1e-5)
 
 
@@ -204,8 +204,8 @@ def test_flags(films, monkeypatch):
     images[25] = films[0][25] * (40 / films[0][25].mean())  # dark, but a film
     images[45] = 91 - films[0][45] // 128  # a negative of two grey levels is nothing but constant
     images[50] = 200 - np.minimum(images[50], 200)  # a negative without a saturated pixel
-    for chunk in (audit.CHUNK, 17):
-        monkeypatch.setattr(audit, "CHUNK", chunk)
+    for chunk in (looks.CHUNK, 17):
+        monkeypatch.setattr(looks, "CHUNK", chunk)
         found = audit.flags(images)
         assert found["constant"] == [3, 10, 40, 45]
         assert found["nearly black"] == [10, 20]
@@ -491,7 +491,7 @@ def test_false_alarms_on_real_films(real_folder):
     assert not any(audit.flags(films).values())
     assert len(audit.flags(255 - films)["inverted-looking"]) == len(films)
     patients = [sources.patient_of(file.name) for file, _ in found]
-    pairs = [pair for pair in audit.near_duplicates(audit.perceptual_hash(films))
+    pairs = [pair for pair in audit.near_duplicates(looks.perceptual_hash(films))
              if patients[pair[0]] != patients[pair[1]]]  # fmt: skip
     assert pairs  # the hash alone proposes some: chests look alike
     assert audit.likeness(films, pairs).max() < audit.ALIKE

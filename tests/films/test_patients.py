@@ -14,6 +14,7 @@ from folders import draw, make_folder
 
 import data
 import train
+from basics import disk
 from basics.problems import Problem
 from films import audit, patients
 
@@ -188,12 +189,18 @@ def test_a_group_that_holds_a_pseudonym_is_dealt_by_its_pixels(phantoms):
 
 
 def test_other_data_are_split_as_ever(phantoms, tmp_path, cache):
-    assert data.split(phantoms).fingerprint == "6e74da1a3760"
-    assert data.split(phantoms, "patient", 0, True).fingerprint == "1922572e80c0"
-    assert data.split(phantoms, "patient", 0, False, (1, 5)).fingerprint == "06f50acf7d62"
+    def places(dataset: data.Dataset, *how) -> str:
+        """12 hex digits of which file is on which side."""
+        sides = data.split(dataset, *how).sides
+        listing = sorted(f"{dataset.files[i]}\t{side}" for side, indices in sides.items() for i in indices)
+        return disk.sha256_of(listing)[:12]
+
+    assert places(phantoms) == "6e74da1a3760"
+    assert places(phantoms, "patient", 0, True) == "1922572e80c0"
+    assert places(phantoms, "patient", 0, False, (1, 5)) == "06f50acf7d62"
     names = [f"{n}" for n in range(60)]
     dataset = data.load(manifest(tmp_path, names), 32, cache)
-    assert dataset.pseudonyms == {} and data.split(dataset).fingerprint == "7bb3d3f55f00"
+    assert dataset.pseudonyms == {} and places(dataset) == "7bb3d3f55f00"
 
 
 # --------------------------------------------------------------------------------- one name for many, many for one
@@ -285,3 +292,19 @@ def test_names_of_files_are_no_names_of_patients(tmp_path, cache):
         draw(tmp_path / data.CLASSES[i % 2] / f"{name}.png", i)
     dataset = data.load(str(tmp_path), 32, cache)
     assert dataset.unknown_patients == 4 and audit.odd_patients(dataset) == [] and audit.crowd(dataset) == (0, "")
+
+
+def test_names_that_people_elsewhere_have_too():
+    for name in ("1", "007", "P0012", "person12_virus", "anonymous", "00000013", "A1-B2-C3", "MRN-20031"):
+        assert patients.common(name), name
+    for name in ("123456", "MRN-200319", "2003-11-2-17", "3f2504e0-4f89-11d3-9a0c-0305e82c3301", "P100001"):
+        assert not patients.common(name), name
+
+
+@pytest.mark.parametrize(("ids", "common"), [("{}", True), ("{:07d}1", True), ("2003{:04d}9", False)])
+def test_a_dicom_patient_id_of_few_digits_is_a_common_name(tmp_path, cache, ids, common):
+    """The id is not kept; whether it is common is."""
+    for k, label in enumerate(data.CLASSES):
+        write_dicoms(tmp_path / label, [ids.format(100 * k + i) for i in range(6)], seed=k)
+    dataset = data.load(str(tmp_path), 32, cache)
+    assert dataset.common_patients == (frozenset(dataset.patients) if common else frozenset())
