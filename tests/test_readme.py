@@ -3,6 +3,7 @@
 import importlib
 import re
 import shlex
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,6 +101,7 @@ def desk(tmp_path, monkeypatch) -> Path:
         Image.fromarray(pixels).save(target)
         if i % 40 == 0:
             Image.fromarray(pixels).save(("film.jpeg", "films/a.png", "films/b.jpeg", "more/films/c.png")[i // 40])
+    shutil.copytree(ROOT / "examples", "examples", ignore=shutil.ignore_patterns("node_modules"))
     Path("data").mkdir()
     Path("data/chest_xray").symlink_to(tmp_path / "chest_xray")
     assert train.main(["--arch", "resnet34", "--epochs", "2", "--data", "chest_xray", "--size", "64"]) == 0

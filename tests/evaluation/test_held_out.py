@@ -233,6 +233,15 @@ def test_sets_of_equal_names_are_two_sets(trained, tmp_path):
         assert any(note.startswith("first look at these test images") for note in notes)
 
 
+def test_int8_takes_no_ranges_from_another_hospital_with_the_same_names(trained, tmp_path, capsys):
+    there = hospital(tmp_path / "there", people=60, seed=5000)
+    arguments = [str(trained.checkpoint), "--data", str(there), "--onnx", str(tmp_path), "--runs", str(tmp_path)]
+    assert export.main([*arguments, "--cache", str(trained.cache), "--precision", "fp32", "int8"]) == 1
+    assert "int8 takes its ranges from training images, and" in capsys.readouterr().err
+    assert json.loads((tmp_path / "simple.json").read_text())["data"]["split_is_the_models"] is False
+    assert not (tmp_path / "simple-int8.onnx").exists()
+
+
 def test_the_ledger_knows_test_films_whatever_else_is_there(trained, tmp_path):
     """With a training film less it is the second look at the same test films."""
     place = ["--runs", str(tmp_path / "runs"), "--cache", str(trained.cache), "--report", str(tmp_path / "report")]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -91,8 +92,8 @@ def test_prove_and_verify_refuse_it_in_one_line(world, references, cache, tmp_pa
         (tmp_path / "simple.json").write_text(json.dumps({k: v for k, v in kept.items() if k not in without}))
         assert export.main(["verify", str(path), "--cache", str(cache)]) == 1
         captured = capsys.readouterr()
-        said = "its certificate is of an earlier version" if without else "of other shapes and looks 6"
-        assert said in captured.out and "simple.onnx: the graph" in captured.err
+        said = "its certificate is of an earlier version" if without else r"of other shapes and looks \d+ of \d+ are"
+        assert re.search(said, captured.out) and "simple.onnx: the graph" in captured.err
         # Without PyTorch's answers to such films, what is wrong with their looks is seen in the nodes alone.
         by_nodes = without and name == "equal rows"
         assert ("not made as export.py makes them" if by_nodes else "answers differ from ") in captured.err
