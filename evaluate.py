@@ -1,8 +1,9 @@
 """Compares trained models and exported graphs on the test images: `python evaluate.py --all`.
 
-Prints tables and writes report/: report.html, report.md, a card for each model, results.csv, results.json,
-predictions.csv and figures. Nothing is fitted here: the epoch, the temperature and the thresholds of each model were
-chosen on validation images when it was trained. Each look at test labels is noted in runs/test-ledger.jsonl.
+Prints a table and, last, a sentence for each model; --verbose all tables. Writes report/: report.html, report.md,
+a card for each model, results.csv, results.json, predictions.csv and figures. Nothing is fitted here: the epoch, the
+temperature and the thresholds of each model were chosen on validation images when it was trained. Each look at test
+labels is noted in runs/test-ledger.jsonl.
 """
 
 import argparse
@@ -32,6 +33,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--prevalence", type=share, metavar="P", help="PPV and NPV where this share of films is ill")
     parser.add_argument("--by", metavar="COLUMN", help="of a .csv manifest: results for each of its values")
     parser.add_argument("--audit", action="store_true", help="also on borders only, blurred, noisy, ... images (slow)")
+    parser.add_argument("--verbose", action="store_true", help="print all tables and notes, which the report has")
     parser.add_argument(
         "--format",
         **cli.choices(tabulate_formats),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from basics import terms
 from evaluation.result import Result
 from metrics import differences, measures
 from metrics.differences import Difference
@@ -18,6 +19,8 @@ QUESTIONS = (
 )
 POINTS = ("0.5", "validation")  # at which decisions are compared
 LEVEL = 0.05  # of a test, after Holm's correction
+SAID = ("AUROC", "accuracy, threshold from validation")  # in words; the others are in the table
+CANNOT_TELL, NO_EVIDENCE = "these images cannot tell", "no evidence of a difference"
 NOT_IN_IT = "the single run's seed is not in it"
 SEED_NAME = re.compile(r"(.+)-s(\d+)$")  # as `train.py --seeds` names its runs
 
@@ -72,18 +75,20 @@ def same_images(a: Result, b: Result) -> bool:
 def answer(results: list[Result]) -> tuple[list[dict], list[str]]:
     """The two questions, for each pair of models tested on the same images; and what could not be asked.
 
+    Where there are no two architectures nothing was asked, and nothing is said.
     p-values are corrected together (Holm): more was asked than one thing. What is not tested, having no p, is no part
     of that. Holm rejects whatever lies below LEVEL over their number, so that is the level of what is detectable.
     """
     found, notes = [], []
     groups = groups_of(results)
+    several = len({members[0].architecture for _, members in groups} & set(terms.ARCHITECTURES)) > 1
     for question, first, second in QUESTIONS:
         pairs = [(a, b) for a in groups for b in groups
                  if (a[1][0].architecture, b[1][0].architecture) == (first, second)]  # fmt: skip
         honest = [(a, b) for a, b in pairs if all(same_images(a[1][0], member) for member in (*a[1], *b[1]))]
-        if not pairs:
+        if not pairs and several:
             notes.append(f"{question} cannot be answered: it takes a run of {first} and one of {second}")
-        elif not honest:
+        elif pairs and not honest:
             notes.append(f"{question} cannot be answered: {first} and {second} were tested on different images")
         found += [compare(question, a, b) for a, b in honest]
     rows = [measure for pair in found for measure in pair["measures"]]
@@ -190,26 +195,37 @@ def sentence(pair: dict) -> str:
     """What the comparison says in words: on AUROC, and on accuracy at the threshold from validation."""
     said = []
     for measure in pair["measures"]:
-        if measure["measure"] not in ("AUROC", "accuracy, threshold from validation"):
+        if measure["measure"] not in SAID:
             continue
-        scale, digits, unit = (1.0, 4, "") if measure["measure"] == "AUROC" else (100.0, 1, " points")
-        name, value = measure["measure"].split(",")[0], scale * measure["difference"]["value"]
-        shown = f"{name} {value:+.{digits}f}{unit}"
-        if math.isnan(measure["p_holm"]) and NOT_IN_IT in measure["method"] and not math.isnan(value):
-            said.append(f"{shown}, not tested: {NOT_IN_IT}")
-        elif math.isnan(measure["p_holm"]):
-            said.append(f"{name}: these images cannot tell")
-        elif measure["p_holm"] < LEVEL:
-            said.append(f"{shown}, evidence of a difference (p = {measure['p_holm']:.2g} after Holm)")
-        elif measure["standard_error"] == 0:
-            said.append(f"{shown}, no evidence of a difference; no patient tells the models apart")
+        name, scale, digits, unit = in_words(measure)
+        value, found = scale * measure["difference"]["value"], verdict(measure)
+        said.append(f"{name}: {found}" if found == CANNOT_TELL else f"{name} {value:+.{digits}f}{unit}, {found}")
+        if found != NO_EVIDENCE:
+            continue
+        if measure["standard_error"] == 0:
+            said.append("no patient tells the models apart")
         elif math.isnan(measure["detectable"]):
-            said.append(f"{shown}, no evidence of a difference; too few patients to have found any")
+            said.append("too few patients to have found any")
         else:
             least = f"{scale * measure['detectable']:.{digits}f}{unit}"
-            power = f"a true difference of {least} would have been found in at least 4 of 5 such test sets"
-            said.append(f"{shown}, no evidence of a difference; {power}")
+            said.append(f"a true difference of {least} would have been found in at least 4 of 5 such test sets")
     return "; ".join(said)
+
+
+def in_words(measure: dict) -> tuple[str, float, int, str]:
+    """(name, scale, digits, unit) as a difference is said: of AUROC as it is, of shares in points."""
+    name = measure["measure"].split(",")[0]
+    return (name, 1.0, 4, "") if name == "AUROC" else (name, 100.0, 1, " points")
+
+
+def verdict(measure: dict) -> str:
+    """What the test of one measure says, its p corrected by Holm."""
+    if math.isnan(measure["p_holm"]):
+        untested = NOT_IN_IT in measure["method"] and not math.isnan(measure["difference"]["value"])
+        return f"not tested: {NOT_IN_IT}" if untested else CANNOT_TELL
+    if measure["p_holm"] < LEVEL:
+        return f"evidence of a difference (p = {measure['p_holm']:.2g} after Holm)"
+    return NO_EVIDENCE
 
 
 def ensembles(results: list[Result]) -> list[tuple[str, list[Result]]]:

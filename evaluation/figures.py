@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from basics.problems import printable
 from evaluation import marks
 from evaluation.markup import number, with_interval
-from evaluation.result import Result
+from evaluation.result import Result, shown
 from films import sources
 from metrics import intervals, measures
 
@@ -62,23 +62,6 @@ def make(results: list[Result]) -> dict[str, Figure]:
     if trained := [result for result in some if result.history]:
         found["learning_curves.png"] = learning_curves(trained, some)
     return {name: found[name] for name in NAMES if name in found}
-
-
-def shown(results: list[Result]) -> list[Result]:
-    """All models but the graphs that say what their checkpoint says, which would only cover its curve."""
-    checkpoints = {result.name: result for result in results if result.kind == "checkpoint"}
-
-    def repeats(result: Result) -> bool:
-        twin = checkpoints.get(result.name.removesuffix(".onnx"))
-        return (
-            result.kind == "graph"
-            and twin is not None
-            and list(twin.files) == list(result.files)
-            and np.allclose(twin.probabilities, result.probabilities, rtol=0, atol=1e-3)
-            and result.decides == "validation"
-        )
-
-    return [result for result in results if not repeats(result)]
 
 
 def png(figure: Figure) -> bytes:

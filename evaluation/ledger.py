@@ -10,11 +10,13 @@ from basics.disk import parse_json
 from basics.problems import Problem
 
 NAME = "test-ledger.jsonl"
+LOOK = "evaluate.py"  # the purpose that counts: a proof only compares a graph with PyTorch, and chooses no number
 
 
 def note(folder: Path, run: str, model: str, sha256: str, dataset: str, films: str, purpose: str) -> int:
-    """Appends a line to folder/test-ledger.jsonl; returns the number of this look at that test set, from 1.
+    """Appends a line to folder/test-ledger.jsonl; returns how many looks there were at that test set, with this one.
 
+    A line of another purpose than LOOK is kept and does not count; one that names none counts.
     `run` names the run of the script: one run is one look, at however many models. `films` names the test films by what
     they contain. Lines of earlier versions know them by the data's name alone, and count where that is the same.
     Raises Problem when the ledger cannot be read or written.
@@ -33,13 +35,14 @@ def note(folder: Path, run: str, model: str, sha256: str, dataset: str, films: s
         folder.mkdir(parents=True, exist_ok=True)
         text = file.read_text(encoding="utf-8", errors="backslashreplace") if file.exists() else ""
         earlier = read(text.splitlines(), file)
-        looks = [look["run"] for look in earlier if (look["films"] or look["data"]) in (films, dataset)]
+        looks = [look["run"] for look in [*earlier, entry]
+                 if look["purpose"] == LOOK and (look["films"] or look["data"]) in (films, dataset)]  # fmt: skip
         # Nothing may be joined to a line that lacks its end.
         line = ("\n" if text and not text.endswith("\n") else "") + json.dumps(entry) + "\n"
         _append(file, line.encode())
     except OSError as error:
         raise Problem(f"cannot write {file}: {error.strerror or error}") from error
-    return len(dict.fromkeys([*looks, run]))
+    return len(set(looks))
 
 
 def _append(file: Path, line: bytes) -> None:
@@ -61,7 +64,8 @@ def read(lines: list[str], file: Path) -> list[dict]:
     for number, line in enumerate(lines, 1):
         try:
             entry = parse_json(line)
-            entries.append({"run": entry["run"], "data": entry["data"], "films": entry.get("films")})
+            entries.append({"run": entry["run"], "data": entry["data"], "films": entry.get("films"),
+                            "purpose": entry.get("purpose", LOOK)})  # fmt: skip
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise Problem(f"{file}, line {number}: not a line of a ledger ({error}); mend or remove it") from error
     return entries

@@ -3,6 +3,7 @@
 import html
 import math
 import re
+import unicodedata
 from collections.abc import Sequence
 
 from basics.problems import printable
@@ -27,6 +28,13 @@ def with_interval(estimate: dict[str, float] | None, digits: int = 3, scale: flo
     return value if DASH in (low, high) else f"{value} [{low}, {high}]"
 
 
+def percent(estimate: dict[str, float]) -> str:
+    """A share with its 95 % interval in few letters, such as "95.4 [93, 97]"; the ends are rounded outwards."""
+    value, low, high = (100 * estimate[key] for key in ("value", "low", "high"))
+    shown = number(value, 1)
+    return shown if math.isnan(low + high) else f"{shown} [{math.floor(low)}, {math.ceil(high)}]"
+
+
 def p_value(p: float | None) -> str:
     return "< 0.0001" if p is not None and p < 1e-4 else number(p, 4)
 
@@ -41,6 +49,37 @@ def numeric(rows: Sequence[Sequence[str | int]], columns: int) -> list[bool]:
     return [bool(rows) and all(is_number(row[i]) for row in rows) for i in range(columns)]
 
 
+# ---------------------------------------------------------------------------------------------------- the screen
+
+
+def columns(text: str) -> int:
+    """How many columns of a terminal a text takes."""
+    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def cut(name: str, room: int) -> str:
+    """A name without its middle where it takes more columns: what tells seeds and precisions apart is at its end."""
+    if columns(name) <= room:
+        return name
+    kept = (f"{name[: n - n // 3]}…{name[len(name) - n // 3 :]}" for n in range(room - 1, 0, -1))
+    return next((short for short in kept if columns(short) <= room), "…")
+
+
+def screen_table(headers: list[str], rows: Sequence[Sequence[str | int]]) -> str:
+    """A table in few columns of a terminal: first cells to the left, others to the right; a heading may have lines."""
+    heads = [head.split("\n") for head in headers]
+    deep = max(map(len, heads))
+    lines = [[head[i - deep + len(head)] if i >= deep - len(head) else "" for head in heads] for i in range(deep)]
+    body = [[str(value) for value in row] for row in rows]
+    wide = [max(columns(line[i]) for line in lines + body) for i in range(len(headers))]
+    lines += [["-" * width for width in wide], *body]
+    padded = [[" " * (width - columns(text)) for text, width in zip(line, wide, strict=True)] for line in lines]
+    return "\n".join(
+        "  ".join([line[0] + pads[0], *(pad + text for text, pad in zip(line[1:], pads[1:], strict=True))]).rstrip()
+        for line, pads in zip(lines, padded, strict=True)
+    )
+
+
 # ------------------------------------------------------------------------------------------------------- HTML
 
 
@@ -52,7 +91,7 @@ def escaped(text: object) -> str:
 def html_table(
     title: str, headers: list[str], rows: Sequence[Sequence[str | int]], notes: list[str] | None = None
 ) -> str:
-    """A heading, the table in a box of its own, which scrolls where the page is too narrow, and its footnotes.
+    """A heading that unfolds the table, in a box of its own, which scrolls where the page is narrow, and its footnotes.
 
     The heading is no <caption>: that would be as narrow as the table, and scroll away with it.
     """
@@ -64,10 +103,10 @@ def html_table(
     )
     foot = "".join(f'<p class="foot">{escaped(note)}</p>\n' for note in notes or [])
     return (
-        f"<h3>{escaped(title)}</h3>\n"
+        f"<details><summary><h3>{escaped(title)}</h3></summary>\n"
         f'<div class="scroll" tabindex="0" role="region" aria-label="{escaped(title)}">\n<table>\n'
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n"
-        f"</table>\n</div>\n{foot}"
+        f"</table>\n</div>\n{foot}</details>\n"
     )
 
 

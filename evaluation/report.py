@@ -16,11 +16,10 @@ import numpy as np
 from PIL import Image
 
 from basics import disk
-from evaluation import cards, figures, marks
+from evaluation import cards, figures, marks, style, summary
 from evaluation.markup import DASH, escaped, github, github_table, html_table, number, p_value, with_interval
-from evaluation.result import Result
+from evaluation.result import Result, shown
 from evaluation.tables import Table
-from films import sources
 
 TITLE = "Pneumonia on chest X-rays: test report"
 THUMBNAIL = 176  # longest side in pixels
@@ -32,52 +31,9 @@ CAPTIONS = {
     "confusion.png": "Decisions",
     "decision_curves.png": "Decision curves",
 }
-# Nothing may be fetched or run, whatever an attacker smuggled into a name.
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; form-action 'none'; base-uri 'none'"
-STYLE = """
-:root { color-scheme: light; }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 75rem; padding: 1rem; color: #1a1a1a; background: #fff;
-       overflow-wrap: anywhere;
-       font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
-h1 { font-size: 1.7rem; line-height: 1.2; }
-h2 { font-size: 1.25rem; margin-top: 2.2rem; border-bottom: 1px solid #ccc; }
-h3 { font-size: 1.05rem; margin: 1.4rem 0 .4rem; }
-nav { font-size: .9rem; }
-.banner { padding: .7rem 1rem; color: #fff; background: #B00020; font-weight: bold; }
-.answer { border-left: .3rem solid #0072B2; padding: .1rem 0 .1rem .9rem; }
-.answer ul { margin: .2rem 0; padding-left: 1.2rem; font-size: .9rem; color: #444; }
-.scroll { overflow-x: auto; margin: .2rem 0 .4rem; }
-table { border-collapse: collapse; font-size: .85rem; overflow-wrap: normal; }
-th, td { padding: .25rem .6rem; text-align: left; vertical-align: top; border-bottom: 1px solid #ddd; }
-td { white-space: nowrap; }
-td.long { white-space: normal; min-width: 16rem; overflow-wrap: anywhere; }
-th { border-bottom: 2px solid #555; vertical-align: bottom; }
-.n { text-align: right; font-variant-numeric: tabular-nums; }
-.foot { margin: 0 0 .3rem; font-size: .82rem; color: #444; }
-figure { margin: 1.2rem 0; }
-img { max-width: 100%; height: auto; }
-.worst { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: .8rem; }
-.worst figure { margin: 0; font-size: .75rem; line-height: 1.3; }
-.worst img { width: 100%; background: #000; }
-@media screen and (max-width: 46rem) {
-  .plot { overflow-x: auto; }
-  .plot img { max-width: none; width: 48rem; }
-}
-@media print {
-  body { max-width: none; padding: 0; font-size: 10pt; }
-  nav { display: none; }
-  .scroll { overflow: visible; }
-  table { font-size: 7pt; }
-  th, td { padding: .12rem .25rem; }
-  td { white-space: normal; overflow-wrap: normal; }
-  .worst { grid-template-columns: repeat(6, 1fr); gap: .3rem; }
-  .worst figure { font-size: 6.5pt; }
-  figure, tr, .answer { break-inside: avoid; }
-  h2, h3 { break-after: avoid; }
-  .banner { border: 2px solid #B00020; color: #B00020; background: none; }
-}
-"""
+OPEN = ("roc.png", "confusion.png")  # figures that are seen first; the others are folded
+EACH = 4  # misses, and as many false alarms, of each model
+ERRORS = {1: "missed", 0: "false alarm"}  # by the label of a film that is decided wrongly
 
 
 def write(
@@ -114,16 +70,6 @@ def card_files(results: list[Result]) -> dict[str, Result]:
 
 
 # ------------------------------------------------------------------------------------------ what all documents say
-
-
-def tested_on(results: list[Result]) -> list[str]:
-    """One sentence for each set of test images."""
-    sentences = (
-        f"{r.data['name']}; test by {r.split['how']}: {r.images:,} images of {r.patients:,} patients, "
-        f"{r.positives:,} with pneumonia"
-        for r in results
-    )
-    return list(dict.fromkeys(sentences))
 
 
 def answers(comparisons: list[dict]) -> Iterator[tuple[str, str, list[str]]]:
@@ -168,8 +114,10 @@ def caveats(results: list[Result]) -> list[str]:
     return [*marks.of_all(results), *lines, *(cards.KERMANY_LIMITS if any(map(cards.films, results)) else ())]
 
 
-def truth(label: int) -> str:
-    return sources.CLASSES[label].lower()
+def worst(result: Result) -> list[tuple[str, dict]]:
+    """(missed or false alarm, the film) of the worst of each, misses first."""
+    return [(error, item) for label, error in ERRORS.items()
+            for item in [item for item in result.worst if item["label"] == label][:EACH]]  # fmt: skip
 
 
 # ----------------------------------------------------------------------------------------------------------- HTML
@@ -188,35 +136,45 @@ def html_text(
     drawn: what figures.draw(results) gave, so as not to draw it again.
     """
     drawn = figures.draw(results) if drawn is None else drawn
-    title = escaped(marks.before(results) + TITLE)
+    mark = marks.before(results)
+    title = escaped(mark + TITLE)
+    folded = [name for name in drawn if name not in OPEN]
     sections = [
+        ("short", "In short", html_short(results, notes)),
+        ("curves", "ROC curves and decisions", "".join(html_figure(results, n, drawn[n]) for n in OPEN if n in drawn)),
+        ("worst", "Worst errors", "".join(map(html_worst, shown(results)))),
         ("answers", "Answers", html_answers(comparisons)),
         ("notes", "Notes", html_list(dict.fromkeys(notes))),
         ("tables", "Tables", html_tables(results, tables)),
-        ("figures", "Figures", "".join(html_figure(results, *item) for item in drawn.items())),
-        ("worst", "Worst errors", "".join(map(html_worst, figures.shown(results)))),
+        ("figures", "More figures", "".join(html_folded(results, name, drawn[name]) for name in folded)),
         ("models", "Models", html_models(results, versions)),
         ("limits", "What these numbers are not", html_list(caveats(results))),
     ]
     sections = [section for section in sections if section[2]]
     links = " · ".join(f'<a href="#{name}">{heading}</a>' for name, heading, _ in sections)
-    mark = marks.before(results)
-    body = "".join(f'<h2 id="{name}">{mark}{heading}</h2>\n{content}' for name, heading, content in sections)
+    first, *others = (f'<h2 id="{name}">{mark}{heading}</h2>\n{content}' for name, heading, content in sections)
     banner = "".join(f'<p class="banner">{escaped(mark)}</p>\n' for mark in marks.of_all(results))
-    about = "".join(f"<p>{escaped(line)}.</p>\n" for line in tested_on(results))
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{style.POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n{banner}{about}<nav>{links}</nav>\n"
-        f"{body}</body>\n</html>\n"
+        f"<style>{style.STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n{banner}"
+        f"{first}<nav>{links}</nav>\n{''.join(others)}</body>\n</html>\n"
     )
+
+
+def html_short(results: list[Result], notes: list[str]) -> str:
+    """What was tested, how each model did, and what has to be known of it before."""
+    about = "".join(f"<p>{escaped(line)}.</p>\n" for line in summary.tested_on(results))
+    said = "".join(f"<p>{escaped(line)}.</p>\n" for line in summary.of_models(results))
+    first = html_list(dict.fromkeys(note for note in notes if summary.warns(note)))
+    return f'{about}<div class="answer">\n{said}</div>\n{first}'
 
 
 def html_answers(comparisons: list[dict]) -> str:
     return "".join(
         f'<div class="answer">\n<p><strong>{escaped(question)}</strong> {escaped(answer)}.</p>\n'
-        f"{html_list(lines)}</div>\n"
+        f"<details><summary>Each measure</summary>\n{html_list(lines)}</details>\n</div>\n"
         for question, answer, lines in answers(comparisons)
     )
 
@@ -230,8 +188,13 @@ def html_tables(results: list[Result], tables: list[Table]) -> str:
 
 
 def html_figure(results: list[Result], name: str, content: bytes) -> str:
-    caption = escaped(f"{marks.before(results)}{CAPTIONS[name]} of {', '.join(r.name for r in figures.shown(results))}")
-    return f'<figure class="plot"><img src="{data_uri(content)}" alt="{caption}"></figure>\n'
+    caption = escaped(f"{marks.before(results)}{CAPTIONS[name]} of {', '.join(r.name for r in shown(results))}")
+    return f'<figure class="plot" tabindex="0"><img src="{data_uri(content)}" alt="{caption}"></figure>\n'
+
+
+def html_folded(results: list[Result], name: str, content: bytes) -> str:
+    heading = f"<h3>{marks.before(results)}{CAPTIONS[name]}</h3>"
+    return f"<details><summary>{heading}</summary>\n{html_figure(results, name, content)}</details>\n"
 
 
 def data_uri(content: bytes) -> str:
@@ -247,18 +210,22 @@ def thumbnail(pixels: np.ndarray) -> bytes:
 
 
 def html_worst(result: Result) -> str:
-    """The images on which a model was furthest wrong, with what it said of them."""
+    """The films on which a model was furthest wrong, misses beside false alarms, with what it said of them."""
     head = f"<h3>{marks.before([result])}{escaped(result.name)}</h3>\n"
     threshold = f"{number(result.decision['threshold'], 4)}, {result.named(result.decides)}"
     if not result.worst:
         return f"{head}<p>No errors at the threshold {escaped(threshold)}.</p>\n"
-    items = "".join(
-        f'<figure><img src="{data_uri(thumbnail(item["pixels"]))}" alt="{escaped(item["file"])}">\n'
-        f"<figcaption>{escaped(item['file'])}<br>truth: {truth(item['label'])}<br>"
-        f"probability {number(item['probability'])}</figcaption></figure>\n"
-        for item in result.worst
+    sides = "".join(
+        '<div class="worst">\n' + "".join(html_film(e, item) for e, item in worst(result) if e == error) + "</div>\n"
+        for error in dict.fromkeys(error for error, _ in worst(result))
     )
-    return f'{head}<p>At the threshold {escaped(threshold)}.</p>\n<div class="worst">\n{items}</div>\n'
+    return f'{head}<p>At the threshold {escaped(threshold)}.</p>\n<div class="sides">\n{sides}</div>\n'
+
+
+def html_film(error: str, item: dict) -> str:
+    file, said = escaped(item["file"]), f"probability {number(item['probability'])}"
+    return (f'<figure><img src="{data_uri(thumbnail(item["pixels"]))}" alt="{error}: {file}, {said}">\n'
+            f"<figcaption><strong>{error}</strong><br>{said}<br>{file}</figcaption></figure>\n")  # fmt: skip
 
 
 def html_models(results: list[Result], versions: dict) -> str:
@@ -290,7 +257,8 @@ def markdown_text(
         drawn = [name for name in figures.NAMES if history or name != "learning_curves.png"]
     mark = marks.before(results)
     parts = [f"# {mark}{TITLE}\n", *(f"**{github(text)}**\n" for text in marks.of_all(results))]
-    parts += [f"{github(line)}.\n" for line in tested_on(results)]
+    parts += [f"{github(line)}.\n" for line in summary.tested_on(results)]
+    parts.append(markdown_list(summary.of_models(results)))
     for question, answer, lines in answers(comparisons):
         parts.append(f"**{github(question)}** {github(answer)}.\n\n{markdown_list(lines)}")
     if notes:
@@ -312,12 +280,12 @@ def markdown_list(lines: list[str] | dict[str, None]) -> str:
 
 def markdown_worst(results: list[Result]) -> list[str]:
     rows = [
-        [r.name, item["file"], truth(item["label"]), number(item["probability"])]
-        for r in figures.shown(results) for item in r.worst
+        [r.name, error, item["file"], number(item["probability"])]
+        for r in shown(results) for error, item in worst(r)
     ]  # fmt: skip
     if not rows:
         return []
-    headers = ["model", "file", "truth", "probability of pneumonia"]
+    headers = ["model", "error", "file", "probability of pneumonia"]
     title = f"## {marks.before(results)}Worst errors\n"
     return [f"{title}\n{github_table(headers, rows)}", "Their pictures are in report.html.\n"]
 

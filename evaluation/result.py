@@ -3,6 +3,7 @@
 Points, subgroups and the like stay dicts here: they are written to results.json as they are.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -13,6 +14,7 @@ from metrics.estimation import Estimate
 
 # For figures, cards and predictions.csv.
 NOT_IN_JSON = ("files", "labels", "probabilities", "patient_ids", "history", "worst", "checkpoint")
+ALIKE = 1e-3  # of probabilities, up to which a graph answers as its checkpoint does
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no one answer to ==
@@ -53,7 +55,7 @@ class Result:
     probabilities: NDArray[np.float64]  # (N,) calibrated, of pneumonia
     patient_ids: list[str]  # (N,)
     history: list[dict] | None  # a row for each epoch; graphs and ensembles have none
-    worst: list[dict]  # the errors that surprise most: file, label, probability, pixels (S, S) uint8
+    worst: list[dict]  # misses, then false alarms, that surprise most: file, label, probability, pixels (S, S) uint8
     checkpoint: dict  # what the model, or an ensemble's first member, says of itself; no weights, no list of images
 
     @property
@@ -69,3 +71,21 @@ class Result:
     def for_json(self) -> dict:
         """The fields that results.json holds, in their order; values are not copied."""
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in NOT_IN_JSON}
+
+
+def repeats(results: Sequence[Result]) -> list[tuple[Result, Result]]:
+    """(graph, checkpoint) where a graph answers as the checkpoint of its name does, and decides by its threshold."""
+    checkpoints = {result.name: result for result in results if result.kind == "checkpoint"}
+    pairs = [(result, checkpoints.get(result.name.removesuffix(".onnx"))) for result in results
+             if result.kind == "graph" and result.decides == "validation"]  # fmt: skip
+    return [(graph, twin) for graph, twin in pairs if twin is not None and answers_alike(graph, twin)]
+
+
+def answers_alike(a: Result, b: Result) -> bool:
+    return list(a.files) == list(b.files) and np.allclose(a.probabilities, b.probabilities, rtol=0, atol=ALIKE)
+
+
+def shown(results: Sequence[Result]) -> list[Result]:
+    """All models but the graphs that repeat their checkpoint: in tables and figures those would only be it again."""
+    again = [graph for graph, _ in repeats(results)]
+    return [result for result in results if not any(result is graph for graph in again)]

@@ -3,9 +3,11 @@
 import math
 from typing import NamedTuple
 
+from basics import terms
 from evaluation import marks
-from evaluation.markup import number, p_value, with_interval
+from evaluation.markup import number, p_value, percent, with_interval
 from evaluation.result import Result
+from films import sources
 
 # The published notebooks' test results: 468 images, some of them mirrored at random.
 # source, model, n, accuracy, loss, TN, FP, FN, TP
@@ -22,6 +24,7 @@ NOTEBOOKS_CAVEAT = (
 INTERVALS = (
     "In brackets: 95 % intervals, by patient (accuracy, sensitivity, specificity, PPV, NPV: Wilson; others: bootstrap)."
 )
+SHORT = "In %. In brackets: 95 % intervals by patient (Wilson), rounded outwards."
 WHOLE = {  # heading and digits
     "auroc": ("AUROC", 4),
     "average_precision": ("average precision", 4),
@@ -62,6 +65,20 @@ def summary(results: list[Result]) -> Table:
                          result.patients, *stressed, training["epochs"], number(training["minutes"], 1),
                          training["device"], training["seed"]])  # fmt: skip
     return Table("Summary (test images, threshold from validation)", headers, rows, [])
+
+
+def deciding(results: list[Result], short: bool = False) -> Table:
+    """The table of the screen: a row for each model, at the threshold by which it decides; short: in few columns."""
+    cell, digits = (percent, 3) if short else (with_interval, 4)
+    alarms = "false\nalarms" if short else "false alarms"
+    rows = [
+        [result.name, number(at["threshold"], 4), *(cell(at["estimates"][key]) for key in DECISIONS),
+         at["fn"], at["fp"], number(result.estimates["auroc"]["value"], digits)]
+        for result in results for at in (result.decision,)
+    ]  # fmt: skip
+    notes = [SHORT if short else INTERVALS, *by_hand(results)]
+    headers = ["model", "threshold", *DECISIONS, "missed", alarms, "AUROC"]
+    return Table(f"{marks.before(results)}Test results: decisions, by each model's own threshold", headers, rows, notes)
 
 
 def decisions(results: list[Result]) -> Table:
@@ -222,13 +239,16 @@ def shortcut_audit(results: list[Result]) -> Table:
 
 
 def notebooks(results: list[Result]) -> Table:
+    """The published results beside these: no rows but where all three networks are here, on the same data as those."""
     headers = ["source", "model", "n", "accuracy", "loss", "TN", "FP", "FN", "TP"]
-    rows = [[*row[:3], number(row[3]), number(row[4], 4), *row[5:]] for row in NOTEBOOKS]
-    for result in results:
-        if result.kind == "checkpoint":
+    mine = [result for result in results
+            if result.kind == "checkpoint" and result.data["name"].startswith(sources.KERMANY)]  # fmt: skip
+    rows = []
+    if {result.architecture for result in mine} >= set(terms.ARCHITECTURES):
+        rows = [[*row[:3], number(row[3]), number(row[4], 4), *row[5:]] for row in NOTEBOOKS]
+        for result in mine:
             at = result.points["0.5"]
-            rows.append(["this run, at 0.5" + (", SYNTHETIC" if result.data["synthetic"] else ""), result.name,
-                         result.images, number(at["estimates"]["accuracy"]["value"]),
+            rows.append(["this run, at 0.5", result.name, result.images, number(at["estimates"]["accuracy"]["value"]),
                          number(result.estimates["log_loss"]["value"], 4),
                          at["tn"], at["fp"], at["fn"], at["tp"]])  # fmt: skip
     return Table("The notebooks that this project succeeds, beside this run", headers, rows, [NOTEBOOKS_CAVEAT])

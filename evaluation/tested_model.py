@@ -1,5 +1,6 @@
 """A checkpoint or a graph, opened for evaluation: what it says of itself, what it has seen, what it answers."""
 
+import argparse
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from basics import disk
 from basics.problems import Problem
 from data import Dataset
-from films import seen
+from films import seen, sources
 from graphs import sessions
 from metrics import measures
 from training import checkpoints, inference
@@ -116,3 +117,12 @@ def source_of(model: Model, opened: list[Model], asked: str | None) -> str | Non
         return "phantoms"
     mates = [m.facts["data"] for m in opened if "source" in m.facts["data"]]
     return next((m["source"] for m in mates if m["fingerprint"] == model.facts["data"]["fingerprint"]), None)
+
+
+def classes_of(model: Model, opened: list[Model], args: argparse.Namespace) -> sources.ClassNames | None:
+    """What the class folders of its images are called, as `source_of` finds where they are."""
+    if args.data is not None or args.classes:
+        return args.classes
+    facts = [m.facts["data"] for m in (model, *opened)]
+    mates = [f for f in facts if "source" in f and f["fingerprint"] == model.facts["data"]["fingerprint"]]
+    return sources.remembered_classes(mates[0]) if mates else None

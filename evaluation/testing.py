@@ -13,7 +13,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from tabulate import tabulate
 
 import data
 import models
@@ -21,13 +20,13 @@ from basics import disk, terms
 from basics.problems import Problem, UsageProblem
 from data import Dataset, Split
 from devices import hardware
-from evaluation import comparisons, held_out, ledger, marks, report, shortcuts, tables, tested_model
-from evaluation.result import Result
+from evaluation import comparisons, held_out, ledger, report, shortcuts, summary, tables, tested_model
+from evaluation.result import Result, shown
 from evaluation.tested_model import Model
 from films import seen
 from metrics import estimation, measures, prevalence
 
-WORST = 12  # errors that a report shows as pictures
+WORST = 4  # misses, and as many false alarms, that a report shows as pictures
 OWN = "the graph's own"  # operating point of a graph whose threshold was changed after its export
 NEAR = 0.1  # of a probability to the threshold
 
@@ -154,14 +153,15 @@ def corrected(sample: estimation.Sample, probabilities: np.ndarray, validated: d
 
 
 def worst_errors(dataset: Dataset, test: np.ndarray, probabilities: np.ndarray, decisions: np.ndarray) -> list[dict]:
-    labels = dataset.labels[test]
-    surprise = np.where(labels == 1, 1 - probabilities, probabilities)
-    wrong = np.flatnonzero(decisions != labels)
-    wrong = wrong[np.argsort(-surprise[wrong], kind="stable")][:WORST]
+    """The misses that surprise most, then the false alarms that do."""
+    labels, found = dataset.labels[test], []
+    for label, surprise in ((1, 1 - probabilities), (0, probabilities)):
+        wrong = np.flatnonzero((labels == label) & (decisions != labels))
+        found += wrong[np.argsort(-surprise[wrong], kind="stable")][:WORST].tolist()
     return [
         {"file": dataset.files[test[i]], "label": int(labels[i]), "probability": float(probabilities[i]),
          "pixels": np.array(dataset.images[test[i]])}
-        for i in wrong
+        for i in found
     ]  # fmt: skip
 
 
@@ -303,7 +303,7 @@ def cross_check(results: list[Result]) -> list[str]:
 
 
 def write_files(folder: Path, results: list[Result], asked: list[dict], groups: list[dict], notes: list[str],
-                shown: list[tables.Table]) -> None:  # fmt: skip
+                made: list[tables.Table]) -> None:  # fmt: skip
     """results.json, results.csv, predictions.csv, and report.py's documents; each is whole or not there."""
     versions = {"project": disk.VERSION, "torch": str(torch.__version__), "onnx": onnx.__version__,
                 "onnxruntime": onnxruntime.__version__, "numpy": np.__version__}  # fmt: skip
@@ -316,7 +316,7 @@ def write_files(folder: Path, results: list[Result], asked: list[dict], groups: 
     )
     disk.write_text(folder / "results.csv", disk.csv_text([row for r in results for row in csv_rows(r)]))
     disk.write_text(folder / "predictions.csv", disk.csv_text([row for r in results for row in predictions(r)]))
-    report.write(folder, results, asked, shown, notes, versions)
+    report.write(folder, results, asked, made, notes, versions)
 
 
 def csv_rows(result: Result) -> list[dict]:
@@ -369,10 +369,11 @@ def evaluate_all(paths: list[Path], args: argparse.Namespace) -> tuple[list[Resu
     opened = [tested_model.with_record(model, opened) for model in opened]
     for model in opened:
         try:
-            key = (tested_model.source_of(model, opened, args.data), model.facts["size"], model.facts["fit"])
+            key = (tested_model.source_of(model, opened, args.data), model.facts["size"], model.facts["fit"],
+                   tested_model.classes_of(model, opened, args))  # fmt: skip
             if key not in loaded:
-                source, size, fit = key
-                loaded[key] = data.load(source, size, args.cache, fit, args.skip_bad)
+                source, size, fit, classes = key
+                loaded[key] = data.load(source, size, args.cache, fit, args.skip_bad, classes)
             split, left_out = held_out.test_side(model, loaded[key])
             if left_out:
                 print(f"{model.name}: {left_out}", file=sys.stderr)
@@ -404,29 +405,6 @@ def found_models(args: argparse.Namespace) -> list[Path]:
     return paths
 
 
-def print_results(results: list[Result], shown: list[tables.Table], notes: list[str], form: str) -> None:
-    for dataset in dict.fromkeys(result.data["name"] for result in results):
-        first = next(result for result in results if result.data["name"] == dataset)
-        print(f"{dataset}; test by {first.split['how']}: {first.images:,} images of "
-              f"{first.patients:,} patients, {first.positives:,} with pneumonia")  # fmt: skip
-    for line in [*marks.of_all(results), *left_out(results)]:
-        print(line)
-    for table in shown:
-        print(f"\n{table.title}\n")
-        align = ["left", *["right"] * (len(table.headers) - 1)]
-        print(tabulate(table.rows, table.headers, tablefmt=form, disable_numparse=True, colalign=align))
-        if table.notes:
-            print("\n" + "\n".join(table.notes))
-    print()
-    for note in notes:
-        print(f"note: {note}")
-
-
-def left_out(results: list[Result]) -> list[str]:
-    """What was left out of the test, for each model that has seen some of the films."""
-    return [f"{result.name}: {result.left_out}" for result in results if result.left_out]
-
-
 def work(args: argparse.Namespace) -> int:
     hardware.keep_freed_memory()
     hardware.set_precision()
@@ -435,11 +413,13 @@ def work(args: argparse.Namespace) -> int:
         return 1
     asked, unanswered = comparisons.answer(results)
     of_models = [note for result in results for note in result.notes]
-    notes = list(dict.fromkeys([*left_out(results), *looks, *cross_check(results), *of_models, *unanswered]))
+    notes = list(dict.fromkeys(
+        [*summary.left_out(results), *looks, *cross_check(results), *of_models, *unanswered]))  # fmt: skip
     groups = comparisons.seed_groups(results)
-    shown = tables.tables(results, asked, groups)
-    said = [f"{pair['question']} {pair['from']} to {pair['to']}: {pair['sentence']}." for pair in asked]
-    write_files(args.report, results, asked, groups, notes, shown)  # before it is printed: `| head` ends the printing
-    print_results(results, shown, [*said, *notes], args.format)
-    print(f"report: {args.report / 'report.html'}, and the same as report.md, results.csv and results.json")
+    made = tables.tables(shown(results), asked, groups)
+    write_files(args.report, results, asked, groups, notes, made)  # before it is printed: `| head` ends the printing
+    wanted = [title for title, given in (("At another prevalence", args.prevalence), ("Subgroups", args.by),
+                                         ("Shortcut audit", args.audit)) if given]  # fmt: skip
+    summary.print_results(results, asked, unanswered, made, notes, args.format, args.verbose, wanted)
+    summary.print_last(args.report / "report.html", len(made), args.verbose)
     return 1 if failures else 0

@@ -198,10 +198,19 @@ def test_what_cannot_be_asked_is_said(two):
         pairs, notes = comparisons.answer([simple, replace(resnet, **change)])
         assert pairs == []
         assert "Does depth help? cannot be answered: simple and resnet34 were tested on different images" in notes
-    assert comparisons.answer([]) == ([], [notes[0].replace("simple and resnet34 were tested on different images",
-        "it takes a run of simple and one of resnet34"), notes[1]])  # fmt: skip
+    assert comparisons.answer([resnet, replace(resnet, name="pretrained", architecture="resnet34-pretrained")])[1] == [
+        "Does depth help? cannot be answered: it takes a run of simple and one of resnet34"
+    ]
     graphs = [replace(model, kind="graph") for model in two]
     assert comparisons.answer(graphs)[0] == []  # a graph is its checkpoint again
+
+
+def test_nobody_is_told_of_questions_that_were_not_asked(two):
+    simple, resnet = two
+    seeds = [replace(simple, name=f"simple-s{seed}", seed=seed) for seed in (0, 1)]
+    graph = replace(resnet, name="resnet34.onnx", kind="graph")
+    for alone in ([], [simple], [resnet], seeds, [simple, graph]):
+        assert comparisons.answer(alone) == ([], [])
 
 
 def test_the_same_answers_twice_are_no_difference(two):

@@ -39,7 +39,8 @@ def test_a_checkpoint_without_operating_points_still_works(world, tmp_path, caps
     checkpoint, network = checkpoints.load_checkpoint(world.runs / "simple" / "model.pt")
     del checkpoint["operating_points"], checkpoint["validation_answers"]
     checkpoints.save_checkpoint(tmp_path / "old.pt", {**checkpoint, "state": network.state_dict()})
-    assert evaluate.main([str(tmp_path / "old.pt"), *world.common, "--report", str(world.folder / "report")]) == 0
+    arguments = [str(tmp_path / "old.pt"), *world.common, "--report", str(world.folder / "report"), "--verbose"]
+    assert evaluate.main(arguments) == 0
     found = world.model()
     assert list(found["points"]) == ["0.5", "validation"]
     assert found["points"]["validation"]["threshold"] == checkpoint["threshold"]
@@ -62,7 +63,8 @@ def by_hand(world, tmp_path) -> Path:
 
 def test_a_threshold_that_was_set_by_hand_is_what_the_graph_is_judged_by(world, by_hand, tmp_path, capsys):
     capsys.readouterr()
-    assert evaluate.main([str(by_hand), *world.common, "--data", str(world.data), "--report", str(tmp_path / "r")]) == 0
+    arguments = [str(by_hand), *world.common, "--data", str(world.data), "--report", str(tmp_path / "r"), "--verbose"]
+    assert evaluate.main(arguments) == 0
     (found,) = json.loads((tmp_path / "r" / "results.json").read_text())["models"]
     own = found["points"]["the graph's own"]
     assert found["decides"] == "the graph's own" and own["threshold"] == 0.3 and own["rule"] == "set by hand"
@@ -76,9 +78,10 @@ def test_a_threshold_that_was_set_by_hand_is_what_the_graph_is_judged_by(world, 
     assert own["tp"] + own["fp"] == sum(called)
     out = capsys.readouterr().out
     for title in ("decisions", "more on decisions", "Promised and delivered"):
-        table = out.split(title)[1].split("\n\n")[1]
+        table = out.split(f"{title}\n")[1].split("\n\n")[0]
         assert "the graph's own (set by hand)" in table, title
     assert "At the graph's own threshold, not validation's: simple.onnx (0.3000)." in out
+    assert "simple.onnx, by the graph's own (set by hand), 0.3000: finds " in " ".join(out.split())
     card = (tmp_path / "r" / "cards" / "simple.onnx.md").read_text()
     assert "pneumonia where the probability is at least 0.3000" in card and "the graph's own (set by hand)" in card
     page = (tmp_path / "r" / "report.html").read_text()
@@ -97,7 +100,7 @@ def test_an_untouched_graph_decides_by_validations_threshold(world, tmp_path):
 
 def test_seeds_are_averaged_and_their_ensemble_decides_by_validation_alone(world, capsys):
     both = ("simple-s3", "simple-s4")
-    assert world.evaluate(models=both) == 0
+    assert world.evaluate("--verbose", models=both) == 0
     name = "simple (ensemble of 2)"
     members = [[float(row["probability"]) for row in world.predictions(member)] for member in both]
     mine = [float(row["probability"]) for row in world.predictions(name)]
@@ -254,7 +257,7 @@ def test_a_prevalence_is_a_share_of_some_and_not_of_all(value, capsys):
 
 def test_another_prevalence_is_in_the_report_and_no_miss_is_null_in_json(world, monkeypatch, capsys):
     knowing(monkeypatch, lambda dataset, indices: 20 * dataset.labels[indices] - 10)
-    assert world.evaluate("--prevalence", "0.0004") == 0
+    assert world.evaluate("--prevalence", "0.0004", "--verbose") == 0
     found = world.model()["points"]["0.5"]["at_prevalence"]
     assert found == {"prevalence": 0.0004, "ppv": 1, "npv": 1, "films_per_missed": None}
     assert re.search(r"0\.5 +0\.0004 +1\.000 +1\.000 +none missed", capsys.readouterr().out)
@@ -266,7 +269,7 @@ def test_the_prevalence_of_the_test_images_is_estimated_in_a_row_of_its_own(worl
     knowing(
         monkeypatch, lambda dataset, indices: 30 * dataset.labels[indices] - 15 + generator.normal(size=len(indices))
     )
-    assert world.evaluate() == 0
+    assert world.evaluate("--verbose") == 0
     found, dataset = world.model(), world.dataset()
     split = data.split(dataset)
     assert found["corrected"]["validation"] == pytest.approx(dataset.labels[split.validation].mean())
@@ -301,7 +304,7 @@ def test_answers_that_are_not_finite_are_named_and_the_others_go_on(world, monke
 @pytest.mark.parametrize("margin", [0.0, -30.0, 400.0])
 def test_a_model_that_always_answers_the_same_is_reported_as_that(world, monkeypatch, capsys, margin):
     knowing(monkeypatch, lambda _, indices: np.full(len(indices), margin))
-    assert world.evaluate("--prevalence", "0.1", models=("simple", "simple-s3", "simple-s4")) == 0
+    assert world.evaluate("--prevalence", "0.1", "--verbose", models=("simple", "simple-s3", "simple-s4")) == 0
     found = world.model()
     assert found["estimates"]["auroc"] == {"value": 0.5, "low": None, "high": None}
     at = found["points"]["0.5"]
@@ -354,6 +357,7 @@ def test_a_wrong_call_is_said_once_and_before_anything_is_read(world, monkeypatc
 def test_each_run_is_one_look_and_says_so(world, tmp_path, capsys):
     arguments = [str(world.runs / name / "model.pt") for name in ("simple", "simple-s3")]
     arguments += ["--runs", str(tmp_path / "r"), "--cache", str(world.cache), "--report", str(tmp_path / "report")]
+    arguments += ["--verbose"]
     for words in ("first look at these test images", "look number 2 at these test images"):
         capsys.readouterr()
         assert evaluate.main(arguments) == 0
@@ -367,7 +371,7 @@ def test_each_run_is_one_look_and_says_so(world, tmp_path, capsys):
 
 
 def test_the_audit_has_a_row_for_every_change(world, capsys):
-    assert world.evaluate("--audit") == 0
+    assert world.evaluate("--audit", "--verbose") == 0
     found = world.model()
     rows = [(row["change"], row["strength"]) for row in found["shortcut_audit"]]
     assert rows[:19] == [(change, strength) for change, strength, _ in shortcuts.CHANGES]

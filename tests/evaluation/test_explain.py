@@ -11,6 +11,7 @@ from sklearn.metrics import accuracy_score, log_loss, recall_score
 
 import explain
 import models
+import predict
 import train
 from evaluation import explanation
 from graphs import building
@@ -112,7 +113,35 @@ def test_a_heat_map_adds_up_to_the_log_odds():
     bias = (network.fc.bias[1] - network.fc.bias[0]).item() / 1.7
     # Bilinear from 2 x 2 places to 64 x 64 keeps the mean.
     assert maps.mean((1, 2)) + bias == pytest.approx(((logits[:, 1] - logits[:, 0]) / 1.7).numpy(), abs=1e-4)
-    assert explanation.heat_maps(checkpoint, models.build("simple", 64), films) is None
+
+
+def test_without_a_map_it_is_the_one_of_predict(tmp_path):
+    torch.manual_seed(0)
+    network, checkpoint = models.build("simple", 64).eval(), checkpoint_of(64)
+    films = torch.randint(0, 256, (2, 64, 64), dtype=torch.uint8)
+    deployed = building.Deployed(network, checkpoint)
+
+    class Model:
+        size, temperature = 64.0, checkpoint["temperature"]
+
+        @staticmethod
+        def run(pixels: np.ndarray, _: str) -> list[np.ndarray]:
+            with torch.inference_mode():
+                return [deployed(torch.from_numpy(pixels))[2].numpy()]
+
+    maps = explanation.heat_maps(checkpoint, network, films)
+    expected = np.stack([predict.occlusion(Model, film) for film in films.numpy()])
+    np.testing.assert_allclose(maps, expected, atol=1e-5)
+    assert np.abs(expected).max() > 1e-4
+
+
+def test_films_that_are_drawn_differ_and_are_those_it_was_surest_of():
+    labels, none = np.array([0, 1, 0, 1]), torch.zeros(4, 4, 4)
+    errors = {
+        "one": explanation.Errors(none, labels, np.array([0.99, 0.9, 0.8, 0.9]), 0.5),
+        "two": explanation.Errors(none, labels, np.array([0.9, 0.9, 0.999, 0.3]), 0.5),
+    }
+    assert explanation.worst_films(errors, 9) == [2, 0, 3] and explanation.worst_films(errors, 2) == [2, 0]
 
 
 def test_red_is_for_pneumonia_and_views_without_errors_are_left_out():
@@ -130,8 +159,13 @@ def test_red_is_for_pneumonia_and_views_without_errors_are_left_out():
         totals = np.asarray(picture, float).sum((0, 1))
         assert totals[stronger] > totals[2 - stronger] and building.has_heatmap(network)
         sizes.append(picture.size)
+    assert sizes[0] == sizes[1]
     more = explanation.draw(checkpoint, network, errors | {"right": errors["wrong"]}, ["a", "b"], 1, "title")
-    assert Image.open(io.BytesIO(more)).size[1] > sizes[0][1] * 1.5
+    wider = Image.open(io.BytesIO(more)).size
+    assert wider[0] > sizes[0][0] * 1.2 and wider[1] == sizes[0][1]  # a column more
+    both = {"wrong": explanation.Errors(films, labels, np.array([0.9, 0.1]), 0.4)}
+    higher = Image.open(io.BytesIO(explanation.draw(checkpoint, network, both, ["a", "b"], 2, "title"))).size
+    assert higher[1] > sizes[0][1] * 1.5 and higher[0] == sizes[0][0]  # a row more
 
 
 def test_wrong_calls_are_one_line(run, cache, capsys, tmp_path):

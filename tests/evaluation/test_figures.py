@@ -16,7 +16,7 @@ from results import NAN, estimate, make_result, make_results
 from results import point as operating_point
 
 from evaluation import figures
-from evaluation.result import Result
+from evaluation.result import Result, shown
 from metrics import intervals, measures
 
 LONG = "resnet34-pretrained on a collection of films whose name somebody made rather long, seed"
@@ -114,12 +114,12 @@ def test_legends_name_every_model_that_is_shown(drawn):
     for name, figure in found.items():
         if name in ("reliability.png", "confusion.png"):
             heads = [unwrapped(axes.get_title()) for axes in figure.axes if axes.axison]
-            for result, head in zip(figures.shown(results), heads, strict=True):
+            for result, head in zip(shown(results), heads, strict=True):
                 assert head.startswith(result.name[:70]), name
         else:
             (legend,) = figure.legends
             found_names = [unwrapped(text.get_text()) for text in legend.get_texts()]
-            for result in figures.shown(results):
+            for result in shown(results):
                 if name != "learning_curves.png" or result.history:
                     assert any(text.startswith(result.name) for text in found_names), name
 
@@ -139,11 +139,11 @@ def test_numbers_in_the_figures_are_the_results():
     results = make_results()
     found = figures.make(results)
     (roc, pr) = (" ".join(unwrapped(t) for t in texts(found[name])) for name in ("roc.png", "precision_recall.png"))
-    for result in figures.shown(results):
+    for result in shown(results):
         e = result.estimates["auroc"]
         assert f"{result.name}: AUROC {e['value']:.4f} [{e['low']:.4f}, {e['high']:.4f}], n = 300" in roc
         assert f"average precision {result.estimates['average_precision']['value']:.4f} [" in pr
-    for axes, result in zip(found["confusion.png"].axes, figures.shown(results), strict=True):
+    for axes, result in zip(found["confusion.png"].axes, shown(results), strict=True):
         at = result.points["validation"]
         counts = [int(text.get_text().split("\n")[0]) for text in axes.texts]
         assert counts == [at["tn"], at["fp"], at["fn"], at["tp"]]
@@ -258,10 +258,10 @@ def test_without_a_history_there_are_no_learning_curves():
 
 def test_a_graph_is_shown_only_where_it_differs_from_its_checkpoint():
     results = make_results()
-    assert [r.name for r in figures.shown(results)] == ["simple", "resnet34", "ensemble of simple, resnet34"]
+    assert [r.name for r in shown(results)] == ["simple", "resnet34", "ensemble of simple, resnet34"]
     results[3] = replace(results[3], probabilities=np.clip(results[0].probabilities + 0.01, 0, 1))
-    assert len(figures.shown(results)) == 4
-    assert len(figures.shown([results[3]])) == 1
+    assert len(shown(results)) == 4
+    assert len(shown([results[3]])) == 1
 
 
 @pytest.mark.parametrize("where", ["data", "training"])
@@ -302,7 +302,7 @@ def test_the_graphs_own_threshold_is_marked_in_every_figure():
     graph = make_result("simple.onnx", "graph")
     own = operating_point(graph.labels, graph.probabilities, 0.2, False) | {"rule": "set by hand"}
     graph = replace(graph, points={**graph.points, "the graph's own": own}, decides="the graph's own")
-    assert figures.shown([make_result("simple"), graph])[1:] == [graph]  # it decides otherwise than its checkpoint
+    assert shown([make_result("simple"), graph])[1:] == [graph]  # it decides otherwise than its checkpoint
     made = figures.make([graph])
     at, validation = (p["estimates"] for p in (own, graph.points["validation"]))
     places = {

@@ -8,8 +8,8 @@ from basics.problems import Problem
 from evaluation import ledger
 
 
-def note(folder, run: str, fingerprint: str = "abc", model: str = "simple") -> int:
-    return ledger.note(folder, run, model, "0" * 64, "some films", fingerprint, "evaluate.py")
+def note(folder, run: str, fingerprint: str = "abc", model: str = "simple", purpose: str = "evaluate.py") -> int:
+    return ledger.note(folder, run, model, "0" * 64, "some films", fingerprint, purpose)
 
 
 def entries(folder) -> list[dict]:
@@ -35,6 +35,22 @@ def test_lines_of_earlier_versions_count_where_the_data_has_the_same_name(tmp_pa
     (tmp_path / ledger.NAME).write_text("".join(lines))
     assert note(tmp_path, "new", "abc") == 2
     assert note(tmp_path, "newer", "def") == 2
+
+
+def test_a_proof_is_kept_in_the_ledger_and_is_no_look(tmp_path):
+    assert note(tmp_path, "proof", purpose="export.py") == 0
+    assert note(tmp_path, "first") == 1
+    assert note(tmp_path, "again", purpose="export.py verify") == 1
+    assert note(tmp_path, "second") == 2
+    assert [entry["purpose"] for entry in entries(tmp_path)] == ["export.py", "evaluate.py", "export.py verify",
+                                                                 "evaluate.py"]  # fmt: skip
+
+
+@pytest.mark.parametrize(("purpose", "look"), [({"purpose": "export.py"}, 1), ({"purpose": "evaluate.py"}, 2), ({}, 2)])
+def test_lines_of_earlier_versions_count_unless_they_are_of_a_proof(tmp_path, purpose, look):
+    old = {"time": "", "run": "old", "model": "simple", "sha256": "0" * 64, "data": "some films", "films": "abc"}
+    (tmp_path / ledger.NAME).write_text(json.dumps(old | purpose) + "\n")
+    assert note(tmp_path, "new") == look
 
 
 def test_looks_in_words():

@@ -15,7 +15,7 @@ from PIL import Image
 from results import NAN, estimate, make_comparisons, make_result, make_results, make_tables
 
 from basics import problems
-from evaluation import cards, figures, marks, markup, report
+from evaluation import cards, figures, marks, markup, report, summary
 from evaluation.result import Result
 from evaluation.tables import Table
 
@@ -30,7 +30,7 @@ class Page(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()
         self.tags, self.sources, self.links, self.tables, self.heads = set(), [], [], [], []
-        self.captions, self.open, self.text = [], [], ""
+        self.captions, self.open, self.text, self.alternatives = [], [], "", []
         self.feed(text)
         self.close()
 
@@ -39,6 +39,7 @@ class Page(HTMLParser):
         found = dict(attributes)
         assert not any(name.startswith("on") for name in found)
         self.sources += [found["src"]] if "src" in found else []
+        self.alternatives += [found["alt"]] if tag == "img" else []
         self.links += [found["href"]] if "href" in found else []
         if tag == "table":
             self.tables.append([])
@@ -153,20 +154,57 @@ def test_answers_carry_names_and_numbers():
         assert "accuracy, threshold 0.5: -0.67 [-3.29, +1.07] points, p 0.5512 (by patient)" in accuracy
 
 
-def test_worst_errors_are_shown_with_file_truth_and_probability():
+def test_the_worst_misses_and_false_alarms_are_shown_side_by_side_and_called_that():
     results = make_results()
     found, rows = page(results), markdown_tables(markdown(results))
     (listed,) = [table[1:] for table in rows if table[0][-1] == "probability of pneumonia"]
     expected = [(r.name, w) for r in results[:3] for w in r.worst]  # the graph answers as its checkpoint does
     assert len(expected) > 20
     for (name, item), caption, row, source in zip(expected, found.captions, listed, found.sources, strict=True):
-        truth = "pneumonia" if item["label"] else "normal"
-        file, second, third = caption.split("\n", 2)
-        assert (file, second) == (item["file"], f"truth: {truth}")
-        assert near(third.strip().removeprefix("probability "), item["probability"])
-        assert row[:3] == [name, item["file"], truth] and near(row[3], item["probability"])
+        error = "missed" if item["label"] else "false alarm"
+        first, second, file = caption.split("\n", 2)
+        assert (first, file) == (error, item["file"])
+        assert near(second.removeprefix("probability "), item["probability"])
+        assert row[:3] == [name, error, item["file"]] and near(row[3], item["probability"])
         image = np.asarray(Image.open(io.BytesIO(base64.b64decode(source.split(",", 1)[1]))))
         assert np.array_equal(image, item["pixels"])
+    assert [text.split(":")[0] for text in found.alternatives[:8]] == ["missed"] * 4 + ["false alarm"] * 4
+    many = replace(results[0], worst=[{**results[0].worst[0], "label": label} for label in (0, 1) * 9])
+    assert [caption.split("\n")[0] for caption in page([many]).captions] == ["missed"] * 4 + ["false alarm"] * 4
+
+
+def test_what_matters_is_seen_and_the_rest_is_folded():
+    results = make_results()
+    text = report.html_text(results, make_comparisons(), make_tables(results), NOTES, VERSIONS,
+                            {name: b"x" for name in figures.NAMES})  # fmt: skip
+    found = Page(text)
+    order = [head for head in found.heads if f">{head}</h2>" in text]
+    assert order == ["In short", "ROC curves and decisions", "Worst errors", "Answers", "Notes", "Tables",
+                     "More figures", "Models", "What these numbers are not"]  # fmt: skip
+    seen = Page(re.sub(r"<details>.*?</details>", "", text, flags=re.S))
+    assert (
+        seen.tables == [] and len([alt for alt in seen.alternatives if "missed" not in alt and "alarm" not in alt]) == 2
+    )
+    for sentence in summary.of_models(results):
+        assert f"{sentence}." in seen.text
+        assert seen.text.index(sentence) < seen.text.index("Worst errors") < seen.text.index("Does depth help?")
+    assert "p 0.0211" not in seen.text and "p 0.0211" in found.text
+    assert text.count("<details><summary>") == text.count("<details>") == text.count("</details>")
+    folded = [head for head in found.heads if f"<summary><h3>{markup.escaped(head)}</h3></summary>" in text]
+    assert folded == [*(table.title for table in make_tables(results)), "Learning curves", "Precision and sensitivity",
+                      "Reliability of the probabilities", "Decision curves", "Files"]  # fmt: skip
+
+
+def test_every_image_says_what_it_shows():
+    found = page(make_results(synthetic=True), drawn={name: b"x" for name in figures.NAMES})
+    assert len(found.alternatives) == len(found.sources) > 20 and all(found.alternatives)
+    assert found.alternatives[0] == "SYNTHETIC: ROC curves of simple, resnet34, ensemble of simple, resnet34"
+
+
+def test_the_short_of_it_warns_before_the_numbers_are_seen():
+    found = page(make_results(), drawn={})
+    notes = found.text[found.text.index("In short") : found.text.index("Worst errors")]
+    assert NOTES[2] in notes and NOTES[0] not in notes
 
 
 def test_large_images_become_thumbnails_and_proportions_stay():
@@ -302,7 +340,7 @@ def test_names_never_become_markup_in_html():
     found = Page(text)
     assert found.tags <= {"html", "head", "meta", "title", "style", "body", "h1", "h2", "h3", "p", "nav", "a", "ul",
                           "li", "div", "table", "thead", "tbody", "tr", "th", "td", "figure", "img", "figcaption", "br",
-                          "strong"}  # fmt: skip
+                          "strong", "details", "summary"}  # fmt: skip
     assert "<script" not in text and "\x1b" not in text and "\u202e" not in text
     shown = problems.printable(EVIL)
     assert found.text.count(shown) > 12 and shown in found.captions[0]
@@ -390,12 +428,13 @@ def test_the_page_needs_nothing_else_and_runs_nothing():
     text = report.html_text(make_results(), make_comparisons(), [], NOTES, VERSIONS, drawn)
     found = Page(text)
     assert all(source.startswith("data:image/png;base64,") for source in found.sources)
-    assert [base64.b64decode(s.split(",")[1]) for s in found.sources[:6]] == [b"\x89PNG"] * 6
+    assert sum(base64.b64decode(source.split(",")[1]) == b"\x89PNG" for source in found.sources) == 6
     assert not {"script", "link", "iframe", "object", "embed", "form", "base"} & found.tags
     assert not re.search(r"https?://|@import|url\(", text)
     assert "default-src 'none'" in text and 'name="viewport"' in text and "@media print" in text
+    assert "prefers-color-scheme: dark" in text and ".plot img { background: #fff; }" in text
     anchors = [link[1:] for link in found.links if link.startswith("#")]
-    assert all(f'id="{anchor}"' in text for anchor in anchors) and len(anchors) == 6
+    assert all(f'id="{anchor}"' in text for anchor in anchors) and len(anchors) == 8
     assert text.count('<div class="scroll"') == text.count("<table>")
 
 
@@ -464,8 +503,8 @@ def test_write_leaves_all_documents_and_figures_whole(tmp_path):
     for name in re.findall(r"\]\(([^)]*)\)", text):
         assert (folder / unquote(name)).is_file()
     found = Page((folder / "report.html").read_text())
-    for name, source in zip(figures.NAMES, found.sources, strict=False):
-        assert base64.b64decode(source.split(",")[1]) == (folder / name).read_bytes()
+    inside = [base64.b64decode(source.split(",")[1]) for source in found.sources]
+    assert all(inside.count((folder / name).read_bytes()) == 1 for name in figures.NAMES)
     for name, result in report.card_files(results).items():
         assert (folder / name).read_text() == cards.model_card(result)
     assert (folder / "report.html").stat().st_size < 3e6

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from basics import disk
-from evaluation import comparisons, report, tables, testing
+from evaluation import comparisons, report, summary, tables, testing
+from evaluation import result as result_module
 from evaluation.result import NOT_IN_JSON, Result
 from metrics import estimation
 from metrics.estimation import estimate
@@ -113,8 +114,7 @@ def test_every_table_is_rectangular_and_named_once(shown):
         "Stress validation", "At another prevalence",
         "With the test images' prevalence estimated from themselves", "Subgroups (threshold from validation)",
         "Several seeds", "The questions",
-        "Convergence (on validation, accuracy at 0.5)", "Shortcut audit",
-        "The notebooks that this project succeeds, beside this run"]  # fmt: skip
+        "Convergence (on validation, accuracy at 0.5)", "Shortcut audit"]  # fmt: skip
     for table in shown.tables.values():
         assert {len(row) for row in table.rows} == {len(table.headers)}
         assert "nan" not in str(table.rows)
@@ -157,14 +157,54 @@ def test_summary_ranking_and_notebooks_cell_by_cell(shown):
             ("calibration_slope", 2), ("calibration_intercept", 2)), strict=True):  # fmt: skip
             assert_cell(cell, model.estimates[key], digits)
         assert row[8:] == [model.images, model.patients]
-    rows = shown.tables["The notebooks that this project succeeds, beside this run"].rows
-    for row, model in zip(rows[4:], checkpoints, strict=True):
+
+
+def three(data_name: str) -> list[Result]:
+    """A network of each architecture, on data of that name; and a graph."""
+    own = {"data": {"name": data_name, "fingerprint": "abc", "synthetic": False}}
+    names = ("simple", "resnet34", "resnet34-pretrained")
+    return [*(result(name, i, **own) for i, name in enumerate(names)), result("simple.onnx", 0, "graph", **own)]
+
+
+def test_the_notebooks_stand_beside_all_three_networks_on_kermanys_films():
+    results = three("Kermany v2: all 5,856 images")
+    table = tables.notebooks(results)
+    for row, model in zip(table.rows[4:], results[:3], strict=True):
         at = model.points["0.5"]
         assert row[:3] == ["this run, at 0.5", model.name, 90]
         assert row[5:] == [at["tn"], at["fp"], at["fn"], at["tp"]]
         assert float(row[3]) == pytest.approx((at["tn"] + at["tp"]) / 90, abs=5.1e-4)
     for source, _, n, accuracy, _, *counts in tables.NOTEBOOKS:  # their accuracy is that of their own counts
         assert sum(counts) == n == 468 and accuracy == pytest.approx((counts[0] + counts[3]) / n, abs=5.1e-5), source
+    assert table.title in [one.title for one in tables.tables(results, [], [])]
+    for others in (results[:2], results[1:], three("1,000 images: 500 normal, 500 pneumonia"),
+                   [*results[:2], *three("PneumoniaMNIST: train 4,708")[2:]]):  # fmt: skip
+        assert tables.notebooks(others).rows == []
+        assert table.title not in [one.title for one in tables.tables(others, [], [])]
+
+
+@pytest.mark.parametrize("short", [False, True])
+def test_the_table_of_the_screen_has_a_row_for_each_model_cell_by_cell(shown, short):
+    own = result("by-hand.onnx", 4, "graph")
+    at = {**own.points["0.5"], "threshold": 0.3, "rule": "set by hand"}
+    own = replace(own, decides="the graph's own", points={**own.points, "the graph's own": at})
+    results = [*shown.results, own]
+    table = tables.deciding(results, short)
+    assert table.headers == ["model", "threshold", "accuracy", "sensitivity", "specificity", "missed",
+                             "false\nalarms" if short else "false alarms", "AUROC"]  # fmt: skip
+    for row, model in zip(table.rows, results, strict=True):
+        at = model.points["the graph's own" if model is own else "validation"]
+        assert row[:2] == [model.name, f"{at['threshold']:.4f}"] and row[5:7] == [at["fn"], at["fp"]]
+        assert float(row[7]) == pytest.approx(model.estimates["auroc"]["value"], abs=5.1e-4 if short else 5.1e-5)
+        for cell, key in zip(row[2:5], ("accuracy", "sensitivity", "specificity"), strict=True):
+            found = at["estimates"][key]
+            if not short:
+                assert_cell(cell, found, 3)
+                continue
+            value, low, high = interval(cell)
+            assert value == pytest.approx(100 * found["value"], abs=0.051)
+            assert 0 <= 100 * found["low"] - low < 1 and 0 <= high - 100 * found["high"] < 1  # outwards
+    assert table.notes[1:] == ["At the graph's own threshold, not validation's: by-hand.onnx (0.3000)."]
 
 
 def test_promises_prevalences_and_subgroups_cell_by_cell(shown):
@@ -250,7 +290,6 @@ def test_only_synthetic_results_are_marked_and_empty_tables_left_out():
     words = " ".join(table.title for table in made)
     for absent in ("Promised", "another prevalence", "seeds", "questions", "Shortcuts"):
         assert absent not in words
-    assert made[-1].rows[-1][0] == "this run, at 0.5, SYNTHETIC"
 
 
 # -------------------------------------------------------------------------------- print, CSV and JSON agree
@@ -259,7 +298,7 @@ def test_only_synthetic_results_are_marked_and_empty_tables_left_out():
 def test_print_csv_and_json_agree_cell_by_cell(shown, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(report, "write", lambda *_: None)  # the documents have tests of their own
     made = list(shown.tables.values())
-    testing.print_results(shown.results, made, ["one note"], "github")
+    summary.print_results(shown.results, shown.asked, shown.notes, made, ["one note"], "github", verbose=True)
     out = capsys.readouterr().out
     testing.write_files(tmp_path, shown.results, shown.asked, shown.groups, ["one note"], made)
     written = json.loads((tmp_path / "results.json").read_text(), parse_constant=pytest.fail)
@@ -274,15 +313,17 @@ def test_print_csv_and_json_agree_cell_by_cell(shown, tmp_path, capsys, monkeypa
             for column, end in ((key, "value"), (f"{key}_low", "low"), (f"{key}_high", "high")):
                 assert float(row[column]) == pytest.approx(math.nan if found[end] is None else found[end], nan_ok=True)
     blocks = dict(re.findall(r"\n([^\n|]+)\n\n((?:\|[^\n]*\n)+)", out))
-    assert list(blocks) == list(shown.tables)
+    first = tables.deciding(result_module.shown(shown.results))
+    expected = {first.title: first, **shown.tables}
+    assert list(blocks) == list(expected)
     for title, block in blocks.items():
         lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.strip().splitlines()]
-        assert lines[0] == shown.tables[title].headers
-        assert lines[2:] == [[str(cell) for cell in row] for row in shown.tables[title].rows]
+        assert lines[0] == expected[title].headers
+        assert lines[2:] == [[str(cell) for cell in row] for row in expected[title].rows]
     assert out.startswith(
         f"made-up films; test by patient: 90 images of {written['models'][0]['patients']} patients, 30"
     )
-    assert out.endswith("note: one note\n")
+    assert "\nnote: one note\n" in out
 
 
 def test_what_is_for_figures_and_cards_is_not_in_the_json(shown, tmp_path, monkeypatch):
