@@ -18,11 +18,11 @@ import numpy as np
 from basics import cli, disk, problems
 from basics.cli import whole_number
 from basics.disk import sha256_of
-from basics.problems import Problem, UsageProblem
+from basics.problems import Problem, UsageProblem, numbered
 from basics.terms import SPLITS
 from films import audit, download, images, looks, patients, sources
 from films import cache as decoded
-from films.sources import CLASSES, Entry, Source
+from films.sources import CLASSES, ClassNames, Entry, Source
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ class Dataset:
         modes: how each file stores its pixels.
         bad: (file, reason) of files that could not be read and were left out.
         fit: how images were made square.
-        fingerprint: 12 hex digits that name the files and their content.
+        fingerprint: 12 hex digits that name the files and their content, and labels that the files do not tell.
+        classes: by label, the names of the class folders, where they are not the usual ones.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Dataset:
     fingerprint: str
     common_patients: frozenset[str] = frozenset()
     pseudonyms: dict[str, str] = field(default_factory=dict)
+    classes: ClassNames | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cache", metavar="DIR", type=cli.folder_path, help="where decoded images are kept (default: ~/.cache)"
     )
     parser.add_argument("--skip-bad", action="store_true", help="go on without files that cannot be read")
+    parser.add_argument("--classes", action=cli.Names, nargs=len(CLASSES), const=CLASSES, metavar="CLASS=NAME",
+                        help="what the class folders of a folder or .zip are called, where not NORMAL and PNEUMONIA: "
+                        "NORMAL=healthy,clear PNEUMONIA=sick")  # fmt: skip
 
 
 def add_split_arguments(parser: argparse.ArgumentParser) -> None:
@@ -130,7 +135,12 @@ def add_split_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def load(
-    source: str | None, size: int = 224, cache: Path | None = None, fit: str = "stretch", skip_bad: bool = False
+    source: str | None,
+    size: int = 224,
+    cache: Path | None = None,
+    fit: str = "stretch",
+    skip_bad: bool = False,
+    classes: ClassNames | None = None,
 ) -> Dataset:
     """Reads every image of a source once, makes it a grey square, and keeps the pixels in a memory-mapped cache.
 
@@ -140,15 +150,16 @@ def load(
         cache: the folder of caches; ~/.cache/chest-xray by default.
         fit: "stretch", "pad" or "crop"; see images.decode.
         skip_bad: leave out files that cannot be read, instead of raising Problem that names them.
+        classes: by label, what the folders of a class are called where that is not its name.
 
     Raises UsageProblem when the source is not there, Problem when it holds nothing usable or bad files.
     """
-    opened = sources.open_source(source, size)
+    opened = sources.open_source(source, size, classes)
     entries = opened.entries
     folder = (cache or decoded.default_folder()) / decoded.identity(entries, size, fit)
     table, listing = decoded.open_or_build(folder, entries, size, fit)
     bad = [(entries[i].file, reason) for i, reason in listing["bad"]]
-    report_bad(bad, len(entries), opened.path, skip_bad)
+    decoded.report_bad(bad, len(entries), opened.path, skip_bad)
     films = listing["films"]
     kept = [entries[film["index"]] for film in films]
     return _dataset(opened, kept, films, table, bad, fit)
@@ -156,9 +167,11 @@ def load(
 
 def _dataset(opened: Source, kept: list[Entry], films: list[dict], table: np.ndarray, bad: list, fit: str) -> Dataset:
     known = [entry.patient or film["patient"] for entry, film in zip(kept, films, strict=True)]
-    for note in opened.notes + warnings(kept, films):
+    for note in opened.notes + decoded.warnings_of(kept, films):
         print(f"note: {note}", file=sys.stderr)
     content = [part for entry, film in zip(kept, films, strict=True) for part in (entry.file, film["content"])]
+    if opened.classes:  # else the names of the files tell the labels
+        content += [str(entry.label) for entry in kept]
     return Dataset(
         name=sources.name_without(opened, kept),
         source=opened.path,
@@ -180,6 +193,7 @@ def _dataset(opened: Source, kept: list[Entry], films: list[dict], table: np.nda
         bad=bad,
         fit=fit,
         fingerprint=sha256_of(content)[:12],
+        classes=opened.classes,
         common_patients=_common_patients(kept, films),
         pseudonyms={film["patient"]: film["patient folded"] for entry, film in zip(kept, films, strict=True)
                     if film["patient"] and not entry.patient},
@@ -194,29 +208,6 @@ def _common_patients(kept: list[Entry], films: list[dict]) -> frozenset[str]:
     coded = [film["patient"] for entry, film in zip(kept, films, strict=True)
              if not entry.patient and film["patient common"]]  # fmt: skip
     return frozenset([*named, *coded])
-
-
-def warnings(entries: list[Entry], films: list[dict]) -> list[str]:
-    """What the decoder warned of, a line for each kind with the first file that has it."""
-    kinds: dict[str, list[str]] = collections.defaultdict(list)
-    for entry, film in zip(entries, films, strict=True):
-        if film["warning"]:
-            kinds[film["warning"]].append(problems.printable(entry.file))
-    lines = [f"{files[0]}: {text}" if len(files) == 1 else f"{len(files):,} files, such as {files[0]}: {text}"
-             for text, files in sorted(kinds.items(), key=lambda kind: -len(kind[1]))]  # fmt: skip
-    return lines[:10] + ([f"and {len(lines) - 10:,} more kinds of warnings"] if len(lines) > 10 else [])
-
-
-def report_bad(bad: list[tuple[str, str]], total: int, source: str, skip: bool) -> None:
-    """Says which files could not be read; raises Problem unless they are to be skipped and others are left."""
-    if not bad:
-        return
-    listing = "".join(f"\n  {problems.printable(file)}: {reason}" for file, reason in bad[:10])
-    more = f"\n  and {len(bad) - 10:,} more" if len(bad) > 10 else ""
-    text = f"{source}: {len(bad):,} of {total:,} files cannot be read{{}}:{listing}{more}"
-    if not skip or len(bad) == total:
-        raise Problem(text.format("; mend or remove them, or go on without them by --skip-bad"))
-    print("note: " + text.format(" and are left out"), file=sys.stderr)
 
 
 def shape_ratio(dataset: Dataset, training: np.ndarray) -> float:
@@ -264,10 +255,8 @@ def split(
             raise Problem(f"{dataset.source}: {_too_few(dataset, side, how)}")
     notes += _refuse_leaks(dataset, sides, how)
     if dataset.unknown_patients:
-        notes.append(
-            f"nothing says of {dataset.unknown_patients:,} images who their patient is: "
-            "each counts as a patient of its own"
-        )
+        images = numbered(dataset.unknown_patients, "image")
+        notes.append(f"nothing says of {images} who their patient is: each counts as a patient of its own")
     return Split(how, seed, *sides.values(), contents(dataset, sides), tuple(notes), block, fold)
 
 
@@ -402,11 +391,13 @@ def by_number(name: str) -> list:
 def describe_leak(dataset: Dataset, sides: dict[str, np.ndarray]) -> str:
     """Says how many patients, and sets of images with identical pixels, stand on more than one side; "" if none."""
     parts = []
-    for what, keys in (("patients", dataset.patients), ("sets of identical images", dataset.pixel_hashes)):
+    kinds = (("patient is", "patients are"), dataset.patients), (
+        ("set of identical images is", "sets of identical images are"), dataset.pixel_hashes)  # fmt: skip
+    for words, keys in kinds:
         shared = audit.shared_keys(keys, sides)
         if shared:
-            example = shared[0] if what == "patients" else dataset.files[keys.index(shared[0])]
-            parts.append(f"{len(shared):,} {what} are on more than one side (such as {example})")
+            example = shared[0] if keys is dataset.patients else dataset.files[keys.index(shared[0])]
+            parts.append(f"{numbered(len(shared), *words)} on more than one side (such as {example})")
     return " and ".join(parts)
 
 
@@ -422,7 +413,7 @@ def thinned(dataset: Dataset, indices: np.ndarray, count: int) -> np.ndarray:
 
 def check_command(args: argparse.Namespace) -> int:
     """Audits a source; exit code 1 when something in it would make results wrong."""
-    dataset = load(args.data, args.size, args.cache, args.fit, skip_bad=True)
+    dataset = load(args.data, args.size, args.cache, args.fit, True, args.classes)
     how = args.split or ("patient" if dataset.has_patients else "official" if any(dataset.folders) else "image")
     facts = sources.count_facts(dataset.folders, dataset.etiologies)
     report = audit.check(dataset, assign(dataset, how, args.split_seed), how, facts)
@@ -434,7 +425,7 @@ def check_command(args: argparse.Namespace) -> int:
 
 def show_command(args: argparse.Namespace) -> int:
     """Writes a contact sheet: images of each class, and beside them what training makes of them."""
-    dataset = load(args.data, args.size, args.cache, args.fit, args.skip_bad)
+    dataset = load(args.data, args.size, args.cache, args.fit, args.skip_bad, args.classes)
     import torch
 
     from films import augmentation, variation
@@ -454,7 +445,7 @@ def show_command(args: argparse.Namespace) -> int:
         originals, changed, [dataset.files[i] for i in some], dataset.labels[some], dataset.name
     )
     disk.write_bytes(args.out, sheet)
-    print(f"{args.out}: {len(some)} images of {dataset.source}, and the same as training sees them")
+    print(f"{args.out}: {numbered(len(some), 'image')} of {dataset.source}, and the same as training sees them")
     return 0
 
 

@@ -30,12 +30,15 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         epilog="Also: `export.py verify GRAPH` repeats the proof, `export.py threshold GRAPH P` changes the threshold; "
         "each has a --help of its own.",
     )
-    parser.add_argument("checkpoints", nargs="*", type=cli.some_path, help="such as runs/simple/model.pt")
+    parser.add_argument(
+        "checkpoints", nargs="*", type=cli.checkpoint_path, help="such as runs/simple/model.pt, or its folder"
+    )
     parser.add_argument("--all", action="store_true", help="every model.pt below --runs")
     cli.add_folders(parser, "runs", "onnx")
     parser.add_argument("--precision", nargs="+", **cli.choices(terms.PRECISIONS), default=["fp32"], metavar="NAME",
                         help="one or more of fp32 (default), fp16 (half the size, for GPUs) and int8 (a quarter; its "
                         "ranges come from training images)")  # fmt: skip
+    parser.add_argument("--verbose", action="store_true", help="print a row for every check")
     data.add_arguments(parser)
     args = parser.parse_args(argv)
     if bool(args.checkpoints) == args.all:
@@ -56,6 +59,7 @@ def parse_verify(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--runs", type=cli.folder_path, default=Path("runs"), metavar="DIR", help=f"of {ledger.NAME}; default: runs"
     )
+    parser.add_argument("--verbose", action="store_true", help="print a row for every check")
     data.add_arguments(parser)
     args = parser.parse_args(argv)
     args.command = "verify"
@@ -77,7 +81,7 @@ def parse_threshold(argv: list[str]) -> argparse.Namespace:
 def work(args: argparse.Namespace) -> int:
     from graphs import exporting  # PyTorch takes seconds to import: what is wrong with a call is said before
 
-    if args.command != "threshold":  # a proof looks at test labels: one look, at however many models
+    if args.command != "threshold":  # a proof reads test labels: noted, and no look, as it chooses no number
         args.looked = functools.partial(ledger.note, args.runs, uuid.uuid4().hex)
     return exporting.work(args)
 

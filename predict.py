@@ -18,6 +18,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import stat
 import struct
 import sys
@@ -35,6 +36,7 @@ import onnxruntime
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
+VERSION = "0.1.0"
 COLUMNS = ("file", "probability", "decision", "threshold", "refer", "width", "height", "warning", "error", "heatmap",
            "model")  # fmt: skip
 HEADER = ",".join(COLUMNS).encode() + b"\n"  # of the CSV
@@ -75,6 +77,11 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+
+
+def numbered(count: int, thing: str) -> str:
+    """ "1 film", "2 films"."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
 
 
 def say(text: str) -> None:
@@ -119,21 +126,27 @@ class Model:
 
 
 def open_model(path: Path, provider: str = "auto", threads: int = 0) -> Model:
-    """The graph on the provider asked for; "auto" is CUDA where it works, else the CPU, and that is said.
+    """The graph on the provider asked for; "auto" is CUDA where it works, else the CPU.
 
     threads: of one batch on the CPU, the caller's among them; 0 is one for each core.
     Raises Problem when export.py did not make the graph, or when the provider cannot run it.
     """
     if is_checkpoint(path):
-        raise Problem(f"{path}: a checkpoint, not a graph; python export.py {path} makes the graph", 2)
+        raise Problem(f"{path}: that is a checkpoint: python export.py {path} makes a graph of it", 2)
     if provider != "auto":
         return load(path, PROVIDERS[provider], threads)
     if PROVIDERS["cuda"] in onnxruntime.get_available_providers():
         try:
             return load(path, PROVIDERS["cuda"], threads)
         except Problem:
-            say("note: CUDA does not work here; the CPU is used")
+            if there_is_a_gpu():
+                say("note: CUDA does not work here; the CPU is used")
     return load(path, PROVIDERS["cpu"], threads)
+
+
+def there_is_a_gpu() -> bool:
+    """Whether NVIDIA's driver is here: onnxruntime-gpu offers CUDA without one too."""
+    return os.path.exists("/dev/nvidiactl") or shutil.which("nvidia-smi") is not None
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -306,7 +319,7 @@ def counted(passed_over: collections.Counter) -> str:
     """What was passed over, in words: the five most frequent kinds, and how many others."""
     texts = [f"{count:,} {kind}" for kind, count in passed_over.most_common(5)]
     others = passed_over.total() - sum(count for _, count in passed_over.most_common(5))
-    return ", ".join(texts + ([f"{others:,} others"] if others else []))
+    return ", ".join(texts + ([numbered(others, "other")] if others else []))
 
 
 @dataclass
@@ -1053,6 +1066,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "files named here are tried whatever their names.",
     )
     add, whole = parser.add_argument, functools.partial(number, kind=int, low=1, high=1024)
+    add("--version", action="version", version=f"%(prog)s {VERSION}")
     add("model", type=Path, help="an .onnx file that export.py made")
     add("paths", nargs="+", metavar="IMAGE_OR_FOLDER")
     add("--csv", type=Path, metavar="FILE", help="write rows there too, batch by batch")
@@ -1089,10 +1103,20 @@ def meant(path: str) -> list[str]:
     return found
 
 
+def what_is_there(model: Path) -> str:
+    """In place of a graph, and what to do; train.py leaves a folder with a model.pt in it."""
+    if not model.is_dir():
+        return "no such file"
+    if (checkpoint := model / "model.pt").is_file():
+        return f"that is the folder of a run: python export.py {checkpoint} makes a graph of it"
+    graphs = sorted(model.glob("*.onnx"))
+    return "that is a folder: name the .onnx file" + (f", such as {graphs[0]}" if graphs else "")
+
+
 def work(args: argparse.Namespace) -> int:
     args.paths = [name for path in args.paths for name in meant(path)]
     if not args.model.is_file():
-        raise Problem(f"{args.model}: no such file", 2)
+        raise Problem(f"{args.model}: {what_is_there(args.model)}", 2)
     folders = [folder for folder in (args.csv and args.csv.parent, args.heatmaps) if folder]
     for folder in folders:
         if folder.exists() and not folder.is_dir():
@@ -1113,7 +1137,8 @@ def work(args: argparse.Namespace) -> int:
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
     with rows_file(args, model) as (stream, earlier):
-        say(f"{model.label}, threshold {args.threshold:.4f}, on {provider}; {model.use}")
+        where = "the CPU" if provider == "CPU" else provider
+        say(f"{model.label}, threshold {args.threshold:.4f}, on {where}; {model.use}")
         return predict(args, model, stream, earlier)
 
 
@@ -1149,8 +1174,9 @@ def predict(args: argparse.Namespace, model: Model, stream: io.TextIOBase, earli
     if passed_over:
         say(f"note: passed over in folders: {counted(passed_over)}")
     classes = ", ".join(f"{counts[name]:,} {name}" for name in model.classes)
-    say(f"{classes}, {counts['error']:,} errors, {counts['warning']:,} warnings; {skipped:,} files were done before; "
-        f"{counts['files'] / (time.monotonic() - started):,.0f} files/s")  # fmt: skip
+    before = f"{numbered(skipped, 'file')} done before; " if skipped else ""
+    say(f"{classes}, {numbered(counts['error'], 'error')}, {numbered(counts['warning'], 'warning')}; {before}"
+        f"{counts['files'] / (time.monotonic() - started):,.1f} files/s")  # fmt: skip
     return 1 if counts["error"] else 0
 
 

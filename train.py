@@ -75,6 +75,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help=f"a smoke run: {QUICK_EPOCHS} epochs on {QUICK_IMAGES} images, as quick-NAME; its results mean nothing",
     )
+    parser.add_argument("--verbose", action="store_true", help="print stress validation view by view")
     args = parser.parse_args(argv)
     if args.name is not None and (args.all or not is_folder_name(args.name)):
         parser.error("--name is one plain folder name other than 'old' and 'sweep', and goes with --arch")

@@ -7,12 +7,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from basics.disk import VERSION
 from basics.problems import printable
 from basics.terms import DEVICES
 
 
 class Parser(argparse.ArgumentParser):
     """Says what is wrong with a call in one line, as `run` does, without argparse's ten lines of usage before it."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {printable(message)}; {self.prog} --help lists the options\n")
@@ -29,6 +34,23 @@ def choices(names: Sequence[str]) -> dict[str, Any]:
         raise argparse.ArgumentTypeError(f"invalid choice: {text!r}, {meant}")
 
     return {"type": parse, "choices": names}
+
+
+class Names(argparse.Action):
+    """What others call it: A=x,y B=z is (("x", "y"), ("z",)) where `const` is ("A", "B"), in whatever order."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
+    ) -> None:
+        wanted, found = [*(self.const or ())], {}
+        for text in values:
+            name, _, names = text.partition("=")
+            found[name.strip().upper()] = tuple(part.strip() for part in names.split(","))
+        every = [name.lower() for names in found.values() for name in names]
+        if sorted(found) != sorted(wanted) or "" in every or len(set(every)) < len(every):
+            example = f"{wanted[0]}=healthy,clear {wanted[1]}=sick"
+            raise argparse.ArgumentError(self, f"names each class once, as in {example}; not {' '.join(values)}")
+        setattr(namespace, self.dest, tuple(found[name] for name in wanted))
 
 
 def whole_number(low: int, high: int = 2**31 - 1) -> Callable[[str], int]:
@@ -99,6 +121,18 @@ def file_path(text: str) -> Path:
     if os.path.isdir(path):
         raise argparse.ArgumentTypeError(f"{path} is a folder, not a file")
     return path
+
+
+def checkpoint_path(text: str) -> Path:
+    """An argparse type: a checkpoint, or the folder of a run, of which it is the model.pt."""
+    path = some_path(text)
+    inside = path / "model.pt"
+    return inside if os.path.isfile(inside) else path
+
+
+def checkpoint_file(text: str) -> Path:
+    """An argparse type: as checkpoint_path, where no other folder will do."""
+    return file_path(os.fspath(checkpoint_path(text)) if text else text)
 
 
 def add_device_argument(parser: argparse.ArgumentParser) -> None:

@@ -72,6 +72,11 @@ def _flushed(code: int) -> int:
         return code or 1
 
 
+def numbered(count: int, thing: str, things: str = "") -> str:
+    """ "1 image", "2 images"; `things` is the plural where it is another."""
+    return f"{count:,} {thing if count == 1 else things or f'{thing}s'}"
+
+
 def printable(text: str) -> str:
     """The text with control characters and what cannot be encoded escaped, so that it stays on one line."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)

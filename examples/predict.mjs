@@ -27,8 +27,20 @@ async function decode(content) {
   return new ort.Tensor('uint8', grey, [1, info.height, info.width])
 }
 
+/** The bytes of a graph; of what is none, but lies about beside graphs, an error that says what to do. */
+async function graph(path) {
+  const content = await readFile(path)
+  // What torch.save writes: a zip archive, with a pickle near its start.
+  if (content.subarray(0, 4).toString('latin1') === 'PK\x03\x04' && content.subarray(0, 300).includes('/data.pkl')) {
+    throw new Error(`that is a checkpoint: python export.py ${path} makes a graph of it`)
+  }
+  return content
+}
+
+const REASONS = { ENOENT: 'no such file', EISDIR: 'that is a folder: a file is needed' }
+
 function complain(file, error) {
-  const reason = error.code === 'ENOENT' ? 'no such file' : String(error.message ?? error).split('\n')[0]
+  const reason = REASONS[error.code] ?? String(error.message ?? error).split('\n')[0]
   console.error(`error: ${file}: ${reason}`)
   process.exitCode = 1
 }
@@ -38,7 +50,7 @@ if (!films.length) {
   console.error('usage: node predict.mjs model.onnx film.jpeg [film.png ...]')
   process.exit(2)
 }
-const session = await readFile(model)
+const session = await graph(model)
   .then((content) => ort.InferenceSession.create(content))
   .catch((error) => complain(model, error))
 for (const film of session ? films : []) {

@@ -92,7 +92,8 @@ def odd_patients(dataset: Dataset) -> list[str]:
     both = [patient for patient, of_class in counts.items() if min(of_class) >= MANY and patient not in large]
     if both:
         name, (normal, pneumonia) = problems.printable(both[0]), counts[both[0]]
-        found.append(f"{len(both):,} patients have {MANY} images or more of each class, such as {name} with "
+        have = problems.numbered(len(both), "patient has", "patients have")
+        found.append(f"{have} {MANY} images or more of each class, such as {name} with "
                      f"{normal:,} normal and {pneumonia:,} pneumonia: {WHO}")  # fmt: skip
     alike = collections.defaultdict(list)
     for patient in sorted(whose):
@@ -329,14 +330,14 @@ def _warnings(dataset: Dataset, report: dict) -> list[str]:
     found += _say(len(bad), "files that cannot be read", bad[0] if bad else "")
     for row in report["sides"]:
         few = [name for name in CLASSES if 0 < row[name] < FEW]
-        found += [f"only {row[name]} {name} images on the {row['side']} side" for name in few]
+        found += [f"only {problems.numbered(row[name], f'{name} image')} on the {row['side']} side" for name in few]
         if row["side"] == "test" and not row["images"]:
             found.append("there are no test images: this split can be trained on, but not tested")
     if not dataset.has_patients:
         found.append("nothing says which images belong to one patient: leaks of patients cannot be seen")
     elif dataset.unknown_patients:
-        found.append(f"nothing says of {dataset.unknown_patients:,} images who their patient is: each counts as a "
-                     "patient of its own")  # fmt: skip
+        images = problems.numbered(dataset.unknown_patients, "image")
+        found.append(f"nothing says of {images} who their patient is: each counts as a patient of its own")
     found += odd_patients(dataset)
     found += _way(report, "of several patients")
     for column in ("sides", "classes"):
@@ -366,7 +367,7 @@ def print_report(report: dict) -> None:
         for line in report[what]:
             print(f"  {line}")
     count = len(report["errors"])
-    print(f"{count} error{'s' * (count > 1)}" if count else "ok")
+    print(problems.numbered(count, "error") if count else "ok")
 
 
 def contact_sheet(

@@ -21,11 +21,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from basics import disk, problems
 from basics.disk import sha256_of
-from basics.problems import Problem
+from basics.problems import Problem, numbered
+from basics.progress import Progress
 from films import images, patients
 from films.sources import Entry
 
@@ -67,7 +67,7 @@ def in_threads(work: Callable, count: int, what: str) -> Iterator:
     with (
         warnings.catch_warnings(),  # for all threads: what matters is an error, and pydicom's could show a PatientID
         ThreadPoolExecutor(workers) as pool,
-        tqdm(total=count, desc=what, unit=" images", disable=not sys.stderr.isatty(), leave=False, delay=1) as bar,
+        Progress(count, what, leave=False, delay=1) as bar,
     ):
         warnings.simplefilter("ignore")
 
@@ -241,3 +241,26 @@ def _open(folder: Path, size: int) -> tuple[np.ndarray, dict] | None:
     except (OSError, ValueError, EOFError, KeyError, TypeError):
         return None
     return (table, listing) if whole else None
+
+
+def warnings_of(entries: list[Entry], films: list[dict]) -> list[str]:
+    """What the decoder warned of, a line for each kind with the first file that has it."""
+    kinds: dict[str, list[str]] = collections.defaultdict(list)
+    for entry, film in zip(entries, films, strict=True):
+        if film["warning"]:
+            kinds[film["warning"]].append(problems.printable(entry.file))
+    lines = [f"{files[0]}: {text}" if len(files) == 1 else f"{len(files):,} files, such as {files[0]}: {text}"
+             for text, files in sorted(kinds.items(), key=lambda kind: -len(kind[1]))]  # fmt: skip
+    return lines[:10] + ([f"and {numbered(len(lines) - 10, 'more kind')} of warnings"] if len(lines) > 10 else [])
+
+
+def report_bad(bad: list[tuple[str, str]], total: int, source: str, skip: bool) -> None:
+    """Says which files could not be read; raises Problem unless they are to be skipped and others are left."""
+    if not bad:
+        return
+    listing = "".join(f"\n  {problems.printable(file)}: {reason}" for file, reason in bad[:10])
+    more = f"\n  and {len(bad) - 10:,} more" if len(bad) > 10 else ""
+    text = f"{source}: {len(bad):,} of {numbered(total, 'file')} cannot be read{{}}:{listing}{more}"
+    if not skip or len(bad) == total:
+        raise Problem(text.format("; mend or remove them, or go on without them by --skip-bad"))
+    print("note: " + text.format(" and are left out"), file=sys.stderr)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from basics.problems import Problem, printable
+from basics.problems import Problem, numbered, printable
 from films import images
 
 Tree = dict[str, Any]  # of a zip: name -> Tree, or ZipInfo of a file
@@ -28,6 +28,9 @@ Places = set[tuple[int, int]]  # folders that one has been in, by device and ino
 MAX_BYTES = 500_000_000  # of one image file; above this it is a mistake or an attack
 PICTURES = (".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2", ".heic")  # shown as pictures everywhere, and not read
 WRAPPERS = 4  # folders around the one that is used, itself included
+REMEDY = (
+    "--classes says what the class folders are called, such as NORMAL=healthy PNEUMONIA=sick, or a .csv lists films"
+)
 NAMED = 5  # folders, or suffixes, in a note
 
 
@@ -55,13 +58,16 @@ class Found:
         """What a person should know of what is not used, in sentences."""
         found = []
         if self.others:
-            found.append(f"{self.others.total():,} files in {self.path} are no JPEG, PNG or DICOM and are not used: "
-                         f"{_listed(self.others, 'kinds')}")  # fmt: skip
+            files, are = numbered(self.others.total(), "file"), "is" if self.others.total() == 1 else "are"
+            found.append(f"{files} in {self.path} {are} no JPEG, PNG or DICOM and {are} not used: "
+                         f"{_listed(self.others, 'kind')}")  # fmt: skip
         if self.elsewhere:
-            found.append(f"{self.elsewhere.total():,} pictures in {self.path} lie outside the folders that are "
-                         f"used, and are not: {_listed(self.elsewhere, 'folders')}")  # fmt: skip
+            lie, are = ("lies", "is") if self.elsewhere.total() == 1 else ("lie", "are")
+            found.append(f"{numbered(self.elsewhere.total(), 'picture')} in {self.path} {lie} outside the folders that "
+                         f"are used, and {are} not: {_listed(self.elsewhere, 'folder')}")  # fmt: skip
         if self.closed:
-            found.append(f"{len(self.closed):,} folders in {self.path} cannot be looked into, such as {self.closed[0]}")
+            found.append(f"{numbered(len(self.closed), 'folder')} in {self.path} cannot be looked into, such as "
+                         f"{self.closed[0]}")  # fmt: skip
         return found
 
 
@@ -69,21 +75,24 @@ def _listed(counts: collections.Counter[str], what: str) -> str:
     """ "10 in COVID, 1 in other and 3 more folders", the most first."""
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     shown = [f"{count:,} {name}" for name, count in ordered[:NAMED]]
-    more = f" and {len(counts) - NAMED:,} more {what}" if len(counts) > NAMED else ""
+    more = f" and {numbered(len(counts) - NAMED, f'more {what}')}" if len(counts) > NAMED else ""
     return printable(", ".join(shown) + more)
 
 
-def find(path: Path, archive: zipfile.ZipFile | None, classes: tuple[str, ...], sides: dict[str, str]) -> Found:
+def find(
+    path: Path, archive: zipfile.ZipFile | None, classes: tuple[tuple[str, ...], ...], sides: dict[str, str]
+) -> Found:
     """Finds the class folders of a folder or of a zip, in the folders of sides or directly, and what is in them.
 
-    archive: the zip, open, that `path` is. classes: their names, by label. sides: name of a folder -> "train", "val" or
-    "test". All in whatever case; of folders that differ in nothing else each is taken. Raises Problem if there is none.
+    archive: the zip, open, that `path` is. classes: names of their folders, by label. sides: name of a folder ->
+    "train", "val" or "test". All in whatever case; of folders that differ in nothing else each is taken. Raises Problem
+    if there is none.
     """
-    labels = {name.lower(): label for label, name in enumerate(classes)}
+    labels = {name.lower(): label for label, names in enumerate(classes) for name in names}
     start = _tree_of(archive) if archive else path
     chain = _unwrapped(start, {*labels, *sides})
-    if not chain:
-        raise Problem(f"{path}: no folders named {' and '.join(classes)}, neither here nor in train/, val/ and test/")
+    if not chain or not any(_subfolders(hall, labels) for hall in _halls(chain[-1], sides)):
+        raise Problem(no_classes(path, chain[-1] if chain else start, classes, sides))
     halls = [(sides[name.lower()], f"{name}/", folder) for name, folder in _subfolders(chain[-1], sides)
              if _subfolders(folder, labels)] or [("", "", chain[-1])]  # fmt: skip
     used = [(side, labels[name.lower()], above + name, folder)
@@ -100,6 +109,28 @@ def find(path: Path, archive: zipfile.ZipFile | None, classes: tuple[str, ...], 
                 others[PurePosixPath(name).suffix.lower() or "without a suffix"] += 1
         visited |= here
     return Found(path, chain[-1], films, others, *_elsewhere(start, archive, ways, visited - ways))
+
+
+def _halls(folder: Folder, sides: dict[str, str]) -> list[Folder]:
+    """Where class folders may be: a folder itself and those of its sides."""
+    return [folder, *(inner for _, inner in _subfolders(folder, sides))]
+
+
+def no_classes(path: Path, folder: Folder, classes: tuple[tuple[str, ...], ...], sides: dict[str, str]) -> str:
+    """Says that no class folder is there, which folders are, and what to do."""
+    missing = f"{path}: no folders named {' and '.join(' or '.join(names) for names in classes)}"
+    missing += ", neither here nor in train/, val/ and test/"
+    for _ in range(WRAPPERS):  # down to the first folder with more than one, or with one of files
+        inner = _inside(folder)[1]
+        if len(inner) != 1 or not _inside(next(iter(inner.values())))[1]:
+            break
+        folder = next(iter(inner.values()))
+    inner = dict.fromkeys(name for hall in _halls(folder, sides) for name in _inside(hall)[1])
+    names = [name for name in inner if name.lower() not in sides]
+    if not names:
+        return missing
+    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+    return f"{missing}, but {printable(', '.join(names[:NAMED]))}{more}; {REMEDY}"
 
 
 def _unwrapped(start: Folder, wanted: set[str]) -> list[Folder]:

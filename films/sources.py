@@ -3,6 +3,7 @@
 open_source(...)   what --data names -> Source: one Entry an image, with its label, side and patient
 """
 
+import argparse
 import collections
 import csv
 import functools
@@ -20,10 +21,11 @@ from pathlib import Path
 import numpy as np
 
 from basics.disk import sha256_of_file
-from basics.problems import Problem, UsageProblem
+from basics.problems import Problem, UsageProblem, numbered
 from films import folders, patients, phantoms
 
 CLASSES: tuple[str, str] = ("NORMAL", "PNEUMONIA")  # label 0 and label 1
+ClassNames = tuple[tuple[str, ...], ...]  # by label: what folders of a class are called
 SIDES = ("train", "val", "test")
 # What they are called, in folders and manifests: "valid" is Roboflow's.
 FOLDERS = {**{side: side for side in SIDES}, "validation": "val", "valid": "val", "training": "train"}
@@ -80,12 +82,14 @@ class Source:
     own_validation: bool = False  # its "val" side is a validation set of a useful size
     synthetic: bool = False
     notes: list[str] = field(default_factory=list)
+    classes: ClassNames | None = None  # names of the class folders, where they are not the usual ones
 
 
-def open_source(source: str | None, size: int) -> Source:
+def open_source(source: str | None, size: int, classes: ClassNames | None = None) -> Source:
     """Opens what --data names; None is data/chest_xray, here (`data.py download` puts it there) or beside the scripts.
 
-    Raises UsageProblem when it is not there or of no known kind, Problem when there is nothing usable in it.
+    classes: by label, what the class folders are called, if not by the names of the classes. Raises UsageProblem when
+    it is not there, of no known kind, or has no such folders; Problem when there is nothing usable in it.
     """
     if source is None:
         places = [folder / "data" / "chest_xray" for folder in (Path(), Path(__file__).resolve().parent.parent)]
@@ -95,20 +99,42 @@ def open_source(source: str | None, size: int) -> Source:
                                "download` gets the films, --data phantoms takes the built-in drawings")  # fmt: skip
     if not source:  # of a variable that is not set: Path("") would be the folder one is in
         raise UsageProblem("--data: the path is empty")
+    if classes and (source == "phantoms" or Path(source).suffix.lower() in (".csv", ".npz")):
+        raise UsageProblem(f"--classes is for folders and .zip files: {source} says itself what is normal")
     if source == "phantoms":
         return _phantoms(size)
     path = Path(source)
-    kinds = {".zip": _zip, ".csv": _manifest, ".npz": _pneumoniamnist}
+    kinds = {".csv": _manifest, ".npz": _pneumoniamnist}
     try:
         if not path.exists():
             raise UsageProblem(f"--data {source}: no such file or folder")
         if path.is_dir():
-            return _folder(path)
+            return _folder(path, None, classes)
+        if path.suffix.lower() == ".zip":
+            return _zip(path, classes)
         if path.suffix.lower() not in kinds:
             raise UsageProblem(f"--data {source}: a folder, .zip, .csv or .npz is needed, and this file is none")
         return kinds[path.suffix.lower()](path)
     except OSError as error:
         raise Problem(f"{error.filename or source}: {error.strerror or error}") from error
+
+
+def place_of(args: argparse.Namespace, facts: dict) -> tuple[str, ClassNames | None]:
+    """Source and class folders: those that were typed, or else those that `facts`, a model's "data", remember."""
+    if args.data is not None:
+        return args.data, args.classes
+    return facts["source"], args.classes or remembered_classes(facts)
+
+
+def remembered_classes(facts: dict) -> ClassNames | None:
+    """The names of class folders that a model's "data" remember; none where they are the usual ones."""
+    found = facts.get("folders")
+    return found and tuple(tuple(found[name]) for name in CLASSES)
+
+
+def classes_to_remember(classes: ClassNames | None) -> dict[str, dict]:
+    """What `remembered_classes` reads, as an entry of a model's "data"."""
+    return {"folders": {name: list(names) for name, names in zip(CLASSES, classes, strict=True)}} if classes else {}
 
 
 # ----------------------------------------------------------------------------------------- names and facts
@@ -195,15 +221,15 @@ def name_without(source: Source, kept: list[Entry]) -> str:
 # ----------------------------------------------------------------------------------------- folders and zips
 
 
-def _zip(path: Path) -> Source:
+def _zip(path: Path, classes: ClassNames | None) -> Source:
     try:
-        return _folder(path, zipfile.ZipFile(path))  # stays open: entries are read from it later
+        return _folder(path, zipfile.ZipFile(path), classes)  # stays open: entries are read from it later
     except zipfile.BadZipFile as error:
         raise Problem(f"{path}: not a whole zip file ({error})") from error
 
 
-def _folder(path: Path, archive: zipfile.ZipFile | None = None) -> Source:
-    found = folders.find(path, archive, CLASSES, FOLDERS)
+def _folder(path: Path, archive: zipfile.ZipFile | None, classes: ClassNames | None) -> Source:
+    found = folders.find(path, archive, classes or tuple((name,) for name in CLASSES), FOLDERS)
     entries = [
         Entry(name, label, side, functools.partial(folders.read, file, archive),
               functools.partial(folders.identity, file, archive), patient_of(name), etiology_of(name, label))
@@ -213,9 +239,10 @@ def _folder(path: Path, archive: zipfile.ZipFile | None = None) -> Source:
     where = found.root.resolve() if isinstance(found.root, Path) else path.resolve()
     for label, name in enumerate(CLASSES):
         if not any(entry.label == label for entry in entries):
-            reason = f"{where}: no JPEG, PNG or DICOM image in any folder named {name}"
-            raise Problem("; ".join([reason, *found.notes()]))
-    return Source(str(where), describe(entries), entries, notes=found.notes())
+            names = " or ".join(classes[label]) if classes else name
+            reason = f"{where}: no JPEG, PNG or DICOM image in any folder named {names}"
+            raise Problem("; ".join([reason, *found.notes(), *([folders.REMEDY] if found.elsewhere else [])]))
+    return Source(str(where), describe(entries), entries, notes=found.notes(), classes=classes)
 
 
 # ------------------------------------------------------------------------------------ manifests and arrays
@@ -234,7 +261,8 @@ def _manifest(path: Path) -> Source:
     entries = [_manifest_entry(path, line, row) for line, row in rows]
     twice = [file for file, count in collections.Counter(e.file for e in entries).items() if count > 1]
     if twice:
-        raise Problem(f"{path}: {len(twice):,} files are listed more than once (such as {twice[0]})")
+        are = "is" if len(twice) == 1 else "are"
+        raise Problem(f"{path}: {numbered(len(twice), 'file')} {are} listed more than once (such as {twice[0]})")
     if {entry.label for entry in entries} != {0, 1}:
         raise Problem(f"{path}: both labels, 0 (normal) and 1 (pneumonia), are needed")
     entries.sort(key=lambda entry: entry.file)

@@ -17,7 +17,7 @@ import data
 from basics import disk
 from basics.problems import Problem
 from devices import hardware
-from films import seen
+from films import seen, sources
 from graphs import building, certificates, precisions, proof, sessions, unusual
 from training import checkpoints, schema
 
@@ -27,7 +27,7 @@ SEEN_AT_LEAST = 8  # training images, to find the ranges of activations from
 CERTIFICATE = schema.record(
     ("threshold_changes", "seen"),
     sha256=schema.text,
-    data=schema.record(source=schema.text, split=schema.text),
+    data=schema.record(("folders",), source=schema.text, split=schema.text, folders=schema.FOLDERS),
     reference=schema.record(("validation", "test", "odd"), **dict.fromkeys(("validation", "test", "odd"),
                                                                   schema.table(schema.text))),
     versions=schema.record(torch=schema.text, onnxruntime=schema.text),
@@ -41,12 +41,15 @@ def export(path: Path, args: argparse.Namespace) -> int:
 
     Raises Problem when nothing can be exported at all. What failed leaves no graph of its name.
     """
+    if path.suffix.lower() == ".onnx" and path.is_file():
+        raise Problem(f"{path}: that is a graph: a run's model.pt can be exported; python export.py verify {path} "
+                      "proves the graph again")  # fmt: skip
     checkpoint, network = checkpoints.load_checkpoint(path)
     targets = {precision: args.onnx / f"{named(checkpoint, precision)}.onnx" for precision in args.precision}
     for target in targets.values():
         keep_the_better(target, checkpoint)
-    source = args.data or checkpoint["data"]["source"]
-    dataset = data.load(source, checkpoint["size"], args.cache, checkpoint["fit"], args.skip_bad)
+    source, classes = sources.place_of(args, checkpoint["data"])
+    dataset = data.load(source, checkpoint["size"], args.cache, checkpoint["fit"], args.skip_bad, classes)
     split = data.split_again(dataset, checkpoint["split"])
     same = data.is_own(split, dataset, checkpoint)
     if not same:
@@ -55,7 +58,7 @@ def export(path: Path, args: argparse.Namespace) -> int:
     checkpoint_hash = disk.sha256_of_file(path)
     about = {"name": dataset.name, "source": dataset.source, "fingerprint": dataset.fingerprint,
              "split": split.fingerprint, "split_is_the_models": same,
-             "test": data.contents(dataset, {"test": split.test})}  # fmt: skip
+             "test": data.contents(dataset, {"test": split.test}), **sources.classes_to_remember(classes)}  # fmt: skip
     if len(split.test):  # the proof scores the graph on test labels
         args.looked(checkpoint["name"], checkpoint_hash, dataset.name, about["test"], "export.py")
     expected = proof.reference(network, checkpoint, dataset, split)
@@ -65,7 +68,7 @@ def export(path: Path, args: argparse.Namespace) -> int:
         try:
             calibration = calibration_images(checkpoint, dataset, split) if precision == "int8" else None
             graph = precisions.to_precision(plain, precision, calibration)
-            write(graph, targets[precision], expected, about, seen.of_checkpoint(checkpoint))
+            write(graph, targets[precision], expected, about, seen.of_checkpoint(checkpoint), args.verbose)
         except Problem as problem:  # the other precisions can still be exported
             failures += 1
             print(f"error: {path}, {precision}: {problem}", file=sys.stderr)
@@ -105,7 +108,14 @@ def calibration_images(checkpoint: dict, dataset: data.Dataset, split: data.Spli
     return dataset.images[[known[i] for i in places]]
 
 
-def write(graph: onnx.ModelProto, target: Path, expected: proof.Reference, about: dict, record: seen.Record) -> None:
+def write(
+    graph: onnx.ModelProto,
+    target: Path,
+    expected: proof.Reference,
+    about: dict,
+    record: seen.Record,
+    verbose: bool = False,
+) -> None:
     """Proves a graph and gives it its name, with its certificate beside it. Raises Problem when it differs."""
     names, unchecked = proof.providers()
     facts = building.facts_of(graph)
@@ -113,7 +123,7 @@ def write(graph: onnx.ModelProto, target: Path, expected: proof.Reference, about
     with disk.atomic_path(certificate) as beside, disk.atomic_path(target) as temporary:
         temporary.write_bytes(building.sealed(graph))
         with refused_on_failure(target):
-            found = proof.prove(temporary, expected, names)
+            found = proof.prove(temporary, expected, names, verbose)
         report = {
             "file": target.name,
             "sha256": disk.sha256_of_file(temporary),
@@ -152,6 +162,7 @@ def refused_on_failure(target: Path) -> Generator[None]:
 def open_certified(path: Path) -> tuple[onnx.ModelProto, dict]:
     """A graph and its certificate. Raises Problem when one is missing or damaged, or is not the other's."""
     beside = path.with_suffix(".json")
+    refuse_checkpoint(path)
     for file in (path, beside):
         if not file.is_file():
             raise Problem(f"{file}: no such file" + (", and it certifies the graph" if file == beside else ""))
@@ -196,10 +207,10 @@ def verify_one(path: Path, args: argparse.Namespace) -> None:
     if kept["found"] != kept["sha256"]:
         raise Problem("a change of its threshold was broken off; the same `export.py threshold` completes it")
     facts = sessions.opened(path)[1]
-    source = args.data or kept["data"]["source"]
+    source, classes = sources.place_of(args, kept["data"])
     if not args.data and source != "phantoms" and not Path(source).exists():
         raise Problem(f"it was exported with {source}, which is not here; --data names the folder with its images")
-    dataset = data.load(source, facts["size"], args.cache, facts["fit"], args.skip_bad)
+    dataset = data.load(source, facts["size"], args.cache, facts["fit"], args.skip_bad, classes)
     expected, total = certificates.remembered(kept, facts, dataset)
     count = len(set(map(unusual.pixel_hash, expected.images)))
     if "test" in expected.sides:
@@ -210,7 +221,7 @@ def verify_one(path: Path, args: argparse.Namespace) -> None:
           f"{'' if count == total else '; the others are not checked'}")  # fmt: skip
     print(f"{certificates.coverage(kept, expected)}\n")
     names, unchecked = proof.providers()
-    proof.prove(path, expected, names)
+    proof.prove(path, expected, names, args.verbose)
     print("\n".join(["", *unchecked]))
     print(f"{path}: the same answers as PyTorch's, by {path.with_suffix('.json')} of {kept['versions']['torch']}; "
           f"onnxruntime {onnxruntime.__version__} here, {kept['versions']['onnxruntime']} there\n")  # fmt: skip
@@ -249,7 +260,15 @@ def change_threshold(path: Path, threshold: float) -> None:
           f"{'' if kept else '; there is no certificate beside it'}")  # fmt: skip
 
 
+def refuse_checkpoint(path: Path) -> None:
+    """Raises Problem for a checkpoint, or for the folder of a run, where a graph is meant."""
+    inside = path / "model.pt" if path.is_dir() else path
+    if inside.suffix.lower() in (".pt", ".pth") and inside.is_file():
+        raise Problem(f"{path}: that is a checkpoint: python export.py {inside} makes a graph of it")
+
+
 def load(path: Path) -> onnx.ModelProto:
+    refuse_checkpoint(path)
     if not path.is_file():
         raise Problem(f"{path}: no such file")
     return building.examine(path)
@@ -285,7 +304,8 @@ def export_command(args: argparse.Namespace) -> int:
             failures += len(args.precision)
             print(f"error: {naming(path, problem)}", file=sys.stderr)
     if failures < len(paths) * len(args.precision):
-        print("and: python evaluate.py --all")
+        places = "".join(f" --{name} {vars(args)[name]}" for name in ("runs", "onnx") if vars(args)[name] != Path(name))
+        print(f"and: python evaluate.py --all{places}")
     return 1 if failures else 0
 
 

@@ -19,6 +19,7 @@ import torch
 
 import data
 from basics.problems import Problem
+from basics.progress import Progress
 from films import images
 from graphs import anatomy, building, scoring, sessions, unusual
 from metrics import measures
@@ -118,7 +119,8 @@ def torch_logits(network: torch.nn.Module, checkpoint: dict, squares: np.ndarray
     cpu = torch.device("cpu")
     every, nothing = np.arange(len(squares)), np.zeros(len(squares), np.int64)
     batches = Batches(torch.from_numpy(squares), nothing, every, 32, cpu, tuple(checkpoint["normalisation"]))
-    return inference.network_logits(network, batches)
+    with Progress(len(squares), "PyTorch's answers", leave=False, delay=2) as progress:
+        return inference.network_logits(network, batches, moved=progress.update)
 
 
 def torch_squares(films: np.ndarray, size: int, fit: str) -> np.ndarray:
@@ -137,7 +139,7 @@ def providers() -> tuple[list[str], list[str]]:
 # ---------------------------------------------------------------------------------------------- measuring
 
 
-def prove(path: Path, expected: Reference, names: list[str]) -> dict[str, list[dict]]:
+def prove(path: Path, expected: Reference, names: list[str], verbose: bool = False) -> dict[str, list[dict]]:
     """onnx's checker, then every check on every provider; prints the tables. Raises Problem when anything fails."""
     graph = building.examine(path)
     try:
@@ -149,7 +151,7 @@ def prove(path: Path, expected: Reference, names: list[str]) -> dict[str, list[d
     for name in names:
         for key, rows in measure(path, graph, expected, precision, name).items():
             found[key] += rows
-    scoring.show(found, BATCH)
+    scoring.show(found, BATCH, verbose)
     scoring.judge(found, expected.seed)
     anatomy.check(graph)
     return found

@@ -4,8 +4,11 @@ import numpy as np
 from tabulate import tabulate
 
 from basics.problems import Problem
+from graphs import unusual
 from metrics import measures
 
+SIDES = ("validation", "test")
+ODD = ("1 x 1", "31 x 997", "3000 x 2500", "noise", "black", "white")  # images that no X-ray looks like
 NAMES = {"auroc": "AUROC", "accuracy": "accuracy", "sensitivity": "sensitivity", "specificity": "specificity",
          "brier": "Brier", "log_loss": "log loss"}  # fmt: skip
 # int8 has 256 levels a value: single probabilities move, and what counts is what moves with them. AUROC and accuracy
@@ -48,15 +51,46 @@ def limits(count: int) -> dict[str, float]:
     return INT8 | {"accuracy": max(INT8["accuracy"], 1 / count)}
 
 
-def show(found: dict[str, list[dict]], batch: int) -> None:
-    """The tables of differences and of scores, PyTorch -> graph, and the files whose decision flipped."""
+def group_of(row: dict) -> str:
+    """What a check is one of, where there are several of a kind."""
+    name = row["images"].removesuffix(", new")
+    if name.startswith("some"):  # of many sizes where the batch is no number
+        return "other batches" if isinstance(row["batch"], str) else "small batches"
+    if name in ODD:
+        return "odd images"
+    if name in unusual.LOOKS:
+        return "other looks"
+    return {"original size": "films at their own size"}.get(name, name if name in SIDES else "films of other shapes")
+
+
+def in_short(checks: list[dict]) -> list[dict]:
+    """A row for each provider and group, that of the check which came nearest to its limit; all that differ."""
+    groups: dict[tuple[str, str], list[dict]] = {}
+    for row in checks:
+        groups.setdefault((row["provider"], group_of(row)), []).append(row)
+    rows = []
+    for (_, group), some in groups.items():
+        rows += [row for row in some if not row["passed"]]
+        worst = max(some, key=lambda row: row["probability_max"] / (row["tolerance"] or 1))
+        total = sum(row["n"] for row in some), [name for row in some for name in row["flipped"]]
+        if all(row["passed"] for row in some):
+            label = group if len(some) == 1 or group.endswith("batches") else f"{group}; worst: {worst['images']}"
+            rows.append(worst | {"images": label, "n": total[0], "flipped": total[1]})
+    return rows
+
+
+def show(found: dict[str, list[dict]], batch: int, verbose: bool = False) -> None:
+    """The tables of differences and of scores, PyTorch -> graph, and the files whose decision flipped.
+
+    verbose: a row for every check, not only for each group of them and for those that differ.
+    """
     headers = ["provider", "images", "n", "batch", "max |prob. diff.|", "mean", "max |logit diff.|, relative",
                "tolerance", "flipped", "verdict"]  # fmt: skip
     cells = [
         [row["provider"], row["images"], f"{row['n']:,}", row["batch"], f"{row['probability_max']:.1e}",
          f"{row['probability_mean']:.1e}", f"{row['logit_relative']:.1e}",
          "-" if row["tolerance"] is None else f"{row['tolerance']:.0e}", len(row["flipped"]), verdict(row)]
-        for row in found["checks"]
+        for row in (found["checks"] if verbose else in_short(found["checks"]))
     ]  # fmt: skip
     print(tabulate(cells, headers, disable_numparse=True, colalign=("left", "left", *["right"] * 7, "left")))
     cells = [

@@ -12,6 +12,7 @@ import numpy as np
 
 from basics import disk
 from basics.problems import Problem
+from basics.progress import Progress
 from graphs import anatomy, building
 from graphs.building import GRAPH_OUTPUTS, SEAL
 from training import schema
@@ -110,8 +111,9 @@ def graph_outputs(
     session: "onnxruntime.InferenceSession", images: np.ndarray, batch_size: int, names: Sequence[str] = GRAPH_OUTPUTS
 ) -> dict[str, np.ndarray]:
     """probability (N,), decision (N,) and logits (N, 2), or other outputs, of raw (N, H, W) uint8 images."""
-    parts = [
-        session.run(names, {"image": np.ascontiguousarray(images[start : start + batch_size])})
-        for start in range(0, len(images), batch_size)
-    ]
+    parts = []
+    with Progress(len(images), "the graph's answers", leave=False, delay=2) as progress:
+        for start in range(0, len(images), batch_size):
+            parts.append(session.run(names, {"image": np.ascontiguousarray(images[start : start + batch_size])}))
+            progress.update(len(images[start : start + batch_size]))
     return {name: np.concatenate(column) for name, column in zip(names, zip(*parts, strict=True), strict=True)}

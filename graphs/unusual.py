@@ -217,7 +217,8 @@ def originals(dataset: data.Dataset, places: list[int]) -> list[Lot]:
     """Films of a data set as they lie in their files, grey, at their own size. Raises Problem where one is gone."""
     if not places:
         return []
-    entries = {entry.file: entry for entry in sources.open_source(dataset.source, dataset.images.shape[1]).entries}
+    source = sources.open_source(dataset.source, dataset.images.shape[1], dataset.classes)
+    entries = {entry.file: entry for entry in source.entries}
     lots = []
     for i in places:
         file = dataset.files[i]

@@ -51,7 +51,7 @@ def logged(log: Path) -> dict[tuple[str, int], dict]:
 
 def train_variants(args: argparse.Namespace) -> list[dict]:
     """A dict a run; each is a line of OUT/<architecture>.jsonl too, beside those of other variants and seeds."""
-    dataset = data.load(args.data, args.size, args.cache, args.fit, args.skip_bad)
+    dataset = data.load(args.data, args.size, args.cache, args.fit, args.skip_bad, args.classes)
     split = data.split(dataset, args.split, args.split_seed)
     print(f"{dataset.name}: {len(split.train):,} training, {len(split.validation):,} validation images")
     log, found = args.out / f"{args.arch}.jsonl", []

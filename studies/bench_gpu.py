@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from tabulate import tabulate
-from tqdm import tqdm
 
 import data
 import models
 from basics.problems import Problem
+from basics.progress import Progress
 from devices import hardware, recording
 from studies import bench_training
 from training import batches, inference, loop, recipes
@@ -73,7 +73,7 @@ def rate(count: int, work: Callable[[int], object]) -> tuple[float, float]:
 
 def loop_of(trainer: loop.Trainer, size: int) -> Callable[[int], None]:
     def work(number: int) -> None:
-        with tqdm(disable=True) as bar:
+        with Progress(0, quiet=True) as bar:
             trainer.train_one_epoch(number, size, bar, StopSignals(), 0.0)
         trainer.step = 0
 

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 import torchvision
-from tqdm import tqdm
 
 import data
 import models
 from basics.problems import Problem
+from basics.progress import Progress
 from devices import hardware
 from films import variation
 from training import batches, inference, loop, recipes
@@ -161,7 +161,7 @@ def our_training(architecture: str, args: argparse.Namespace, growing: bool = Fa
     validation = batches.Batches(table, dataset.labels, held_out, inference.EVALUATION_BATCH[device.type], *shared)
     network = models.build(architecture, args.size).to(device).to(memory_format=torch.channels_last)
     trainer = loop.Trainer(network, recipe, training, validation)
-    with tqdm(disable=True) as bar:
+    with Progress(0, quiet=True) as bar:
         while trainer.epoch < trainer.epochs:
             if args.until:
                 yield trainer.one_epoch(bar, StopSignals())[0]

@@ -343,7 +343,7 @@ def test_names_are_ordered_by_their_numbers():
 def test_the_official_split_refuses_a_leak_and_a_folder_without_sides(tmp_path, cache, phantoms):
     folder = make_folder(tmp_path, ("train", "test"))
     shutil.copy(folder / "train/NORMAL/IM-0001-0001.jpeg", folder / "test/NORMAL/IM-9999-0001.jpeg")
-    with pytest.raises(Problem, match="1 sets of identical images are on more than one side"):
+    with pytest.raises(Problem, match="1 set of identical images is on more than one side"):
         data.split(data.load(str(folder), 32, cache), "official")
     with pytest.raises(Problem, match="needs the source's own sides"):
         data.split(phantoms, "official")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 from PIL import Image, ImageCms, ImageOps
 
 import export
@@ -151,6 +152,17 @@ def test_a_wrong_model_is_named(node, films, tmp_path, content):
     done = node(model, films / "grey.png")
     assert (done.returncode, done.stdout) == (1, "")
     assert re.fullmatch(rf"error: {re.escape(str(model))}: .{{10,}}\n", done.stderr)
+
+
+def test_a_checkpoint_or_a_folder_is_no_graph(node, films, tmp_path):
+    torch.save({"state": torch.zeros(2)}, tmp_path / "model.pt")
+    command = f"python export.py {tmp_path / 'model.pt'}"
+    for model, reason in (
+        (tmp_path / "model.pt", f"that is a checkpoint: {command} makes a graph of it"),
+        (tmp_path, "that is a folder: a file is needed"),
+    ):
+        done = node(model, films / "grey.png")
+        assert (done.returncode, done.stdout, done.stderr) == (1, "", f"error: {model}: {reason}\n")
 
 
 def test_a_call_without_films_shows_the_usage(node):

@@ -14,7 +14,7 @@ import explain
 import export
 import predict
 import train
-from basics import terms
+from basics import disk, terms
 
 HUGE = str(10**30)
 WHOLE = ("-1", "1.5", "1e99", HUGE, "nan", "", "many")
@@ -28,7 +28,7 @@ DATA = ("", "file", "file/x", "nowhere")
 DEVICE = ("", "gpu", "cuda:0")
 SIZE = ("8", "4096", *COUNT)
 SPLIT = {"--split": ("", "patients", "Patient"), "--split-seed": SEED, "--size": SIZE, "--fit": ("", "strech")}
-SOURCE = {"--data": DATA, "--cache": FOLDER}
+SOURCE = {"--data": DATA, "--cache": FOLDER, "--classes": ()}
 RESULTS = {"--runs": FOLDER, "--onnx": FOLDER}
 
 # (script, words before the option, option: wrong values)
@@ -46,10 +46,11 @@ SCRIPTS: dict[str, tuple[Callable, list[str], dict[str, tuple[str, ...]]]] = {
         **SOURCE, "--out": FILE, "--count": ("13", *COUNT), "--device": DEVICE, "--data": ()}),
     "evaluate.py": (evaluate.main, ["x.pt"], {
         **RESULTS, "--report": FOLDER, "--prevalence": ("0", "1", *SHARE), "--format": ("", "githbu"),
-        "--cache": FOLDER, "--device": DEVICE, "--data": (), "--by": ()}),
+        "--cache": FOLDER, "--device": DEVICE, "--data": (), "--by": (), "--classes": ()}),
     "export.py": (export.main, ["x.pt"], {**RESULTS, "--precision": ("", "fp8", "FP32"), "--cache": FOLDER,
-                                          "--data": ()}),
-    "export.py verify": (export.main, ["verify", "x.onnx"], {"--runs": FOLDER, "--cache": FOLDER, "--data": ()}),
+                                          "--data": (), "--classes": ()}),
+    "export.py verify": (export.main, ["verify", "x.onnx"], {"--runs": FOLDER, "--cache": FOLDER, "--data": (),
+                                                             "--classes": ()}),
     "export.py threshold": (export.main, ["threshold", "x.onnx"], {}),
     "data.py download": (data.main, ["download"], {
         "--source": ("", "kermanyy"), "--size": ("100", *COUNT), "--out": FOLDER}),
@@ -107,6 +108,28 @@ def test_every_option_with_a_value_stands_in_the_table(script, capsys, monkeypat
     assert shown == set(options)
 
 
+@pytest.mark.parametrize(
+    "classes",
+    ["NORMAL=a", "NORMAL=a NORMAL=b", "NORMAL=a PNEUMONIA=a", "NORMAL=A,b PNEUMONIA=a", "NORMAL= PNEUMONIA=b", "a b",
+     "NORMAL=a, PNEUMONIA=b", "NORMAL=a PNEUMONIA=b COVID=c"],
+)  # fmt: skip
+def test_names_of_classes_are_told_apart(classes, capsys):
+    assert call(train.main, ["--arch", "simple", "--data", "folder", "--classes", *classes.split()]) == 2
+    said(capsys.readouterr().err)
+
+
+def test_names_of_classes_come_in_the_order_of_the_labels():
+    args = train.parse(["--arch", "simple", "--classes", "pneumonia=sick,very sick", "NORMAL=healthy"])
+    assert args.classes == (("healthy",), ("sick", "very sick"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_each_script_says_its_version(script, capsys):
+    main, words, _ = SCRIPTS[script]
+    assert call(main, [*words, "--version"]) == 0
+    assert capsys.readouterr().out.endswith(f" {disk.VERSION}\n") and predict.VERSION == disk.VERSION
+
+
 @pytest.mark.parametrize("value", [*SHARE, "inf"])
 def test_a_wrong_threshold_leaves_the_graph_alone(value, folder, capsys):
     assert call(export.main, ["threshold", "file", value]) == 2
@@ -154,6 +177,33 @@ def test_an_empty_path_is_not_the_folder_one_is_in(capsys):
                             (export.main, ["threshold", "", "0.5"])):  # fmt: skip
         assert call(main, arguments) == 2
         assert "the path is empty" in said(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("model", ["run", "run/model.pt"])
+def test_a_checkpoint_in_place_of_a_graph_is_said_with_the_command_that_makes_one(model, folder, capsys):
+    (folder / "run").mkdir()
+    (folder / "run" / "model.pt").touch()
+    for arguments in (["verify", model], ["threshold", model, "0.5"]):
+        assert call(export.main, arguments) == 1
+        expected = f"error: {model}: that is a checkpoint: python export.py run/model.pt makes a graph of it"
+        assert said(capsys.readouterr().err) == expected
+
+
+def test_the_folder_of_a_run_stands_for_its_checkpoint(folder, capsys):
+    (folder / "run").mkdir()
+    (folder / "run" / "model.pt").touch()
+    for main in (export.main, explain.main):
+        assert call(main, ["run"]) == 1
+        assert said(capsys.readouterr().err).startswith("error: run/model.pt: not a whole checkpoint")
+    assert call(explain.main, ["folder"]) == 2 and "folder is a folder" in said(capsys.readouterr().err)
+
+
+def test_a_graph_in_place_of_a_checkpoint_is_said(folder, capsys):
+    (folder / "x.onnx").touch()
+    assert call(export.main, ["x.onnx"]) == 1
+    assert "that is a graph: " in said(capsys.readouterr().err)
+    assert call(explain.main, ["x.onnx"]) == 1
+    assert "name the run's model.pt" in said(capsys.readouterr().err)
 
 
 # Beginnings that Python's unpickler trips over in different ways.

@@ -4,6 +4,7 @@ import collections
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -153,7 +154,7 @@ def test_films_are_found_by_what_they_are_and_the_rest_is_counted(graph, tmp_pat
     rows = [Path(json.loads(line)["file"]).name for line in captured.out.splitlines()]
     assert rows == ["1.2.840.113619", "IM0001", "x.png", "y.dicom"]
     assert captured.err.splitlines()[-2] == ("note: passed over in folders: 3 .tif, 2 DICOMDIR, 2 without a suffix, "
-                                             "1 .txt, 1 .bmp, 1 others")  # fmt: skip
+                                             "1 .txt, 1 .bmp, 1 other")  # fmt: skip
     (tmp_path / "scans").mkdir()
     (tmp_path / "scans" / "x.tiff").write_bytes(b"II*\0")
     assert call(graph, tmp_path / "scans") == 2
@@ -231,7 +232,7 @@ def test_a_checkpoint_is_no_graph_and_what_makes_one_is_said(folder, tmp_path, c
         assert call(tmp_path / name, folder) == 2
         path = tmp_path / name
         assert capsys.readouterr().err == (
-            f"error: {path}: a checkpoint, not a graph; python export.py {path} makes the graph\n"
+            f"error: {path}: that is a checkpoint: python export.py {path} makes a graph of it\n"
         )
     with zipfile.ZipFile(tmp_path / "films.zip", "w") as archive:
         archive.writestr("x.png", b"")
@@ -327,7 +328,7 @@ def test_no_name_becomes_a_formula_or_a_second_line(tmp_path, capsys, monkeypatc
     assert all(row["model"].startswith("'=HYPERLINK(1)\\r\\nx") and float(row["probability"]) >= 0 for row in rows)
     capsys.readouterr()
     assert call(*arguments, "--resume") == 0
-    assert (tmp_path / "x.csv").read_bytes() == before and "8 files were done before" in capsys.readouterr().err
+    assert (tmp_path / "x.csv").read_bytes() == before and "; 8 files done before; " in capsys.readouterr().err
     assert predict.FORMULA.pattern == disk.FORMULA.pattern
 
 
@@ -399,7 +400,31 @@ def test_providers(graph, folder, capsys, monkeypatch):
     assert "CUDAExecutionProvider" in capsys.readouterr().err
     assert call(graph, folder, cpu=False) == 0
     error = capsys.readouterr().err.splitlines()
-    assert error[0] == "note: CUDA does not work here; the CPU is used" and "on CPU" in error[1]
+    assert "on the CPU; " in error[0] and not any("CUDA" in line for line in error)
+    monkeypatch.setattr(predict, "there_is_a_gpu", lambda: True)
+    assert call(graph, folder, cpu=False) == 0
+    error = capsys.readouterr().err.splitlines()
+    assert error[0] == "note: CUDA does not work here; the CPU is used" and "on the CPU; " in error[1]
+
+
+def test_one_is_one_and_nothing_is_not_told(bright, tmp_path, capsys):
+    draw(tmp_path / "a.png", 0)
+    (tmp_path / "b.txt").write_text("text")
+    assert call(bright, tmp_path, "--csv", tmp_path / "x.csv") == 0
+    *_, last = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"\d NORMAL, \d PNEUMONIA, 0 errors, (1 warning|\d warnings); [\d.]+ files/s", last), last
+    assert call(bright, tmp_path, "--csv", tmp_path / "x.csv", "--resume") == 0
+    assert "; 1 file done before; " in capsys.readouterr().err
+
+
+def test_of_a_run_its_graph_is_what_can_be_opened(graph, folder, tmp_path, capsys):
+    (tmp_path / "model.pt").touch()
+    for path, said in ((tmp_path / "model.pt", "that is a checkpoint"), (tmp_path, "that is the folder of a run")):
+        assert call(path, folder) == 2
+        expected = f"error: {path}: {said}: python export.py {tmp_path / 'model.pt'} makes a graph of it\n"
+        assert capsys.readouterr().err == expected
+    assert call(graph.parent, folder) == 2
+    assert capsys.readouterr().err.startswith(f"error: {graph.parent}: that is a folder: name the .onnx file, such as ")
 
 
 def test_a_graph_that_fails_on_a_film_does_not_stop_the_others(graph, folder, capsys, monkeypatch):

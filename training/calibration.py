@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 import models
+from basics.progress import Progress
 from metrics import estimation, measures
 from training import inference, stress_views
 from training.batches import Batches
@@ -69,11 +70,14 @@ def decided(
     best.load_state_dict(checkpoint["state"])
     best = best.to(device).to(memory_format=torch.channels_last)
     answer = inference.answering(best, device, reduced=stress is not None)
+    total = len(labels) * (len(stress.views) if stress else 1)
+    progress = Progress(total, "validation of the best epoch", leave=False, delay=2)
 
     def answers(images: torch.Tensor) -> np.ndarray:
         """The epoch was chosen by bf16 answers. These are float32, but for the many of the stress views."""
         batches = Batches(images, labels, np.arange(len(labels)), inference.EVALUATION_BATCH[device.type], device,
                           tuple(checkpoint["normalisation"]))  # fmt: skip
-        return inference.network_logits(best, batches, answer=answer)
+        return inference.network_logits(best, batches, answer=answer, moved=progress.update)
 
-    return {**checkpoint, **taken(answers, shown, stress, labels, patients)}
+    with progress:
+        return {**checkpoint, **taken(answers, shown, stress, labels, patients)}

@@ -1,15 +1,14 @@
 """The training loop, on one page: an epoch, a step, its learning rate and side, the state to go on from."""
 
-import sys
 import time
 from collections.abc import Callable
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tqdm import tqdm
 
-from basics.problems import Problem
+from basics.problems import Problem, numbered
+from basics.progress import Progress
 from devices import hardware, layers, parallel
 from devices.recording import Captured, recorder
 from training import inference, run_folder
@@ -75,20 +74,22 @@ class Trainer:
         Ctrl-C and SIGTERM end it after the step under way: calls save() and raises Stopped. Raises Problem when the
         network's output is not finite, and when the gradients of a whole epoch were not.
         """
-        count, quiet = len(self.training.indices), not sys.stderr.isatty() or parallel.rank() > 0
-        bar = tqdm(total=self.epochs * count, initial=self.epoch * count, unit=" images", disable=quiet)
+        count = len(self.training.indices)
+        bar = Progress(self.epochs * count, "training", start=self.epoch * count, quiet=parallel.rank() > 0)
         with bar, StopSignals() as stop:
             try:
                 while self.epoch < self.epochs:
                     row, logits = self.one_epoch(bar, stop)
                     keep(row, logits)
+                    bar.heard()
                     stop.check()
             except StopAsked as asked:
                 save()
-                raise Stopped(asked.signum, f"stopped after {self.epoch} epochs and {self.step} steps; "
+                raise Stopped(asked.signum, f"stopped after {numbered(self.epoch, 'epoch')} and "
+                              f"{numbered(self.step, 'step')}; "
                               "the same command with --resume goes on from there") from None  # fmt: skip
 
-    def one_epoch(self, bar: tqdm, stop: StopSignals) -> tuple[dict, np.ndarray]:
+    def one_epoch(self, bar: Progress, stop: StopSignals) -> tuple[dict, np.ndarray]:
         """Trains for one epoch and evaluates; returns its row of history and the validation logits."""
         start = time.perf_counter() - self.seconds
         number, side = self.epoch + 1, side_of_epoch(self.progress(0), self.size, self.recipe)
@@ -99,8 +100,11 @@ class Trainer:
         self.check_finite(number)
         skipped = self.skipped_in(number)
         trained = time.perf_counter()
+        bar.label = f"epoch {number}/{self.epochs}, validation"
         with stop.at_once():
-            validation_logits = inference.network_logits(self.network, self.validation, True, self.answer_validation)
+            validation_logits = inference.network_logits(
+                self.network, self.validation, True, self.answer_validation, lambda _: bar.update(0)
+            )
         if not np.isfinite(validation_logits).all():
             raise Problem(f"epoch {number}: the network's output for validation images is not finite; try a lower --lr")
         row = {"epoch": number, "learning_rate": rate}
@@ -116,7 +120,7 @@ class Trainer:
         self.plan()
         return row, validation_logits
 
-    def train_one_epoch(self, number: int, side: int, bar: tqdm, stop: StopSignals, start: float) -> None:
+    def train_one_epoch(self, number: int, side: int, bar: Progress, stop: StopSignals, start: float) -> None:
         """One pass over the training images, or what is left of it."""
         self.network.train()
         sizes = self.training.batch_sizes()
@@ -128,6 +132,7 @@ class Trainer:
             self.logits[end - len(labels) : end] = logits  # stays on the device: reading it is a sync point
             self.labels[end - len(labels) : end] = labels
             self.step += 1
+            bar.label = f"epoch {number}/{self.epochs}, step {self.step}/{len(sizes)}"
             bar.update(sizes[self.step - 1])
             self.seconds = time.perf_counter() - start
             stop.check()

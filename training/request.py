@@ -16,6 +16,7 @@ class Request:
     data: str | None = None  # a source, see films.sources.open_source; None: data/chest_xray
     cache: Path | None = None  # of decoded images; None: below ~/.cache
     skip_bad: bool = False
+    classes: tuple[tuple[str, ...], ...] | None = None  # names of the class folders, by label
     size: int = 224  # side of the images in pixels
     fit: str = "stretch"  # how images are made square
     split: str = "patient"
@@ -39,4 +40,5 @@ class Request:
     name: str | None = None  # of the run's folder; None: the architecture; after "quick-" in a smoke run
     out: Path = Path("runs")
     quick: bool = False  # a smoke run
+    verbose: bool = False  # print all rows of stress validation
     architecture: str = ""  # of the network that is being trained

@@ -6,6 +6,7 @@ import functools
 import importlib.metadata
 import platform
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -23,7 +24,7 @@ from basics import disk, problems
 from basics.problems import Problem, UsageProblem
 from data import Dataset, Split
 from devices import hardware, parallel
-from films import seen
+from films import seen, sources
 from metrics import measures
 from training import calibration, checkpoints, schema
 from training.recipes import Recipe
@@ -81,13 +82,9 @@ class Run:
         self.checkpoint |= {"epoch": row["epoch"], "history": list(self.history), "seconds": self.seconds()}
         self.checkpoint |= calibration.fit(logits, labels)
         self.save(state, training, best)
-        skipped = f"  {row['skipped']:.1%} of the steps skipped" if row["skipped"] else ""
-        tqdm.write(
-            f"epoch {row['epoch']:>2}/{training['epochs']}  lr {row['learning_rate']:.1e}  "
-            f"train loss {row['train_loss']:.4f} acc {row['train_accuracy']:.3f}  "
-            f"val loss {row['val_loss']:.4f} acc {row['val_accuracy']:.3f} AUROC {row['val_auroc']:.4f}  "
-            f"{row['seconds']:.0f} s, {row['images_per_second']:.0f} images/s{skipped}{'  best' if best else ''}"
-        )
+        line = epoch_line(row, training["epochs"], str(self.checkpoint.get("validation", "random")))
+        tqdm.write(line + "  best" * best)
+        sys.stdout.flush()  # whoever reads a log reads it while it grows
 
     def save(self, state: dict, training: dict, best: bool = False) -> None:
         """Has last.pt written, after model.pt if `best`. Raises Problem if an earlier file could not be."""
@@ -182,6 +179,21 @@ def scores(side: str, logits: np.ndarray, labels: np.ndarray) -> dict[str, float
     }
 
 
+def shown_as(validation: str) -> str:
+    """What numbers of a kind of validation are called, in the log and in tables."""
+    return "stress" if validation == "stress" else "validation"
+
+
+def epoch_line(row: dict, epochs: int, validation: str) -> str:
+    skipped = f"  {row['skipped']:.1%} of the steps skipped" if row["skipped"] else ""
+    return (
+        f"epoch {row['epoch']:>2}/{epochs}  lr {row['learning_rate']:.1e}  "
+        f"train loss {row['train_loss']:.4f} acc {row['train_accuracy']:.3f}  {shown_as(validation)} "
+        f"loss {row['val_loss']:.4f} acc {row['val_accuracy']:.3f} AUROC {row['val_auroc']:.4f}  "
+        f"{row['seconds']:.0f} s, {row['images_per_second']:.0f} images/s{skipped}"
+    )
+
+
 def rank(row: dict) -> tuple[float, float]:
     """What the best epoch is the largest of: validation AUROC, then low validation loss."""
     return row["val_auroc"], -row["val_loss"]
@@ -214,6 +226,7 @@ def new_checkpoint(
             "synthetic": dataset.synthetic,
             "skipped": [list(pair) for pair in dataset.bad],  # files that could not be read, with --skip-bad
             "shapes": data.shape_ratio(dataset, split.train),
+            **sources.classes_to_remember(dataset.classes),
         },
         "split": {
             "how": split.how,

@@ -14,7 +14,7 @@ from tabulate import tabulate
 import data
 import models
 from basics import terms
-from basics.problems import Problem, UsageProblem
+from basics.problems import Problem, UsageProblem, numbered
 from data import Dataset, Split
 from devices import hardware, parallel
 from films import audit, seen
@@ -25,7 +25,6 @@ from training.recipes import QUICK_EPOCHS, QUICK_IMAGES, RECIPES, Recipe
 from training.request import Request
 from training.stopping import Stopped
 
-SUMMARY = ["model", "best epoch", "validation accuracy", "AUROC", "loss", "minutes"]
 SUMMARY_DIGITS = ("", "", ".4f", ".4f", ".4f", ".1f")
 
 
@@ -70,14 +69,18 @@ def train_run(
         go_on(trainer, folder / "last.pt", old)
         now = ("device", "versions", "split", *seen.SHAPES)  # of an earlier version, these two may say less
         checkpoint = {**old, **{key: checkpoint[key] for key in now}}
-        print(f"{folder / 'last.pt'}: going on after {trainer.epoch} epochs and {trainer.step} steps")
+        print(f"{folder / 'last.pt'}: going on after {numbered(trainer.epoch, 'epoch')} and "
+              f"{numbered(trainer.step, 'step')}")  # fmt: skip
     else:
         run_folder.spare(folder, dataset.synthetic, request.quick)
         run_folder.fresh_folder(request.out, name)
         run_folder.write_record(folder, checkpoint, request, None)
     patients = [dataset.patients[i] for i in validation]
+    epochs = numbered(trainer.epochs, "epoch")
     print(f"{name}: {models.parameter_count(network):,} parameters, {len(training):,} training and "
-          f"{len(validation):,} validation images, {trainer.epochs} epochs on {checkpoint['device']}")  # fmt: skip
+          f"{len(validation):,} validation images, {epochs} on {checkpoint['device']}")  # fmt: skip
+    if stress:
+        print(f"stress: each validation image in one of {len(stress.views)} views")
     with run_folder.Run(folder, checkpoint) as run:
         trainer.fit(
             lambda row, logits: run.keep(row, logits, labels[validation], network.state_dict(), trainer.state()),
@@ -107,11 +110,11 @@ def finish(run: run_folder.Run, checkpoint: dict, request: Request) -> dict:
     if parallel.rank():
         return run.checkpoint
     checkpoint = run.finish(checkpoint, request)
-    stress = "stress " if checkpoint["stress"] else ""
-    if stress:
-        print(stress_views.table(checkpoint["stress"]))
+    rows = checkpoint["stress"]
+    if rows and not request.quick:
+        print(stress_views.table(rows) if request.verbose else stress_views.in_short(rows))
     print(f"{run.folder / 'model.pt'}: epoch {checkpoint['epoch']}, temperature {checkpoint['temperature']:.3f}, "
-          f"threshold {checkpoint['threshold']:.4f}, from {stress}validation\n")  # fmt: skip
+          f"threshold {checkpoint['threshold']:.4f}, from {'stress ' if rows else ''}validation\n")  # fmt: skip
     return checkpoint
 
 
@@ -138,7 +141,8 @@ def prepare(request: Request) -> tuple[torch.nn.Module, str]:
 def contradictions(dataset: Dataset) -> list[str]:
     found = audit.contradictions(dataset)
     example = dataset.files[found[0][0]] if found else ""
-    return [f"WARNING: {len(found):,} sets of identical images carry both labels (such as {example})"] if found else []
+    sets = numbered(len(found), "set of identical images carries", "sets of identical images carry")
+    return [f"WARNING: {sets} both labels (such as {example})"] if found else []
 
 
 def train_all(request: Request) -> int:
@@ -178,7 +182,7 @@ def prepared(request: Request) -> tuple[dict, dict[str, Problem]]:
 def one_after_the_other(request: Request) -> int:
     networks, skipped = prepared(request)
     dataset = parallel.first_here(
-        lambda: data.load(request.data, request.size, request.cache, request.fit, request.skip_bad)
+        lambda: data.load(request.data, request.size, request.cache, request.fit, request.skip_bad, request.classes)
     )
     print(dataset.name)
     for note in contradictions(dataset) + [f"WARNING: {line}" for line in audit.odd_patients(dataset)]:
@@ -188,10 +192,12 @@ def one_after_the_other(request: Request) -> int:
     for (architecture, seed), fold in itertools.product(networks, folds):  # before the first of them is trained
         name = run_name(replace(request, architecture=architecture, seed=seed), fold)
         run_folder.spare(request.out / name, dataset.synthetic, request.quick)
+    tested = []
     for fold in folds:
         split = data.split(dataset, request.split, request.split_seed, request.val == "block", fold)
         counts = ", ".join(f"{len(indices):,} {side}" for side, indices in split.sides.items())
         print(f"split by {split.how}, seed {split.seed}, fingerprint {split.fingerprint}: {counts} images")
+        tested.append(len(split.test) > 0)
         for note in split.notes:
             parallel.say(note)
         for (architecture, seed), made in networks.items():
@@ -204,11 +210,20 @@ def one_after_the_other(request: Request) -> int:
             with run_folder.claimed(request.out / name), hardware.enough_memory(less):
                 checkpoint = train(name, network, origin, dataset, split, recipe, own)
             rows[architecture].append(summary_row(name, checkpoint))
-    print(tabulate([line for found in rows.values() for line in with_mean(found)], SUMMARY, floatfmt=SUMMARY_DIGITS))
+    lines = [line for found in rows.values() for line in with_mean(found)]
+    print(tabulate(lines, ["model", *summary_heads(request)], floatfmt=SUMMARY_DIGITS))
     for architecture, problem in skipped.items():
         parallel.say(f"{architecture} was skipped: {problem}")
-    print(f"next: python evaluate.py --all{'' if request.out == Path('runs') else f' --runs {request.out}'}")
+    print(next_step(request, tested=all(tested)))
     return 1 if skipped else 0
+
+
+def next_step(request: Request, tested: bool) -> str:
+    """The command that tests what was trained; without test films of its own it needs others."""
+    command = f"python evaluate.py --all{'' if request.out == Path('runs') else f' --runs {request.out}'}"
+    if tested:
+        return f"next: {command}"
+    return f"there are no test films here: {command} --data PATH names some from elsewhere"
 
 
 def run_name(request: Request, fold: tuple[int, int] | None) -> str:
@@ -217,6 +232,11 @@ def run_name(request: Request, fold: tuple[int, int] | None) -> str:
     if request.quick and not name.startswith("quick-"):
         name = f"quick-{name}"
     return name + (f"-s{request.seed}" if request.seeds else "") + (f"-f{fold[0]}" if fold else "")
+
+
+def summary_heads(request: Request) -> list[str]:
+    what = run_folder.shown_as(request.val)
+    return ["best epoch", f"{what} accuracy", f"{what} AUROC", f"{what} loss", "minutes"]
 
 
 def summary_row(name: str, checkpoint: dict) -> list:
@@ -252,7 +272,7 @@ def sweep(
         this = replace(recipe, learning_rate=rate)
         found[rate] = train_run(f"lr-{rate:g}", copy.deepcopy(network), origin, dataset, split, this, own)
     rows = [[f"{rate:g}", *summary_row(name, checkpoint)[1:]] for rate, checkpoint in found.items()]
-    print(tabulate(rows, ["learning rate", *SUMMARY[1:]], floatfmt=SUMMARY_DIGITS))
+    print(tabulate(rows, ["learning rate", *summary_heads(request)], floatfmt=SUMMARY_DIGITS))
     best = max(found, key=lambda rate: run_folder.rank(found[rate]["history"][found[rate]["epoch"] - 1]))
     print(f"{name}: learning rate {best:g} validates best; all runs stay under {folder}\n")
     kept = request.resume and run_folder.finished(request.out / name)

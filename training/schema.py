@@ -134,6 +134,8 @@ def points(value: Any) -> bool:
         len(set(PROMISED) & set(point)) in (0, len(PROMISED)) for point in value.values())  # fmt: skip
 
 
+FOLDERS = record(**dict.fromkeys(CLASSES, every(text)))
+
 RULES: dict[str, tuple[Rule, str]] = {
     "name": (plain_name, "a plain file name"),
     "architecture": (one_of("simple", "resnet34", "resnet34-pretrained"), "one that this program knows"),
@@ -144,8 +146,9 @@ RULES: dict[str, tuple[Rule, str]] = {
                       "a mean and a deviation, 0 to 1"),
     "temperature": (number(1e-3, 1e3), "a number above 0"),
     "threshold": (number(0, 1), "a number from 0 to 1"),
-    "data": (record(("source", "skipped", "shapes"), name=text, fingerprint=text, synthetic=flag, source=text,
-                    skipped=every(every(text)), shapes=number(0)), "a description of data"),
+    "data": (record(("source", "skipped", "shapes", "folders"), name=text, fingerprint=text, synthetic=flag,
+                    source=text, skipped=every(every(text)), shapes=number(0), folders=FOLDERS),
+             "a description of data"),
     "split": (record(("images", "block", "fold"), how=one_of("patient", "official", "image"), seed=whole(),
                      block=flag, fold=nothing_or(part), fingerprint=text, images=table(whole())),
               "a description of a split"),

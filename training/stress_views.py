@@ -254,6 +254,17 @@ def weighted_auroc(labels: NDArray, scores: NDArray, weights: NDArray) -> float:
     return float(positive @ below / (positive.sum() * negative.sum()))
 
 
+def in_short(rows: list[dict]) -> str:
+    """Two lines of the rows of `measured`: films as they are, and the row with the lowest AUROC."""
+    as_they_are = next(row for row in rows if row["view"] == "as it is")
+    worst = min(rows, key=lambda row: row["auroc"])
+    lines = []
+    for head, row in (("films as they are", as_they_are), (f"worst view ({worst['view']})", worst)):
+        others = ", ".join(f"{key} {row[key]:.3f}" for key in MEASURES if key != "auroc")
+        lines.append(f"stress validation, {head}: AUROC {row['auroc']:.4f}, {others}")
+    return "\n".join(lines)
+
+
 def table(rows: list[dict]) -> str:
     """The rows of `measured` for people, with their mean and worst."""
     numbers = np.array([[row[key] for key in MEASURES] for row in rows])

@@ -9,7 +9,7 @@ from film_files import dicom
 from folders import draw, make_folder, make_kaggles_tree
 
 import data
-from basics.problems import Problem
+from basics.problems import Problem, UsageProblem
 from films import folders, sources
 
 
@@ -182,7 +182,7 @@ def test_a_closed_folder_beside_the_films_is_said_and_stops_nobody(tmp_path, mon
     monkeypatch.setattr(Path, "iterdir", closed)
     found = opened(folder)
     assert len(found.entries) == 32
-    assert found.notes == [f"1 folders in {folder} cannot be looked into, such as lost+found/ (Permission denied)"]
+    assert found.notes == [f"1 folder in {folder} cannot be looked into, such as lost+found/ (Permission denied)"]
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
@@ -199,3 +199,58 @@ def test_a_pipe_is_not_read_and_a_large_file_is_not_read_whole(tmp_path, monkeyp
     assert len(found.notes) == 1 and found.notes[0].endswith("1 without a suffix")
     with pytest.raises(ValueError, match="5,000 bytes is more than the limit of 4,000"):
         folders.read(folder / "NORMAL" / "large")
+
+
+HEALTHY = (("healthy", "Clear"), ("sick",))  # names of the class folders
+
+
+def renamed(root: Path, sides: tuple[str, ...] = ("train", "test")) -> Path:
+    """make_folder's tree with other names: half of the normal films in a folder of their own."""
+    for side in sides:
+        for i in range(12):
+            draw(root / side / ("HEALTHY" if i % 2 else "clear") / f"a{side}{i}.png", 2 * i)
+            draw(root / side / "Sick" / f"b{side}{i}.png", 2 * i + 1)
+    return root
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_other_names_are_told_and_then_found(tmp_path, cache, zipped):
+    root = renamed(tmp_path / "outer" / "films")
+    where = Path(shutil.make_archive(str(root), "zip", tmp_path / "outer")) if zipped else tmp_path / "outer"
+    with pytest.raises(Problem) as caught:
+        data.load(str(where), 32, cache)
+    assert str(caught.value) == (
+        f"{where}: no folders named NORMAL and PNEUMONIA, neither here nor in train/, val/ and test/, but HEALTHY, "
+        f"Sick, clear; {folders.REMEDY}")  # fmt: skip
+    assert "--classes" in folders.REMEDY and "NORMAL=healthy PNEUMONIA=sick" in folders.REMEDY
+    dataset = data.load(str(where), 32, cache, classes=HEALTHY)
+    assert len(dataset.files) == 48 and dataset.labels.sum() == 24
+    assert {file.split("/")[1] for file, label in zip(dataset.files, dataset.labels, strict=True) if label} == {"Sick"}
+    with pytest.raises(Problem, match="in any folder named none or nowhere; "):
+        data.load(str(where), 32, cache, classes=(("none", "nowhere"), ("sick",)))
+
+
+def test_other_classes_for_the_same_films_are_other_labels_and_another_fingerprint(tmp_path):
+    root, cache = make_folder(tmp_path / "films"), tmp_path / "cache"
+    plain = data.load(str(root), 32, cache)
+    same, turned = (data.load(str(root), 32, cache, classes=names)
+                    for names in ((("normal",), ("pneumonia",)), (("PNEUMONIA",), ("NORMAL",))))  # fmt: skip
+    assert plain.files == same.files == turned.files and len(list(cache.glob("[!.]*"))) == 1  # one cache for all three
+    assert (plain.labels == same.labels).all() and (plain.labels == 1 - turned.labels).all()
+    assert data.load(str(root), 32, cache).labels.tolist() == plain.labels.tolist()
+    assert len({plain.fingerprint, same.fingerprint, turned.fingerprint}) == 3
+    assert data.split(plain).fingerprint == data.split(same).fingerprint != data.split(turned).fingerprint
+
+
+def test_classes_are_for_folders(tmp_path, cache):
+    (tmp_path / "x.csv").write_text("path,label\n")
+    for source in ("phantoms", str(tmp_path / "x.csv"), str(tmp_path / "x.npz")):
+        with pytest.raises(UsageProblem, match="--classes is for folders and .zip files: "):
+            data.load(source, 32, cache, classes=HEALTHY)
+
+
+def test_a_class_that_is_missing_has_its_remedy(tmp_path, cache):
+    draw(tmp_path / "NORMAL" / "a.png")
+    draw(tmp_path / "sick" / "b.png")
+    with pytest.raises(Problem, match="named PNEUMONIA; 1 picture in .* lies outside .* 1 in sick; --classes"):
+        data.load(str(tmp_path), 32, cache)

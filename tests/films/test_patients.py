@@ -217,7 +217,7 @@ def test_one_patient_id_for_everybody_is_said(tmp_path, cache, capsys):
         ):
             data.split(replace(dataset, folders=["train"] * 80), how)
     apart = replace(dataset, folders=["train", "val", "test", "test"] * 20, own_validation=True)
-    with pytest.raises(Problem, match=f"1 patients are on more than one side .*; {one}"):
+    with pytest.raises(Problem, match=f"1 patient is on more than one side .*; {one}"):
         data.split(apart, "official")
     assert len(data.split(dataset, "image").test) == 16
     assert data.main(["check", "--data", str(tmp_path / "x"), "--size", "32", "--cache", str(cache)]) == 1
@@ -273,7 +273,7 @@ def test_a_patient_with_many_films_of_both_classes_is_said(phantoms):
     assert audit.odd_patients(replace(phantoms, patients=names)) == []
     names[np.flatnonzero(phantoms.labels == 1)[9]] = "both"
     assert audit.odd_patients(replace(phantoms, patients=names)) == [
-        "1 patients have 10 images or more of each class, such as both with 10 normal and 10 pneumonia: if that is not "
+        "1 patient has 10 images or more of each class, such as both with 10 normal and 10 pneumonia: if that is not "
         "one person, a .csv manifest with a column patient says who is who"
     ]
 

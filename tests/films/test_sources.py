@@ -168,7 +168,7 @@ def test_without_a_patient_column_only_the_image_split_is_possible(tmp_path, cac
         ("path,label,split\na.png,0,tst\n", "line 2: split 'tst' is none of"),
         ("path,label,patient\na.png,0,\n", "line 2: no patient"),
         ("path,label\n,0\n", "line 2: no path"),
-        ("path,label\na.png,0\na.png,1\n", "1 files are listed more than once"),
+        ("path,label\na.png,0\na.png,1\n", "1 file is listed more than once"),
         ("path,label\na.png,0\nb.png,0\n", "both labels, 0 .normal. and 1 .pneumonia., are needed"),
         ("path,label\na.png,0\nb.png\n", "line 3: label '' is none of"),
     ],

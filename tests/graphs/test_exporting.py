@@ -15,7 +15,7 @@ import models
 import train
 from basics.problems import Problem
 from films import images
-from graphs import building, proof, sessions
+from graphs import building, proof, scoring, sessions
 from metrics import measures
 from training.checkpoints import load_checkpoint, save_checkpoint
 
@@ -334,3 +334,38 @@ def test_a_graph_of_drawings_takes_the_place_of_another_one_and_of_what_is_no_gr
     arguments = [str(checkpoints["simple"]), "--cache", str(cache), "--onnx", str(tmp_path)]
     (tmp_path / "simple.onnx").write_bytes(b"an earlier graph")
     assert export.main(arguments) == export.main(arguments) == 0
+
+
+def check(images: str, probability: float = 1e-8, batch: int | str = 1, **more) -> dict:
+    return {"provider": "cpu", "images": images, "n": 2, "batch": batch, "probability_max": probability,
+            "probability_mean": 0.0, "logit_relative": 0.0, "tolerance": 1e-4, "flipped": [], "passed": True,
+            **more}  # fmt: skip
+
+
+def test_the_table_has_a_row_for_each_group_and_for_each_check_that_differs():
+    checks = [check("validation", batch=64), check("test", batch=64), check("some"), check("some", 2e-8, batch=2),
+              *(check(name) for name in proof.odd_images(8)), check("portrait"), check("thin", 3e-8, batch="1 to 2"),
+              check("dark"), check("flat", flipped=["x"]), check("original size"),
+              check("some", batch="3 to 80")]  # fmt: skip
+    rows = scoring.in_short(checks)
+    assert [row["images"] for row in rows] == [
+        "validation", "test", "small batches", "odd images; worst: 1 x 1", "films of other shapes; worst: thin",
+        "other looks; worst: dark", "films at their own size", "other batches",
+    ]  # fmt: skip
+    assert [row["n"] for row in rows] == [2, 2, 4, 12, 4, 4, 2, 2]
+    assert rows[2]["probability_max"] == 2e-8 and rows[4]["probability_max"] == 3e-8 and rows[5]["flipped"] == ["x"]
+    assert set(scoring.ODD) == set(proof.odd_images(8)) and scoring.group_of(check("dark, new")) == "other looks"
+    bad = [check("white", float("nan"), passed=False), check("black", passed=False)]
+    rows = scoring.in_short([*checks, *bad])
+    assert [row for row in rows if not row["passed"]] == bad and "odd images" not in [row["images"] for row in rows]
+
+
+def test_with_verbose_every_check_has_its_row_and_the_certificate_has_them_anyway(exported, cache, tmp_path, capsys):
+    certificate = json.loads((exported / "simple.json").read_text())
+    common = ["--cache", str(cache), "--runs", str(tmp_path / "runs")]
+    out = {}
+    for options in ([], ["--verbose"]):
+        assert export.main(["verify", str(exported / "simple.onnx"), *common, *options]) == 0
+        out[len(options)] = capsys.readouterr().out
+    assert sum(line.startswith("cpu ") for line in out[0].splitlines()) <= 10
+    assert sum(line.startswith("cpu ") for line in out[1].splitlines()) >= 25 <= len(certificate["checks"])

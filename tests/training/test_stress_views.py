@@ -166,3 +166,7 @@ def test_a_row_a_view_and_their_mean_and_worst(films):
     assert len(lines) == 2 + len(rows) + 2
     worst = min(row["auroc"] for row in rows)
     assert f"{worst:.4f}" in lines[-1] and lines[-1].startswith("worst")
+    short = stress_views.in_short(rows).splitlines()
+    name = min(rows, key=lambda row: row["auroc"])["view"]
+    assert short[0].startswith(f"stress validation, films as they are: AUROC {rows[0]['auroc']:.4f}, accuracy ")
+    assert short[1].startswith(f"stress validation, worst view ({name}): AUROC {worst:.4f}, ") and len(short) == 2

@@ -1,6 +1,7 @@
 import csv
 import json
 import math
+import re
 import shutil
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from sklearn.metrics import roc_auc_score
 import data
 import evaluate
 import explain
+import export
 import models
 import train
 from basics import terms
@@ -217,7 +219,12 @@ def test_a_run_leaves_what_it_promises(tmp_path, cache, phantoms, capsys):
     assert run(tmp_path, cache, "--arch", "simple", "--epochs", "3", "--batch-size", "48", "--lr", "2e-3") == 0
     out = capsys.readouterr().out
     assert out.startswith("SYNTHETIC: 600 phantoms")
-    assert out.count("epoch ") >= 3 and "next: python evaluate.py --all" in out
+    assert out.count("epoch ") >= 3 and "\nnext: python evaluate.py --all" in out
+    assert out.count("  stress loss 0") == 3 and re.search(
+        r"^model +best epoch +stress accuracy +stress AUROC", out, re.M
+    )
+    rows = checkpoints.load_checkpoint(tmp_path / "runs" / "simple" / "model.pt")[0]["stress"]
+    assert stress_views.in_short(rows) in out and "equalised" not in out.replace(stress_views.in_short(rows), "")
     folder = tmp_path / "runs" / "simple"
     assert sorted(path.name for path in folder.iterdir()) == ["history.csv", "last.pt", "model.pt", "run.json"]
     rows = history(folder)
@@ -452,6 +459,54 @@ def test_help_names_every_option(capsys):
     for option in ("--arch", "--all", "--data", "--split", "--recipe", "--epochs", "--batch-size", "--lr", "--seed",
                    "--name", "--out", "--quick", "--device", "--weights", "--cache", "--size", "--flip"):  # fmt: skip
         assert option in out
+
+
+def test_what_numbers_are_of_is_said_and_a_smoke_run_says_little(tmp_path, cache, capsys):
+    assert run(tmp_path, cache, "--arch", "simple", "--quick") == 0
+    assert "stress validation, " not in capsys.readouterr().out
+    assert run(tmp_path, cache, "--arch", "simple", "--epochs", "1", "--val", "random") == 0
+    out = capsys.readouterr().out
+    assert "stress" not in out and "  validation loss " in out and " validation AUROC " in out
+    assert run(tmp_path, cache, "--arch", "simple", "--epochs", "1", "--verbose") == 0
+    rows = checkpoints.load_checkpoint(tmp_path / "runs" / "simple" / "model.pt")[0]["stress"]
+    assert stress_views.table(rows) in capsys.readouterr().out
+
+
+def test_without_test_films_no_test_is_proposed(tmp_path, cache, capsys):
+    make_folder(tmp_path / "films", ("train",), count=30)
+    call = ["--data", str(tmp_path / "films"), "--split", "official", "--arch", "simple", "--quick", "--size", "32"]
+    assert train.main([*call, "--cache", str(cache), "--out", str(tmp_path / "runs")]) == 0
+    out = capsys.readouterr().out
+    assert "next: " not in out
+    assert f"there are no test films here: python evaluate.py --all --runs {tmp_path / 'runs'} --data PATH names" in out
+
+
+def test_a_model_remembers_what_its_class_folders_are_called(tmp_path, capsys):
+    source = make_folder(tmp_path / "films", count=30)
+    (source / "NORMAL").rename(source / "healthy")
+    (source / "PNEUMONIA").rename(source / "sick")
+    common = ["--cache", str(tmp_path / "cache")]
+    folders = ["--runs", str(tmp_path / "runs"), "--onnx", str(tmp_path / "onnx")]
+    call = [
+        "--data",
+        str(source),
+        "--arch",
+        "simple",
+        "--quick",
+        "--size",
+        "32",
+        "--out",
+        str(tmp_path / "runs"),
+        *common,
+    ]
+    assert train.main(call) == 1 and "but healthy, sick; --classes" in capsys.readouterr().err
+    assert train.main([*call, "--classes", "PNEUMONIA=sick", "NORMAL=healthy"]) == 0
+    checkpoint, _ = checkpoints.load_checkpoint(tmp_path / "runs" / "quick-simple" / "model.pt")
+    assert checkpoint["data"]["folders"] == {"NORMAL": ["healthy"], "PNEUMONIA": ["sick"]}
+    assert explain.main([str(tmp_path / "runs" / "quick-simple"), *common]) == 0
+    assert export.main(["--all", *folders, *common]) == 0
+    assert export.main(["verify", str(tmp_path / "onnx" / "quick-simple.onnx"), *folders[:2], *common]) == 0
+    assert evaluate.main(["--all", *folders, "--report", str(tmp_path / "report"), *common]) == 0
 
 
 def test_quick_takes_a_few_images_of_both_classes(phantoms):
