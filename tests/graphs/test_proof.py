@@ -243,7 +243,7 @@ def test_a_certificate_of_an_earlier_version_verifies_what_it_can(copied, cache,
         (copied / f"{name}.json").write_text(
             json.dumps({k: v for k, v in kept.items() if k not in ("unusual", "seen")})
         )
-        assert export.main(["verify", str(copied / f"{name}.onnx"), "--cache", str(cache)]) == 0
+        assert export.main(["verify", str(copied / f"{name}.onnx"), "--cache", str(cache), "--verbose"]) == 0
         out = capsys.readouterr().out
         assert "its certificate is of an earlier version, and has no films of other shapes and looks; " in out
         assert re.search(r"; \d\d are drawn anew, and held against their squares", out) and "portrait, new" in out
