@@ -69,7 +69,10 @@ def of_pair(pair: dict, mark: str = "") -> str:
             name, scale, digits, unit = comparisons.in_words(measure)
             shown_difference = with_interval(measure["difference"], digits, scale, sign=True)
             value = "" if math.isnan(measure["difference"]["value"]) else f" {shown_difference}{unit}"
-            said.append(f"{name}{value}, {comparisons.verdict(measure)}")
+            found = comparisons.verdict(measure)
+            if found == comparisons.NO_EVIDENCE and measure["p"] < comparisons.LEVEL:  # beside an interval without 0
+                found += f" among so many (p = {measure['p_holm']:.2g} after Holm)"
+            said.append(f"{name}{value}, {found}")
     return f"{mark}{pair['question']} {pair['from']} to {pair['to']}: {'; '.join(said)}"
 
 

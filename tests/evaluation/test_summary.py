@@ -109,7 +109,8 @@ def test_answers_are_short_and_say_what_the_test_says():
     pair["measures"].append(accuracy)
     assert summary.of_pair(pair, "SYNTHETIC: ") == (
         "SYNTHETIC: Does depth help? simple to resnet34: AUROC +0.0314 [+0.0052, +0.0488], evidence of a difference "
-        "(p = 0.042 after Holm); accuracy +3.1 [+0.5, +4.9] points, no evidence of a difference"
+        "(p = 0.042 after Holm); accuracy +3.1 [+0.5, +4.9] points, no evidence of a difference "
+        "among so many (p = 0.2 after Holm)"
     )
     accuracy |= {"p_holm": np.nan, "method": f"by patient; {comparisons.NOT_IN_IT}"}
     assert summary.of_pair(pair).endswith("points, not tested: the single run's seed is not in it")
