@@ -69,16 +69,15 @@ def from_text(looks: list[str]) -> NDArray[np.uint64]:
 
 def resembling(looks: NDArray[np.uint64], others: NDArray[np.uint64]) -> NDArray[np.bool_]:
     """(N,) whether one of the two looks (N, 2, 4) of a film is that of the same film as any of the others (M, 4)."""
-    if len(looks) and looks.ndim == 3:
-        return resembling(looks[:, 0], others) | resembling(looks[:, 1], others)
-    found = np.zeros(len(looks), bool)
-    for start in range(0, len(looks), CHUNK):
-        block = looks[start : start + CHUNK]
+    every = looks.reshape(-1, 4)
+    found = np.zeros(len(every), bool)
+    for start in range(0, len(every), CHUNK):
+        block = every[start : start + CHUNK]
         distance = np.zeros((len(block), len(others)), np.uint16)
         for word in range(4):
             distance += np.bitwise_count(block[:, word, None] ^ others[None, :, word])
         found[start : start + CHUNK] = (distance <= SAME_FILM).any(1)
-    return found
+    return found[::2] | found[1::2]
 
 
 def chunks(images: np.ndarray, chosen: np.ndarray | None = None) -> Iterator[np.ndarray]:

@@ -51,8 +51,11 @@ def test_resembling_by_hand(monkeypatch):
     near, far = others.copy(), others.copy()
     near[:, 1] ^= np.uint64(2**looks.SAME_FILM - 1)  # so many bits
     far[:, 2] ^= np.uint64(2 ** (looks.SAME_FILM + 1) - 1)
-    assert looks.resembling(near, others).all() and not looks.resembling(far, others).any()
-    assert looks.resembling(others[:0], others).shape == (0,) and not looks.resembling(far, others[:0]).any()
+    for place in range(2):  # the whole film, or its middle
+        films = np.stack([far, far], 1)
+        films[3, place] = near[3]
+        assert looks.resembling(films, others).tolist() == [i == 3 for i in range(7)]
+        assert looks.resembling(films[:0], others).shape == (0,) and not looks.resembling(films, others[:0]).any()
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 400), (17, 16)])
