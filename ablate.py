@@ -10,15 +10,15 @@ from pathlib import Path
 
 import data
 from basics import cli, problems, terms
-from studies.variants import CANDIDATE_NAMES, VARIANTS
+from studies.variants import AND, CANDIDATE_NAMES, VARIANTS
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = cli.Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--arch", **cli.choices(terms.ARCHITECTURES), required=True, help="whose recipe")
     names = (*VARIANTS, *CANDIDATE_NAMES)
-    parser.add_argument("--variants", **cli.choices(names), nargs="+", default=list(names),
-                        metavar="NAME", help=f"default: all; of {', '.join(names)}")  # fmt: skip
+    parser.add_argument("--variants", type=variants, nargs="+", default=list(names), metavar="NAME",
+                        help=f'default: all; "A + B" for two together; of {", ".join(names)}')  # fmt: skip
     parser.add_argument("--seeds", type=cli.whole_number(1, 100), default=3, metavar="N", help="default: 3")
     parser.add_argument("--epochs", type=cli.whole_number(1), help="default: the recipe's")
     parser.add_argument("--weights", type=cli.file_path, metavar="FILE", help="for resnet34-pretrained")
@@ -29,6 +29,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     data.add_split_arguments(parser)
     cli.add_device_argument(parser)
     return parser.parse_args(argv)
+
+
+def variants(text: str) -> str:
+    """A name, or several to be tried together, which have to be known."""
+    return AND.join(map(cli.choices((*VARIANTS, *CANDIDATE_NAMES))["type"], text.split(AND)))
 
 
 def work(args: argparse.Namespace) -> int:

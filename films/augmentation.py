@@ -9,6 +9,8 @@ import torch.nn.functional as F
 
 from films.variation import Augment
 
+WHOLE = 9.0  # half of a middle that is all of the film, and more
+
 
 @dataclass(frozen=True)
 class Changes:
@@ -18,6 +20,9 @@ class Changes:
     tone: (N, 3), contrast, brightness and curve, as in `Augment`
     detail: (N,), share of the fine detail that is added; or None where no image has any
     cover: (N, 4), fractions of the film covered at its left, right, top and bottom; or None
+    frame: (N, 6), what is kept of the film where another one is its frame, as in `framed`; or None
+    spectrum: (N,), share of another film's amplitude spectrum; or None
+    donor: (N,), which film of the set is that other one; None where neither of the two is changed
     curved: False where no image has a curve: looking at the tensor would wait for the device
     """
 
@@ -25,6 +30,9 @@ class Changes:
     tone: torch.Tensor
     detail: torch.Tensor | None = None
     cover: torch.Tensor | None = None
+    frame: torch.Tensor | None = None
+    spectrum: torch.Tensor | None = None
+    donor: torch.Tensor | None = None
     curved: bool = True
 
     def __getitem__(self, here: slice) -> "Changes":
@@ -34,8 +42,8 @@ class Changes:
         return self.each(lambda part: part.to(device))
 
     def each(self, what: Callable[[torch.Tensor], torch.Tensor]) -> "Changes":
-        detail, cover = (None if part is None else what(part) for part in (self.detail, self.cover))
-        return replace(self, affine=what(self.affine), tone=what(self.tone), detail=detail, cover=cover)
+        parts = {name: part for name, part in vars(self).items() if isinstance(part, torch.Tensor)}
+        return replace(self, **{name: what(part) for name, part in parts.items()})
 
     def tensors(self) -> list[torch.Tensor]:
         parts: list[torch.Tensor] = []
@@ -75,8 +83,28 @@ def draw_changes(augment: Augment, labels: torch.Tensor, generator: torch.Genera
         tone,
         detail if augment.blur or augment.sharpen else None,
         uniform[:, 10:14].clamp(min=0) * augment.border if augment.border else None,  # half of the sides are free
+        **draw_donors(augment, count, generator),
         curved=augment.curve != 0,
     )
+
+
+def draw_donors(augment: Augment, count: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """What `count` films take from others, drawn without a look at any label: a donor whose class depended on the
+    film's would be a clue itself."""
+    if not augment.frames and not augment.spectra:
+        return {}
+    drawn = {"donor": torch.randint(count, (count,), generator=generator)}
+    if augment.frames:
+        uniform = torch.rand(count, 7, generator=generator)
+        middle = 0.1 * (uniform[:, :2] - 0.5)
+        half = 0.25 + 0.15 * uniform[:, 2:4]  # half to four fifths of the side
+        half = torch.where(uniform[:, 6:] < augment.frames, half, WHOLE)
+        soft = 0.02 + 0.13 * uniform[:, 4:5]
+        drawn["frame"] = torch.cat([middle, half, soft, (uniform[:, 5:6] < 0.5).float()], 1)
+    if augment.spectra:
+        chosen, share = torch.rand(2, count, generator=generator)
+        drawn["spectrum"] = share * (chosen < augment.spectra)
+    return drawn
 
 
 def reshaped(affine: torch.Tensor, labels: torch.Tensor, shapes: float, amounts: torch.Tensor) -> torch.Tensor:
@@ -116,13 +144,18 @@ def toned(
 
 def change(
     images: torch.Tensor, changes: Changes, mean: float = 0.0, std: float = 1.0,
-    toned: Callable[..., torch.Tensor] = toned,
+    toned: Callable[..., torch.Tensor] = toned, others: torch.Tensor | None = None,
 ) -> torch.Tensor:  # fmt: skip
     """Applies changes to (B, 1, S, S) float images in [0, 1], then normalises them by mean and std.
 
     What comes from outside is black. Contrast turns about the mean of the image as it was before it was moved. A kernel
-    may stand in for `toned`.
+    may stand in for `toned`. others: (B, 1, S, S), the donors of frames and spectra.
     """
+    if others is not None:
+        if changes.spectrum is not None:
+            images = mixed_spectra(images, others, changes.spectrum)
+        if changes.frame is not None:
+            images = framed(images, others, changes.frame)
     centre = images.mean((1, 2, 3), keepdim=True)
     if changes.cover is not None:
         images = covered(images, changes.cover)
@@ -131,6 +164,39 @@ def change(
         align_corners=False,
     )  # fmt: skip
     return toned(moved, centre, changes.tone, changes.detail, changes.curved, mean, std)
+
+
+def framed(images: torch.Tensor, others: torch.Tensor, frame: torch.Tensor) -> torch.Tensor:
+    """The middles of (B, 1, S, S) images in the frames of others, the seam between them soft.
+
+    frame (B, 6): place of the middle and half of its size, each across and down; width of the seam; all in parts of the
+    side. And 1 where the frame takes on mean and deviation of the image, 0 where it stays as it is.
+    """
+    side = images.shape[-1]
+    at = (torch.arange(side, device=images.device) + 0.5) / side - 0.5
+    x, y, half_x, half_y, soft, matched = (frame[:, k, None] for k in range(6))
+    across, down = (
+        ((half - (at - middle).abs()) / soft + 0.5).clamp(0, 1) for middle, half in ((x, half_x), (y, half_y))
+    )  # (B, S) each: 1 inside, 0 outside
+    scale, offset = torch.ones_like(x), torch.zeros_like(x)
+    deviation, mean = torch.std_mean(images, (1, 2, 3))
+    other_deviation, other_mean = torch.std_mean(others, (1, 2, 3))
+    factor = (deviation / (other_deviation + 1e-6))[:, None]
+    scale = torch.where(matched > 0, factor, scale)
+    offset = torch.where(matched > 0, mean[:, None] - other_mean[:, None] * factor, offset)
+    frames = torch.addcmul(offset[:, :, None, None], others, scale[:, :, None, None]).clamp_(0, 1)
+    return frames.lerp(images, (across[:, None, :] * down[:, :, None])[:, None])
+
+
+def mixed_spectra(images: torch.Tensor, others: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+    """(B, 1, S, S) images with a share (B,) of the amplitude spectrum of others, each with its own phase.
+
+    The phase keeps what is where, the amplitude holds much of a machine's look (Xu et al., CVPR 2021).
+    """
+    own, other = torch.fft.rfft2(images), torch.fft.rfft2(others)
+    amplitude = own.abs()
+    factor = 1 + share[:, None, None, None] * (other.abs() / (amplitude + 1e-6) - 1)
+    return torch.fft.irfft2(own * factor, s=images.shape[-2:]).clamp_(0, 1)
 
 
 def covered(images: torch.Tensor, cover: torch.Tensor) -> torch.Tensor:

@@ -20,11 +20,13 @@ class Augment:
     sharpen: float = 0.0  # ... or added
     border: float = 0.0  # each side may be covered up to this fraction of the film
     reshaped: float = 0.0  # share of the films of each class that are cut toward the shape of the other one
+    frames: float = 0.0  # share of films whose middle is shown in the frame of another film, of any class
+    spectra: float = 0.0  # share of films that take on part of another film's amplitude spectrum
     flip: bool = False  # left-right with probability 1/2: it mirrors the heart, so it is off
 
 
-# Framing, sharpness, tone and shape tell the classes apart in the public training films and need not elsewhere, so the
-# recipes vary them more than films do: docs/quality.md has what each is worth.
+# Framing, sharpness, tone, shape and frame tell the classes apart in the public training films and need not elsewhere,
+# so the recipes vary them more than films do: docs/quality.md has what each is worth.
 ELSEWHERE = Augment(
     shift=0.03,
     tightest=0.6,
@@ -37,6 +39,7 @@ ELSEWHERE = Augment(
     blur=0.5,  # less than is added: resampling has softened the image already
     sharpen=2.0,
     reshaped=0.5,
+    frames=0.5,
 )
 
 

@@ -13,31 +13,41 @@ import data
 from basics import disk, problems
 from data import Dataset, Split
 from devices import hardware
-from studies import candidates
+from studies import candidates, probes
 from studies.candidates import CANDIDATES
-from studies.variants import VARIANTS
-from training import runs
+from studies.variants import AND, VARIANTS
+from training import runs, stress_views
 from training.request import Request
 from training.stopping import Stopped
 
 COLUMNS = {
     "auroc": "AUROC, films as they are",
-    "mean auroc": "stress, mean",
-    "worst auroc": "stress, worst",
+    "mean auroc": "mean of views",
+    "worst auroc": "worst view",
+    "exchanged auroc": "frames exchanged",
+    "hidden auroc": "middle hidden",
     "accuracy": "accuracy, films as they are",
-    "mean accuracy": "stress, mean",
-    "worst accuracy": "stress, worst",
+    "mean accuracy": "mean of views",
+    "worst accuracy": "worst view",
+    "matched accuracy": "frames matched",
 }
 
 
-def measured(checkpoint: dict) -> dict[str, float]:
-    """AUROC and accuracy of a run on the validation films as they are, and their mean and worst over all views."""
-    rows = checkpoint["stress"]
-    found = {}
+def measured(done: dict) -> dict[str, float]:
+    """AUROC and accuracy of a run: films as they are, mean and worst of the views, and what its frames do to it.
+
+    done: what candidates.train_candidate returns.
+    """
+    rows, found = stress_views.views_of(done["stress"]), {}
     for measure in ("auroc", "accuracy"):
         values = [row[measure] for row in rows]
         found |= {f"{measure}": values[0], f"mean {measure}": float(np.mean(values)), f"worst {measure}": min(values)}
-    return found
+    exchanged = next(row for row in rows if row["view"] == "frames exchanged")
+    return found | {
+        "exchanged auroc": exchanged["auroc"],
+        "hidden auroc": done["probes"]["auroc, middle hidden"],
+        "matched accuracy": done["stress"][-1]["accuracy"],
+    }
 
 
 def logged(log: Path) -> dict[tuple[str, int], dict]:
@@ -55,21 +65,26 @@ def train_variants(args: argparse.Namespace) -> list[dict]:
     split = data.split(dataset, args.split, args.split_seed)
     print(f"{dataset.name}: {len(split.train):,} training, {len(split.validation):,} validation images")
     log, found = args.out / f"{args.arch}.jsonl", []
-    known = logged(log)
+    known, frames = logged(log), probes.frame_scores(dataset, split)
     for seed in range(args.seeds):
         for variant in args.variants:
-            found.append(run(variant, seed, dataset, split, args, known.get((variant, seed))))
+            found.append(run(variant, seed, dataset, split, args, known.get((variant, seed)), frames))
             known[variant, seed] = found[-1]
             disk.write_text(log, "".join(json.dumps(run) + "\n" for run in known.values()))
     return found
 
 
-def run(variant: str, seed: int, dataset: Dataset, split: Split, args: argparse.Namespace, known: dict | None) -> dict:
+def run(
+    variant: str, seed: int, dataset: Dataset, split: Split, args: argparse.Namespace, known: dict | None,
+    frames: tuple[np.ndarray, np.ndarray],
+) -> dict:  # fmt: skip
     """Trains one variant with one seed, or finds that this was done."""
-    request = Request(arch=args.arch, architecture=args.arch, seed=seed, resume=True, epochs=args.epochs,
+    request = Request(arch=args.arch, architecture=args.arch, seed=seed, epochs=args.epochs,
                       weights=args.weights, size=args.size, fit=args.fit, split=args.split, split_seed=args.split_seed,
-                      device=args.device, out=args.out / args.arch / variant.replace(" ", "-"))  # fmt: skip
-    recipe = VARIANTS.get(variant, VARIANTS["the recipe"])(runs.recipe_of(request))
+                      device=args.device)  # fmt: skip
+    recipe, parts = runs.recipe_of(request), variant.split(AND)
+    for part in parts:
+        recipe = VARIANTS.get(part, VARIANTS["the recipe"])(recipe)
     network, origin = runs.prepare(request)
     facts = {"variant": variant, "seed": seed, "initial_weights": origin, "size": args.size, "fit": args.fit,
              "data": dataset.fingerprint, "split": split.fingerprint, "recipe": asdict(recipe)}  # fmt: skip
@@ -77,11 +92,9 @@ def run(variant: str, seed: int, dataset: Dataset, split: Split, args: argparse.
         print(f"{variant}, seed {seed}: measured already")
         return known
     print(f"{variant}, seed {seed}")
-    if variant in CANDIDATES:
-        done = candidates.train_candidate(CANDIDATES[variant], network, dataset, split, recipe, request)
-    else:
-        done = runs.train_run(f"s{seed}", network, origin, dataset, split, recipe, request)
-    return {**facts, **measured(done), "seconds": done["seconds"], "device": done["device"]}
+    candidate = candidates.together([part for part in parts if part in CANDIDATES])
+    done = candidates.train_candidate(candidate, network, dataset, split, recipe, request, frames)
+    return {**facts, **measured(done), **{key: done[key] for key in ("stress", "probes", "seconds", "device")}}
 
 
 def table(runs: list[dict]) -> str:

@@ -19,6 +19,7 @@ from data import Dataset, Split
 from devices import hardware
 from films.augmentation import Changes, change
 from metrics import measures, prevalence
+from studies import probes
 from training import calibration, inference, loop, run_folder, stress_views
 from training.batches import Batches, pixel_statistics, table_on, toned_on
 from training.optimizer import AdamW, groups_of
@@ -37,6 +38,8 @@ class Candidate:
     average: float = 0.0  # decay of an exponential moving average of the weights, per step
     weighted: bool = False  # classes count alike in the loss
     balanced: bool = False  # films of the rarer class are seen as often as the others, over and over
+    hidden: float = 0.0  # share of each batch that is shown again without its middle, to be answered by the prevalence
+    by_frame: Callable[[NDArray, NDArray], NDArray] | None = None  # films are seen as often as this says
     slower: float = 1.0  # learning rate of each layer as a share of that of the next one
     staged: float = 0.0  # share of the training in which the last layer alone learns
     exchanged: stress_views.View | None = None  # what half of the films of each class are also made to look like
@@ -128,7 +131,34 @@ def moved(images: torch.Tensor, affine: torch.Tensor, mean: float = 0.0, deviati
     return change(images, Changes(affine, tone.repeat(len(images), 1)), mean, deviation, toned_on(images.device))
 
 
+# ------------------------------------------------------------------------------- frames
+
+
+def lying(labels: NDArray, scores: NDArray) -> NDArray[np.float64]:
+    """(N,) how often a film is seen, by its label and how ill its frame looks: five times where the two differ.
+
+    As Liu et al. (2021, Just Train Twice) do with the errors of a first network.
+    """
+    cut = measures.youden_threshold(labels, scores)
+    return np.where((scores >= cut) == (labels == 1), 1.0, 5.0)
+
+
+def overlapping(labels: NDArray, scores: NDArray) -> NDArray[np.float64]:
+    """(N,) overlap weights (Li, Morgan, Zaslavsky 2018), by which frames tell the classes apart no more."""
+    weights = np.abs(labels - scores)
+    for label in np.unique(labels):  # the prevalence stays
+        weights[labels == label] /= weights[labels == label].mean()
+    return weights
+
+
+def resampled(indices: NDArray, weights: NDArray, seed: int) -> NDArray:
+    """As many of the indices as there are, each about as often as its weight says (systematic sampling)."""
+    ends = np.cumsum(weights) / weights.sum() * len(indices)
+    return indices[np.searchsorted(ends, np.arange(len(indices)) + np.random.default_rng(seed).random())]
+
+
 OTHER_LOOKS = (stress_views.NORMAL_AS_PNEUMONIA, stress_views.PNEUMONIA_AS_NORMAL)
+NONE = Candidate()
 CANDIDATES: dict[str, Candidate] = {
     "histogram equalisation": Candidate(picture=equalised),
     "CLAHE": Candidate(picture=lambda images: equalised(images, tiles=4, limit=2.0)),
@@ -140,12 +170,23 @@ CANDIDATES: dict[str, Candidate] = {
     "averaged weights": Candidate(average=0.99),
     "class weights": Candidate(weighted=True),
     "balanced sampling": Candidate(balanced=True),
+    "unsure without lungs": Candidate(hidden=0.25),
+    "films whose frame lies five times": Candidate(by_frame=lying),
+    "overlap weights of frames": Candidate(by_frame=overlapping),
     "slower lower layers": Candidate(slower=0.7),
     "the last layer first": Candidate(staged=0.2),
     "looks of classes exchanged": Candidate(exchanged=OTHER_LOOKS),
     "answers over three zooms": Candidate(zooms=(0.9, 1.0, 1.1)),
     "prevalence by EM": Candidate(corrected=True),
 }
+
+
+def together(names: list[str]) -> Candidate:
+    """All that these candidates do."""
+    done: dict = {}
+    for name in names:
+        done |= {key: value for key, value in vars(CANDIDATES[name]).items() if value != vars(NONE)[key]}
+    return Candidate(**done)
 
 
 # ------------------------------------------------------------------------------- training
@@ -157,6 +198,7 @@ class Trainer(loop.Trainer):
     candidate = Candidate()
     generator: np.random.Generator
     class_weights: torch.Tensor | None = None
+    prevalence: torch.Tensor  # of each class
     averaged: AveragedModel | None = None
 
     def training_step(self, images: torch.Tensor, labels: torch.Tensor, share: float) -> tuple[torch.Tensor]:
@@ -178,7 +220,21 @@ class Trainer(loop.Trainer):
             return F.cross_entropy(logits.float(), truth, self.class_weights, reduction="sum",
                                    label_smoothing=self.candidate.smoothing)  # fmt: skip
 
-        return logits, share * loss(labels) + (1 - share) * loss(others)
+        return logits, share * loss(labels) + (1 - share) * loss(others) + self.loss_without_lungs(images)
+
+    def loss_without_lungs(self, images: torch.Tensor) -> torch.Tensor | float:
+        """Of some films whose middle, from half to four fifths of the side, is grey: what they should get is the
+        prevalence."""
+        if not self.candidate.hidden:
+            return 0.0
+        some = images[: max(round(len(images) * self.candidate.hidden), 2)]
+        side, grey = some.shape[-1], some.mean((1, 2, 3), keepdim=True)
+        at = ((torch.arange(side, device=some.device) + 0.5) / side - 0.5).abs()
+        half = torch.linspace(0.25, 0.4, len(some), device=some.device)[:, None]
+        inside = (at < half)[:, None, :, None] & (at < half)[:, None, None, :]
+        with hardware.autocast(self.device):
+            logits = self.forward(torch.where(inside, grey, some).contiguous(memory_format=torch.channels_last))
+        return -(logits.float().log_softmax(1) * self.prevalence).sum()
 
 
 class Exchanging(Batches):
@@ -274,10 +330,11 @@ def train_candidate(
     split: Split,
     recipe: Recipe,
     request: Request,
+    looks_of_frames: tuple[NDArray, NDArray],
 ) -> dict:
-    """Trains with a candidate, as train_run does without; returns "stress", "device" and "seconds".
+    """Trains with a candidate, as train_run does without; returns "stress", "probes", "device" and "seconds".
 
-    Nothing is written.
+    looks_of_frames: probes.frame_scores of the split. Nothing is written.
     """
     device, training, validation = hardware.pick_device(request.device), split.train, split.validation
     table, labels, truth = table_on(dataset.images, device), dataset.labels, dataset.labels[validation]
@@ -286,6 +343,9 @@ def train_candidate(
     if candidate.balanced:
         rarer, commoner = (training[labels[training] == k] for k in np.argsort(counts))
         training = np.concatenate([np.resize(rarer, len(commoner)), commoner])
+    frames, shown_frames = looks_of_frames
+    if candidate.by_frame:
+        training = resampled(training, candidate.by_frame(labels[training], frames), request.seed)
     shapes = data.shape_ratio(dataset, split.train)
     stress = stress_views.StressValidation(table, labels, split.train, validation, shapes)
 
@@ -300,8 +360,10 @@ def train_candidate(
                       shapes=shapes)  # fmt: skip
     seen.looks = candidate.exchanged
     # Some candidates draw a number in each step, or give layers rates of their own: no two steps are alike.
-    trainer = Trainer(network, recipe, seen, batches(stress.mixed()), record=False)
+    alike = not (candidate.mixup or candidate.staged or candidate.average) and candidate.slower == 1
+    trainer = Trainer(network, recipe, seen, batches(stress.mixed()), record=alike)
     trainer.candidate, trainer.generator = candidate, np.random.default_rng(request.seed)
+    trainer.prevalence = torch.from_numpy(counts / counts.sum()).float().to(device)
     if candidate.weighted:
         trainer.class_weights = torch.from_numpy(counts.sum() / (2 * counts)).float().to(device)
     if candidate.slower != 1 or candidate.staged:
@@ -326,9 +388,16 @@ def train_candidate(
     judged.load_state_dict(best["state"])
     if candidate.zooms:
         judged = Zoomed(judged, candidate.zooms, normalisation)
-    found = {view: inference.network_logits(judged, batches(stress.show(view)), reduced=True) for view in stress.views}
+
+    def answers(images: torch.Tensor) -> NDArray:
+        return inference.network_logits(judged, batches(images), reduced=True)
+
+    found = {view: answers(stress.show(view)) for view in stress.views}
     measured = rows(candidate, stress, found, truth)
-    return {"stress": measured, "device": run_folder.describe(device), "seconds": seconds}
+    cut = measures.youden_threshold(labels[split.train], frames)
+    decided = calibration.fit(np.concatenate([*found.values()]), np.tile(truth, len(found)))
+    told = probes.probed(answers, stress.show("as it is"), truth, decided, shown_frames, cut)
+    return {"stress": measured, "probes": told, "device": run_folder.describe(device), "seconds": seconds}
 
 
 def rows(

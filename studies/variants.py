@@ -6,11 +6,12 @@ from dataclasses import replace
 from films.variation import Augment
 from training.recipes import Recipe
 
-FRAMING, TONE, DETAIL, SHAPE = (
+FRAMING, TONE, DETAIL, SHAPE, FRAME = (
     ("shift", "tightest", "widest", "aspect", "unmoved"),
     ("brightness", "contrast", "curve"),
     ("blur", "sharpen"),
     ("reshaped",),
+    ("frames",),
 )
 MILD = Augment()  # what the recipes did before stress validation
 
@@ -33,15 +34,17 @@ def times(**factors: float) -> Callable[[Recipe], Recipe]:
 
 VARIANTS: dict[str, Callable[[Recipe], Recipe]] = {
     "the recipe": lambda recipe: recipe,
-    "mild framing and tone": as_mild(*FRAMING, *TONE, *DETAIL, *SHAPE),
-    "framing alone": as_mild(*TONE, *DETAIL, *SHAPE),
-    "tone alone": as_mild(*FRAMING, *DETAIL, *SHAPE),
-    "sharpness alone": as_mild(*FRAMING, *TONE, *SHAPE),
-    "shape alone": as_mild(*FRAMING, *TONE, *DETAIL),
+    "mild framing and tone": as_mild(*FRAMING, *TONE, *DETAIL, *SHAPE, *FRAME),
+    "framing alone": as_mild(*TONE, *DETAIL, *SHAPE, *FRAME),
+    "tone alone": as_mild(*FRAMING, *DETAIL, *SHAPE, *FRAME),
+    "sharpness alone": as_mild(*FRAMING, *TONE, *SHAPE, *FRAME),
+    "shape alone": as_mild(*FRAMING, *TONE, *DETAIL, *FRAME),
+    "frames alone": as_mild(*FRAMING, *TONE, *DETAIL, *SHAPE),
     "without framing": as_mild(*FRAMING),
     "without tone": as_mild(*TONE),
     "without sharpness": as_mild(*DETAIL),
     "without shape": as_mild(*SHAPE),
+    "without frames": as_mild(*FRAME),
     "three films in ten reshaped": augmented(reshaped=0.3),
     "seven films in ten reshaped": augmented(reshaped=0.7),
     "no film unmoved": augmented(unmoved=0.0),
@@ -53,6 +56,9 @@ VARIANTS: dict[str, Callable[[Recipe], Recipe]] = {
     "parts of 0.55 to 1.1": augmented(tightest=0.55, widest=1.1),
     "parts of 0.7 to 1.3": augmented(tightest=0.7, widest=1.3),
     "wider or narrower by 1.8": augmented(aspect=1.8),
+    "nine films in ten in frames of others": augmented(frames=0.9),
+    "all films in frames of others": augmented(frames=1.0),
+    "half of the films with spectra of others": augmented(spectra=0.5),
     "half as long": longer(0.5),
     "half as long again": longer(1.5),
     "twice as long": longer(2),
@@ -62,8 +68,11 @@ VARIANTS: dict[str, Callable[[Recipe], Recipe]] = {
     "ten times the weight decay": times(weight_decay=10),
 }
 
+AND = " + "  # between the names of several that are tried together
+
 # Of studies/candidates.py, which takes seconds to import.
 CANDIDATE_NAMES = ("histogram equalisation", "CLAHE", "each film standardised", "cut to the lungs",
                    "label smoothing 0.1", "mixup 0.2", "dropout 0.3", "averaged weights", "class weights",
-                   "balanced sampling", "slower lower layers", "the last layer first", "looks of classes exchanged",
-                   "answers over three zooms", "prevalence by EM")  # fmt: skip
+                   "balanced sampling", "unsure without lungs", "films whose frame lies five times",
+                   "overlap weights of frames", "slower lower layers", "the last layer first",
+                   "looks of classes exchanged", "answers over three zooms", "prevalence by EM")  # fmt: skip

@@ -96,9 +96,12 @@ class Batches:
         """The batches of one epoch but for the first `skip`, made smaller to `side` pixels where it is given."""
         order, changes = self._drawn(number)
         places = self.places()[skip:]
-        rows = self.indices[order].to(self.table.device)  # one transfer an epoch, none a batch
+        rows = self.indices[order].to(self.table.device)[:, None]  # one transfer an epoch, none a batch
         labels = self.labels[order.to(self.device)]
-        gathered = (self.table.index_select(0, rows[here]) for here in places)  # (B, S, S) uint8
+        if changes is not None and changes.donor is not None:
+            donors = self.indices[changes.donor.cpu()].to(rows.device)
+            rows = torch.cat([rows, donors[:, None]], 1)
+        gathered = (self.table.index_select(0, rows[here].T.flatten()) for here in places)  # (B or 2 B, S, S) uint8
         if self.stream:
             gathered = in_background(gathered, pin=self.device.type == "cuda")
         side = side or self.table.shape[-1]
@@ -118,8 +121,9 @@ class Batches:
         return images.contiguous(memory_format=torch.channels_last)
 
     def _change(self, pixels: torch.Tensor, *changes: torch.Tensor, side: int) -> tuple[torch.Tensor]:
-        images = change(sized(pixels, side) * (1 / 255), self._kind.holding(changes), self.mean, self.std,
-                        toned_on(self.device))  # fmt: skip
+        kind, images = self._kind.holding(changes), sized(pixels, side) * (1 / 255)
+        images, others = (images, None) if kind.donor is None else images.chunk(2)
+        images = change(images, kind, self.mean, self.std, toned_on(self.device), others)
         return (images.contiguous(memory_format=torch.channels_last),)
 
     def _drawn(self, number: int) -> tuple[torch.Tensor, Changes | None]:

@@ -29,8 +29,8 @@ SEED_RECIPE = Recipe(20, 1e-4, 64, "adam", 0.0, 0.0, False, 0, replace(NO_AUGMEN
 RECIPES = {
     "default": {
         "simple": Recipe(80, 1e-3, augment=ELSEWHERE),
-        "resnet34": Recipe(20, 1e-3, weight_decay=0.05, resize_from=128, augment=ELSEWHERE),
-        "resnet34-pretrained": Recipe(8, 3e-4, weight_decay=0.05, resize_from=128, augment=ELSEWHERE),
+        "resnet34": Recipe(40, 1e-3, weight_decay=0.05, resize_from=128, augment=ELSEWHERE),
+        "resnet34-pretrained": Recipe(16, 3e-4, weight_decay=0.05, resize_from=128, augment=ELSEWHERE),
     },
     "seed": dict.fromkeys(terms.ARCHITECTURES, SEED_RECIPE),
 }

@@ -1,8 +1,8 @@
-"""Stress validation: the validation films as they might look elsewhere, in framing, sharpness, tone and shape.
+"""Stress validation: the validation films as they might look elsewhere, in framing, sharpness, tone, shape and frame.
 
-In the public training films these tell the classes apart (`Shortcuts` measures how well the first three do), and random
-validation rewards a network for using them. Here the same validation films are shown in other ways, some of which take
-that advantage away or turn it round.
+In the public training films these tell the classes apart (`Shortcuts` measures how well the first three do,
+films/giveaways.py the frame), and random validation rewards a network for using them. Here the same validation films
+are shown in other ways, some of which take that advantage away or turn it round.
 """
 
 from collections.abc import Callable
@@ -13,13 +13,16 @@ import torch
 from numpy.typing import NDArray
 from tabulate import tabulate
 
-from films.augmentation import Changes, affine_maps, change
+from films import giveaways
+from films.augmentation import Changes, affine_maps, change, framed, mixed_spectra
 from metrics import measures
 from metrics.logistic import fit_logistic
 from training.batches import toned_on
 
 CHUNK = 256  # images that are worked on at once
 MEASURES = ("auroc", "accuracy", "sensitivity", "specificity")
+MIDDLE, SEAM = 0.6, 0.1  # of the side: what is kept where a film gets another one's frame, and the seam's width
+MATCHED = "frames matched"  # the row of weighted films
 SEARCHED = 300  # training images on which the strength of "equalised" and "reversed" is found
 
 
@@ -111,6 +114,47 @@ def viewed(table: torch.Tensor, indices: NDArray, labels: NDArray, view: View) -
     return torch.cat(shown)
 
 
+@dataclass(frozen=True)
+class Lent:
+    """What each film takes of another validation film: of one of the other class, or of its own."""
+
+    own: bool = False
+    frame: bool = False  # all but its middle
+    matched: bool = False  # a frame takes on mean and deviation of the film
+    spectrum: float = 0.0  # a share of the amplitude spectrum
+
+
+LENT = {
+    "frames exchanged": Lent(frame=True),
+    "frames exchanged, greys matched": Lent(frame=True, matched=True),
+    "frames of the own class": Lent(own=True, frame=True),
+    "spectra exchanged": Lent(spectrum=0.5),
+}
+
+
+def lenders(labels: NDArray, own: bool) -> NDArray[np.int64]:
+    """(N,) which film lends to each: one of the other class, or another one of its own; the same ones each time."""
+    order, found = np.random.default_rng(0), np.zeros(len(labels), np.int64)
+    for label in np.unique(labels):
+        mine, others = (order.permutation(np.flatnonzero(which)) for which in (labels == label, labels != label))
+        found[mine] = np.roll(mine, 1) if own or not len(others) else np.resize(others, len(mine))
+    return found
+
+
+def lent(table: torch.Tensor, indices: NDArray, donors: NDArray, what: Lent) -> torch.Tensor:
+    """(N, S, S) uint8: these images of a table, each with what it takes of its donor, another row of the table."""
+    shown = []
+    for some in np.array_split(np.stack([indices, donors]), max(-(-len(indices) // CHUNK), 1), axis=1):
+        images, others = (table[torch.from_numpy(rows).to(table.device)][:, None] * (1 / 255) for rows in some)
+        if what.spectrum:
+            images = mixed_spectra(images, others, torch.full((len(images),), what.spectrum, device=table.device))
+        if what.frame:
+            frame = torch.tensor([0, 0, MIDDLE / 2, MIDDLE / 2, SEAM, what.matched], device=table.device)
+            images = framed(images, others, frame.repeat(len(images), 1))
+        shown.append(images[:, 0].mul(255).round_().to(torch.uint8))
+    return torch.cat(shown)
+
+
 class Shortcuts:
     """A baseline that sees nothing of a film but its sharpness, its tone and its borders.
 
@@ -161,8 +205,8 @@ class StressValidation:
     """All views of some validation images, and what each gives away.
 
     Two views exchange the looks of the classes: "equalised" so far that the baseline, on training images, is no better
-    than chance, "reversed" so far that it is as wrong as it was right. The last two exchange their shapes. Nothing is
-    kept but how that is done: a view is made when it is asked for.
+    than chance, "reversed" so far that it is as wrong as it was right. In four each film takes something from another
+    one; the last two exchange shapes. Nothing is kept but how that is done: a view is made when it is asked for.
 
     shapes: how much wider pneumonias were than normal films before they were made square, see data.shape_ratio.
     """
@@ -184,14 +228,32 @@ class StressValidation:
             """Where the baseline comes nearest to the target: where these looks tell nothing, that is no change."""
             return exchanged(float(strengths[np.abs(found - target).argmin()]))
 
-        self.views: dict[str, View] = {name: (look, look) for name, look in LOOKS.items()}
+        self.views: dict[str, View | Lent] = {name: (look, look) for name, look in LOOKS.items()}
         self.views["equalised"] = meeting(0.5)
         self.views["reversed"] = meeting(1 - found[0])
+        self.views |= LENT
         self.views |= shapes_exchanged(shapes)
+        self.lenders = {own: validation[lenders(labels[validation], own)] for own in (False, True)}
+        self.frame_odds = self.odds_by_frame(training)
 
-    def show(self, name: str) -> torch.Tensor:
-        """(N, S, S) uint8, N validation images."""
-        return viewed(self.table, self.validation, self.labels, self.views[name])
+    def odds_by_frame(self, training: NDArray) -> NDArray[np.float64]:
+        """(N,) log-odds of pneumonia by the frame alone, learnt from training films.
+
+        Two numbers, a slope and an offset, are fitted to the validation films themselves: under overlap weights their
+        mean is then the same in both classes, to the digit (Li, Morgan, Zaslavsky 2018).
+        """
+        features = [in_chunks(lambda films: giveaways.frame_features(films.cpu().numpy()), self.table, indices)
+                    for indices in (training, self.validation)]  # fmt: skip
+        scores = giveaways.CheapModel.fit(features[0], self.labels[training]).scores(features[1])
+        offset, slope = fit_logistic(scores[:, None], self.labels[self.validation])
+        return offset + slope * scores
+
+    def show(self, name: str, here: NDArray | None = None) -> torch.Tensor:
+        """(N, S, S) uint8, the N validation images, or those at the places `here` among them."""
+        view, here = self.views[name], np.arange(len(self.validation)) if here is None else here
+        if isinstance(view, Lent):
+            return lent(self.table, self.validation[here], self.lenders[view.own][here], view)
+        return viewed(self.table, self.validation[here], self.labels, view)
 
     def mixed(self) -> torch.Tensor:
         """(N, S, S) uint8: every validation image once, the views taking turns in each class."""
@@ -200,27 +262,27 @@ class StressValidation:
             mine = self.labels[self.validation] == label
             turn[mine] = np.arange(mine.sum()) % len(self.views)
         shown = torch.empty((len(turn), *self.table.shape[1:]), dtype=torch.uint8, device=self.table.device)
-        for k, view in enumerate(self.views.values()):
+        for k, name in enumerate(self.views):
             here = np.flatnonzero(turn == k)
             if len(here):
-                shown[torch.from_numpy(here).to(shown.device)] = viewed(
-                    self.table, self.validation[here], self.labels, view
-                )
+                shown[torch.from_numpy(here).to(shown.device)] = self.show(name, here)
         return shown
 
     def measured(self, logits: dict[str, NDArray], temperature: float, threshold: float) -> list[dict]:
-        """A row a view and one for "matched", from the (N, 2) logits of each view.
+        """A row a view and one for "frames matched", from the (N, 2) logits of each view.
 
-        "matched" weights the films as they are by how well the baseline would take them for the other class (overlap
-        weights; Li, Morgan, Zaslavsky 2018, J. Am. Stat. Assoc. 113:390): real films, of which nothing but their
-        lungs should tell the classes apart. Its accuracy is the mean of sensitivity and specificity.
+        The last one weights the films as they are by how well their frames would pass for the other class (overlap
+        weights; Li, Morgan, Zaslavsky 2018, J. Am. Stat. Assoc. 113:390): real films, whose frames tell nothing. Where
+        frames tell nearly everything these are few, as few as its name says. Its accuracy is the mean of sensitivity
+        and specificity.
         """
         labels = self.labels[self.validation]
         rows = [self.row(name, found, temperature, threshold) for name, found in logits.items()]
         probabilities = measures.positive_probability(logits["as it is"], temperature)
-        scores = self.baseline.scores(self.show("as it is"))
-        rows.append({"view": "matched", **matched(labels, probabilities, threshold, scores)})
-        return rows
+        weights = overlap_weights(labels, self.frame_odds)
+        count = round(weights.sum() ** 2 / (weights**2).sum())  # as many films with equal weights are as uncertain
+        row = matched(labels, probabilities, threshold, self.frame_odds)
+        return [*rows, {"view": f"{MATCHED}, of {count}", **row}]
 
     def row(self, name: str, logits: NDArray, temperature: float, threshold: float) -> dict:
         """The measures of one view, from its (N, 2) logits, and the AUROC of the baseline that sees no lungs."""
@@ -230,14 +292,19 @@ class StressValidation:
         return {"view": name, "shortcuts": shortcuts, **{key: float(measured[key]) for key in MEASURES}}
 
 
-def matched(labels: NDArray, probabilities: NDArray, threshold: float, scores: NDArray) -> dict[str, float]:
-    """The measures of a row under overlap weights from the baseline's scores."""
-    pneumonia = 1 / (1 + np.exp(-np.clip(scores, -30, 30)))
-    weights = np.where(labels == 1, 1 - pneumonia, pneumonia)
+def overlap_weights(labels: NDArray, odds: NDArray) -> NDArray[np.float64]:
+    """(N,) the chance of the other class, by (N,) log-odds of pneumonia."""
+    pneumonia = 1 / (1 + np.exp(-np.clip(odds, -30, 30)))
+    return np.where(labels == 1, 1 - pneumonia, pneumonia)
+
+
+def matched(labels: NDArray, probabilities: NDArray, threshold: float, odds: NDArray) -> dict[str, float]:
+    """The measures of a row under overlap weights from these log-odds."""
+    weights = overlap_weights(labels, odds)
     decisions = measures.decide(probabilities, threshold)
     right = [float(np.average((decisions == labels)[labels == k], weights=weights[labels == k])) for k in (0, 1)]
     return {
-        "shortcuts": weighted_auroc(labels, scores, weights),
+        "shortcuts": weighted_auroc(labels, odds, weights),
         "auroc": weighted_auroc(labels, probabilities, weights),
         "accuracy": sum(right) / 2,
         "sensitivity": right[1],
@@ -254,10 +321,15 @@ def weighted_auroc(labels: NDArray, scores: NDArray, weights: NDArray) -> float:
     return float(positive @ below / (positive.sum() * negative.sum()))
 
 
+def views_of(rows: list[dict]) -> list[dict]:
+    """The rows of `measured` in which every film counts alike: all but the matched one, which is of few films."""
+    return [row for row in rows if not row["view"].startswith(MATCHED)]
+
+
 def in_short(rows: list[dict]) -> str:
-    """Two lines of the rows of `measured`: films as they are, and the row with the lowest AUROC."""
+    """Two lines of the rows of `measured`: films as they are, and the view with the lowest AUROC."""
     as_they_are = next(row for row in rows if row["view"] == "as it is")
-    worst = min(rows, key=lambda row: row["auroc"])
+    worst = min(views_of(rows), key=lambda row: row["auroc"])
     lines = []
     for head, row in (("films as they are", as_they_are), (f"worst view ({worst['view']})", worst)):
         others = ", ".join(f"{key} {row[key]:.3f}" for key in MEASURES if key != "auroc")
@@ -266,10 +338,10 @@ def in_short(rows: list[dict]) -> str:
 
 
 def table(rows: list[dict]) -> str:
-    """The rows of `measured` for people, with their mean and worst."""
-    numbers = np.array([[row[key] for key in MEASURES] for row in rows])
-    lines = [[row["view"], row["shortcuts"], *values] for row, values in zip(rows, numbers, strict=True)]
-    lines += [["mean", "", *numbers.mean(0)], ["worst", "", *numbers.min(0)]]
+    """The rows of `measured` for people, with mean and worst of the views."""
+    numbers = np.array([[row[key] for key in MEASURES] for row in views_of(rows)])
+    lines = [[row["view"], row["shortcuts"], *(row[key] for key in MEASURES)] for row in rows]
+    lines += [["mean of views", "", *numbers.mean(0)], ["worst view", "", *numbers.min(0)]]
     headers = ["stress validation", "AUROC of shortcuts alone"]
     headers += ["AUROC" if key == "auroc" else key for key in MEASURES]
     return tabulate(lines, headers, floatfmt=("", ".3f", ".4f", ".3f", ".3f", ".3f"))

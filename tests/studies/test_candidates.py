@@ -14,14 +14,14 @@ import models
 from devices import hardware
 from films.variation import NO_AUGMENT
 from metrics import measures, prevalence
-from studies import candidates
+from studies import candidates, probes
 from studies.candidates import CANDIDATES, Candidate
 from training import calibration, recipes, runs, stress_views
 from training.batches import Batches
 from training.request import Request
 
 EPOCHS = 1
-NONE = Candidate()
+NONE = candidates.NONE
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
@@ -132,6 +132,41 @@ def test_the_loss_of_mixed_and_smoothed_labels(monkeypatch):
     assert loss.item() == pytest.approx(-(truth * log_softmax(logits.double().numpy(), 1)).sum(), rel=1e-5)
 
 
+def test_without_lungs_the_prevalence_is_asked_for(monkeypatch):
+    trainer = prepared(candidate=Candidate(hidden=0.5))
+    trainer.prevalence = torch.tensor([0.3, 0.7])
+    given, logits = [], torch.randn(6, 2, generator=torch.Generator().manual_seed(1))
+    monkeypatch.setattr(trainer, "forward", lambda images: given.append(images) or logits[: len(images)])
+    images, labels = random_films(6, 40), torch.tensor([0, 1, 1, 0, 1, 1])
+    _, loss = trainer.answer(images, labels)
+    assert [len(each) for each in given] == [6, 3]
+    sure = log_softmax(logits.double().numpy(), 1)
+    expected = -sure[np.arange(6), labels].sum() - (sure[:3] * [0.3, 0.7]).sum()
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    for k, half in enumerate((10, 13, 16)):  # pixels on either side of the middle: 0.25, 0.325, 0.4 of 40
+        hidden = torch.zeros(40, 40, dtype=torch.bool)
+        hidden[20 - half : 20 + half, 20 - half : 20 + half] = True
+        assert torch.equal(given[1][k, 0][~hidden], images[k, 0][~hidden])
+        assert torch.allclose(given[1][k, 0][hidden], images[k].mean())
+
+
+def test_films_are_seen_as_often_as_their_frames_say():
+    labels, scores = np.arange(10) // 5, np.array([0.1, 0.2, 0.9, 0.2, 0.1, 0.8, 0.9, 0.15, 0.95, 0.97])
+    assert candidates.lying(labels, scores).tolist() == [1, 1, 5, 1, 1, 1, 1, 5, 1, 1]
+    labels, scores = np.array([0, 0, 0, 1, 1, 1]), np.array([0.1, 0.2, 0.9, 0.8, 0.9, 0.3])
+    weights = candidates.overlapping(labels, scores)
+    assert weights[:3] == pytest.approx(np.array([0.1, 0.2, 0.9]) / 0.4)
+    assert weights[3:] == pytest.approx(np.array([0.2, 0.1, 0.7]) / (1 / 3))
+    seen = candidates.resampled(np.arange(10, 16), np.array([1.0, 1, 2, 0, 1, 1]), seed=0)
+    assert np.bincount(seen, minlength=16)[10:].tolist() == [1, 1, 2, 0, 1, 1]
+
+
+def test_candidates_together_do_what_each_does():
+    both = candidates.together(["balanced sampling", "unsure without lungs"])
+    assert both == Candidate(balanced=True, hidden=CANDIDATES["unsure without lungs"].hidden)
+    assert candidates.together([]) == NONE
+
+
 def test_class_weights_make_classes_count_alike(monkeypatch):
     trainer = prepared()
     trainer.class_weights = torch.tensor([2.0, 2 / 3])  # of 1 : 3
@@ -197,13 +232,14 @@ def world(phantoms, tmp_path_factory):
     split = replace(split, train=data.thinned(phantoms, split.train, 96), validation=split.validation[:40])
     request = Request(architecture="simple", size=64, out=tmp_path_factory.mktemp("runs"))
     recipe = replace(recipes.RECIPES["default"]["simple"], epochs=EPOCHS)
+    frames = probes.frame_scores(phantoms, split)
 
     def trained(candidate: Candidate | None) -> list[dict]:
         hardware.set_precision()
         network, origin = runs.prepare(request)
         if candidate is None:
             return runs.train_run("plain", network, origin, phantoms, split, recipe, request)["stress"]
-        return candidates.train_candidate(candidate, network, phantoms, split, recipe, request)["stress"]
+        return candidates.train_candidate(candidate, network, phantoms, split, recipe, request, frames)["stress"]
 
     return trained
 
@@ -255,10 +291,12 @@ def test_correcting_for_prevalence_is_what_prevalence_py_does(phantoms):
     some = np.arange(0, len(phantoms.labels), 3)
     labels = phantoms.labels[some]
     stress = stress_views.StressValidation(torch.from_numpy(phantoms.images), phantoms.labels, some, some)
-    margin = np.random.default_rng(0).normal(2.0 * labels - 1 + np.arange(13)[:, None] / 6, 1.5)  # a row a view
+    margin = np.random.default_rng(0).normal(
+        2.0 * labels - 1 + np.arange(len(stress.views))[:, None] / 8, 1.5
+    )  # a row a view
     found = {name: np.stack([-row, row], 1) for name, row in zip(stress.views, margin, strict=True)}
     plain, corrected = (candidates.rows(c, stress, found, labels) for c in (NONE, CANDIDATES["prevalence by EM"]))
-    temperature = calibration.fit(np.concatenate([*found.values()]), np.tile(labels, 13))["temperature"]
+    temperature = calibration.fit(np.concatenate([*found.values()]), np.tile(labels, len(found)))["temperature"]
     for name, before, after in zip(stress.views, plain, corrected, strict=False):
         probabilities = measures.positive_probability(found[name], temperature)
         share = prevalence.estimated(probabilities, labels.mean())

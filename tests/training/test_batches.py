@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from films.augmentation import Changes, affine_maps, change, draw_changes, sampling_grid, smoothed
+from films.augmentation import Changes, affine_maps, change, draw_changes, framed, sampling_grid, smoothed
 from films.variation import NO_AUGMENT, Augment
 from training.batches import Batches, in_background, pixel_statistics, table_on
 
@@ -220,6 +220,19 @@ def test_covered_sides_are_black():
     found = change(image, Changes(PLAIN, tone(), None, torch.tensor([[0.1, 0.2, 0.0, 0.25]])))[0, 0]
     assert (found[:15, 2:16] == 1).all()
     assert (found[:, :2] == 0).all() and (found[:, 16:] == 0).all() and (found[15:] == 0).all()
+
+
+def test_a_batch_takes_frames_from_the_films_of_its_set_alone(phantoms):
+    chosen = np.arange(10, 50, 2)
+    augment = replace(NO_AUGMENT, frames=1.0)
+    made = batches(phantoms, chosen, augment=augment)
+    order, changes = made._drawn(4)
+    expected = framed(
+        *(torch.from_numpy(phantoms.images[chosen[some]])[:, None] / 255 for some in (order, changes.donor)),
+        changes.frame,
+    )  # fmt: skip
+    shown = torch.cat([images for images, _ in made.epoch(4)])
+    np.testing.assert_allclose(shown * made.std + made.mean, expected, atol=1e-5)
 
 
 def test_the_grid_is_torchs():
