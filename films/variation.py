@@ -26,7 +26,7 @@ class Augment:
 
 
 # Framing, sharpness, tone, shape and frame tell the classes apart in the public training films and need not elsewhere,
-# so the recipes vary them more than films do: docs/quality.md has what each is worth.
+# so the recipes vary them more than films do: docs/quality.md says what each is worth.
 ELSEWHERE = Augment(
     shift=0.03,
     tightest=0.6,

@@ -1,4 +1,4 @@
-"""What was tried for films from elsewhere and is in no recipe: kept so that the table in docs/quality.md can be redone.
+"""What was tried for films from elsewhere and is in no recipe: kept so that the tables in docs/studies can be redone.
 
 `python ablate.py --variants NAME ...` trains these beside the variants of a recipe.
 """

@@ -17,7 +17,10 @@ from training import recipes
 
 ROOT = Path(train.__file__).parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = {page.name: page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").glob("*.md"))}
+PAGES = {
+    page.relative_to(ROOT / "docs").as_posix(): page.read_text(encoding="utf-8")
+    for page in sorted((ROOT / "docs").rglob("*.md"))
+}
 EVERYTHING = README + "".join(PAGES.values())
 STEPS = ("data", "train", "explain", "export", "evaluate", "predict")  # what comes before what
 
@@ -46,7 +49,7 @@ def test_every_command_shown_is_one_that_the_script_accepts(script):
     shown = re.findall(rf"python {script}\.py ([^#\n`]*)", EVERYTHING)
     assert shown
     for arguments in shown:
-        module.parse(arguments.split())
+        module.parse(shlex.split(arguments))
 
 
 def test_every_script_is_listed():
@@ -70,7 +73,9 @@ def test_every_page_is_linked_and_every_link_leads_somewhere():
             assert target.is_file(), (name, link)
             heads = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.M) if anchor else []
             assert not anchor or anchor in {re.sub(r"[^\w -]", "", head).lower().replace(" ", "-") for head in heads}
-    assert all(f"docs/{name}" in README for name in PAGES)
+    pages = [name for name in PAGES if "/" not in name]
+    assert all(f"docs/{name}" in README for name in pages)
+    assert all(f"]({name})" in "".join(PAGES[page] for page in pages) for name in PAGES if name not in pages)
 
 
 def runnable() -> list[tuple[str, list[str]]]:
