@@ -7,6 +7,7 @@ On several GPUs: `torchrun --standalone --nproc-per-node 8 train.py ...`; device
 """
 
 import argparse
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -75,8 +76,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help=f"a smoke run: {QUICK_EPOCHS} epochs on {QUICK_IMAGES} images, as quick-NAME; its results mean nothing",
     )
+    parser.add_argument("--tensorboard", action="store_true",
+                        help="also write each epoch to OUT/NAME/tensorboard: tensorboard --logdir OUT")  # fmt: skip
     parser.add_argument("--verbose", action="store_true", help="print stress validation view by view")
     args = parser.parse_args(argv)
+    if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        parser.error("--tensorboard needs a package that is not here: pip install tensorboard")
     if args.name is not None and (args.all or not is_folder_name(args.name)):
         parser.error("--name is one plain folder name other than 'old' and 'sweep', and goes with --arch")
     if args.weights and args.arch not in (None, "resnet34-pretrained"):

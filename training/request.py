@@ -40,5 +40,6 @@ class Request:
     name: str | None = None  # of the run's folder; None: the architecture; after "quick-" in a smoke run
     out: Path = Path("runs")
     quick: bool = False  # a smoke run
+    tensorboard: bool = False  # write each row of history.csv for TensorBoard too
     verbose: bool = False  # print all rows of stress validation
     architecture: str = ""  # of the network that is being trained

@@ -18,7 +18,7 @@ from basics.problems import Problem, UsageProblem, numbered
 from data import Dataset, Split
 from devices import hardware, parallel
 from films import audit, seen
-from training import calibration, checkpoints, inference, run_folder, stress_views
+from training import board, calibration, checkpoints, inference, run_folder, stress_views
 from training.batches import Batches, pixel_statistics, table_on
 from training.loop import Trainer
 from training.recipes import QUICK_EPOCHS, QUICK_IMAGES, RECIPES, Recipe
@@ -81,11 +81,13 @@ def train_run(
           f"{len(validation):,} validation images, {epochs} on {checkpoint['device']}")  # fmt: skip
     if stress:
         print(f"stress: each validation image in one of {len(stress.views)} views")
-    with run_folder.Run(folder, checkpoint) as run:
-        trainer.fit(
-            lambda row, logits: run.keep(row, logits, labels[validation], network.state_dict(), trainer.state()),
-            lambda: run.save(network.state_dict(), trainer.state()),
-        )
+    with run_folder.Run(folder, checkpoint) as run, board.written(folder, request.tensorboard, trainer.epoch) as write:
+
+        def keep(row: dict, logits: np.ndarray) -> None:
+            run.keep(row, logits, labels[validation], network.state_dict(), trainer.state())
+            write(row)
+
+        trainer.fit(keep, lambda: run.save(network.state_dict(), trainer.state()))
         run.write_what_waits()
         decided = {}
         if parallel.rank() == 0:
