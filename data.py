@@ -20,7 +20,7 @@ from basics.cli import whole_number
 from basics.disk import sha256_of
 from basics.problems import Problem, UsageProblem, numbered
 from basics.terms import SPLITS
-from films import audit, download, images, looks, patients, sources
+from films import audit, download, giveaways, images, looks, patients, sources
 from films import cache as decoded
 from films.sources import CLASSES, ClassNames, Entry, Source
 
@@ -403,9 +403,7 @@ def describe_leak(dataset: Dataset, sides: dict[str, np.ndarray]) -> str:
 
 def thinned(dataset: Dataset, indices: np.ndarray, count: int) -> np.ndarray:
     """At most `count` of the indices, both classes in proportion."""
-    ordered = indices[np.argsort(dataset.labels[indices], kind="stable")]
-    step = max(len(ordered) / count, 1)
-    return np.sort(ordered[np.arange(0, len(ordered), step).astype(int)])
+    return np.sort(indices[giveaways.thinned(dataset.labels[indices], count)])
 
 
 # -------------------------------------------------------------------------------------------- command line
@@ -416,7 +414,7 @@ def check_command(args: argparse.Namespace) -> int:
     dataset = load(args.data, args.size, args.cache, args.fit, True, args.classes)
     how = args.split or ("patient" if dataset.has_patients else "official" if any(dataset.folders) else "image")
     facts = sources.count_facts(dataset.folders, dataset.etiologies)
-    report = audit.check(dataset, assign(dataset, how, args.split_seed), how, facts)
+    report = audit.check(dataset, assign(dataset, how, args.split_seed), how, facts, _groups(dataset))
     audit.print_report(report)
     if args.json:
         disk.write_json(args.json, report)

@@ -6,7 +6,6 @@ fitted on test images.
 
 import io
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,26 +14,21 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import data
+from films import giveaways
 from metrics.logistic import fit_logistic
 
 Change = Callable[[NDArray, np.random.Generator], NDArray]  # (S, S) uint8 to the same
 
 
-def centre(side: int, share: float = 0.6) -> tuple[slice, slice]:
-    """The middle of an image, `share` of its side wide and high."""
-    low = round(side * (1 - share) / 2)
-    return slice(low, side - low), slice(low, side - low)
-
-
 def borders_only(image: NDArray, _: np.random.Generator) -> NDArray:
     changed = image.copy()
-    changed[centre(len(image))] = round(image.mean())
+    changed[giveaways.centre(len(image))] = round(image.mean())
     return changed
 
 
 def centre_only(image: NDArray, _: np.random.Generator) -> NDArray:
     changed = np.full_like(image, round(image.mean()))
-    changed[centre(len(image))] = image[centre(len(image))]
+    changed[giveaways.centre(len(image))] = image[giveaways.centre(len(image))]
     return changed
 
 
@@ -120,27 +114,12 @@ def outside_facts(dataset: data.Dataset, training: NDArray) -> tuple[NDArray, li
 
     Standardised by the training images' mean and deviation; what does not vary among those is left out.
     """
-    columns = {
-        "aspect ratio": np.log(dataset.widths / dataset.heights),
-        "pixels": np.log(dataset.widths * dataset.heights),
-    }
-    sizes = file_sizes(dataset)
-    if sizes is not None:
-        columns["file size"] = np.log(sizes)
+    columns = giveaways.file_facts(dataset)
     varying = {name: values for name, values in columns.items() if np.ptp(values[training]) > 0}
     if not varying:
         return np.zeros((len(dataset.files), 0)), []
     table = np.stack(list(varying.values()), 1)
     return (table - table[training].mean(0)) / table[training].std(0), list(varying)
-
-
-def file_sizes(dataset: data.Dataset) -> NDArray | None:
-    """Bytes of each file, None where the source is not a folder of files."""
-    folder = Path(dataset.source)
-    try:
-        return np.array([max((folder / file).stat().st_size, 1) for file in dataset.files], float)
-    except OSError:
-        return None
 
 
 def outside_scores(dataset: data.Dataset, training: NDArray, tested: NDArray) -> tuple[NDArray, str] | None:

@@ -16,7 +16,7 @@ import numpy as np
 from tabulate import tabulate
 
 from basics import problems
-from films import looks, patients, sources
+from films import giveaways, looks, patients, sources
 
 # Thresholds were measured on Kermany's 5,232 training images at 224 x 224; beside each stands what they have.
 CONSTANT = 1.0  # standard deviation in grey levels; the images: 19.9 or more
@@ -195,15 +195,17 @@ SECTIONS = {  # key in the report -> title; what is printed and what JSON holds 
     "sides": "Split", "found": "Images in the source", "unreadable": "Unreadable files",
     "sizes": "Original sizes", "modes": "Modes", "identical": "Identical pixels", "near": "Near duplicates",
     "patients": "Patients", "shared": "Patients on several sides", "flags": "Flagged images",
+    "giveaways": "Without lungs",
 }  # fmt: skip
 SHOWN = 10  # rows of a table that are printed; JSON has all
 
 
-def check(dataset: Dataset, sides: Sides, how: str, facts: Facts = ()) -> dict:
+def check(dataset: Dataset, sides: Sides, how: str, facts: Facts = (), groups: Sequence[str] | None = None) -> dict:
     """Everything that is known about a data set and its split, as plain dicts, lists, strings and numbers.
 
     how: "patient", "official" or "image" as in data.split; by image, leaks are its point, and only warned of.
     facts: see sources.count_facts; compared with Kermany's counts only where every file has one of its names.
+    groups: what of each film belongs together, by default its patient; for giveaways.measured.
 
     "errors" lists what makes results wrong: a patient or identical pixels on two sides, identical pixels with both
     labels, a side without a class. "warnings" lists what a person should look at. Each key of SECTIONS has the
@@ -230,6 +232,7 @@ def check(dataset: Dataset, sides: Sides, how: str, facts: Facts = ()) -> dict:
         "flags": [{"what": flag, "images": len(files), "such as": "\n".join(files[:5])}
                   for flag, files in flagged.items() if files],
         "flagged": flagged,
+        **_giveaways(dataset, sides, groups or dataset.patients),
     }  # fmt: skip
     shared = [row["patient"] for row in report["shared"]]
     leaks = _say(len(shared), "patients on several sides", "".join(shared[:1]))
@@ -303,6 +306,14 @@ def _patients(dataset: Dataset, sides: Sides) -> dict:
             "shared": [{"patient": problems.printable(key)} for key in shared]}  # fmt: skip
 
 
+def _giveaways(dataset: Dataset, sides: Sides, groups: Sequence[str]) -> dict:
+    """What a cheap model tells of the class without lungs. Test films have no part in it: it makes people choose."""
+    chosen = np.sort(np.concatenate([indices for side, indices in sides.items() if side != "test"]))
+    rows = giveaways.measured(dataset, chosen, groups)
+    note = giveaways.said(rows) if rows else giveaways.too_few(dataset.labels[chosen], [groups[i] for i in chosen])
+    return {"giveaways": rows, "giveaways_note": note}
+
+
 def _say(count: int, what: str, example: str) -> list[str]:
     return [f"{what}: {count:,}, such as " + example.replace("\n", " and ")] if count else []
 
@@ -345,6 +356,8 @@ def _warnings(dataset: Dataset, report: dict) -> list[str]:
         across = [row["images"] for row in report["near"] if " " in row[column] and not report["synthetic"]]
         found += _say(len(across), f"pairs that look like one film, on two {column}", "".join(across[:1]))
     found += [f"near duplicates: {report['near_note']}"] if report["near_note"] else []
+    if report["giveaways"] and giveaways.worst(report["giveaways"])["AUROC"] > giveaways.TELLING:
+        found.append(f"without lungs, {report['giveaways_note']}")
     return found + [line for flag, files in report["flagged"].items() if files
                     for line in _say(len(files), f"{flag} images", files[0])]  # fmt: skip
 
@@ -355,8 +368,8 @@ def print_report(report: dict) -> None:
     for key, title in SECTIONS.items():
         rows = report[key]
         more = f" (the first {SHOWN} of {len(rows):,})" if len(rows) > SHOWN else ""
-        none = (key == "near" and report["near_note"]) or "none"
-        print(f"\n{title}{more}" if rows else f"\n{title}: {none}")
+        note = report.get(f"{key}_note") or ("" if rows else "none")
+        print(f"\n{title}{more}" + (f": {note}" if note else ""))
         if rows:  # numbers stay as they are written: a file may be called 1e5
             numeric = [any(isinstance(row[name], int | float) for row in rows) for name in rows[0]]
             align = ["right" if number else "left" for number in numeric]

@@ -15,6 +15,7 @@ from PIL import Image
 
 import data
 from evaluation import shortcuts
+from films import giveaways
 from metrics import logistic
 
 SIDE = 100
@@ -63,7 +64,7 @@ def test_borders_only_hides_the_centre_and_centre_only_the_borders(image):
 
 @pytest.mark.parametrize("side", [32, 33, 64, 101, 224])
 def test_the_centre_lies_in_the_middle_and_has_its_size(side):
-    rows, columns = shortcuts.centre(side)
+    rows, columns = giveaways.centre(side)
     assert rows == columns
     assert rows.start == side - rows.stop  # as much on both sides
     assert abs((rows.stop - rows.start) / side - 0.6) < 1.5 / side
