@@ -2,6 +2,8 @@
 
 import argparse
 import io
+import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib.cm
@@ -18,28 +20,81 @@ from basics import disk, problems
 from basics.problems import Problem
 from basics.progress import Progress
 from devices import hardware
+from evaluation import frames, summary
 from films import sources
 from graphs import building
 from metrics import measures
+from metrics.estimation import Estimate
 from training import calibration, checkpoints, inference, stress_views
 from training.batches import Batches, table_on
 
 STRONGEST = 8.0  # log-odds at which the colour of a ResNet's map is full, the same in all pictures
 FAINTEST = 0.5  # that of what a grey patch takes away, in a picture where it is nowhere more
+DRAWN = 4  # films
 CELLS = 10  # to a side of the film; the grey patch covers 2 x 2 of them
 
 
-def opened(args: argparse.Namespace) -> tuple[dict, torch.nn.Module, data.Dataset, data.Split]:
-    """The checkpoint, its network, its data and its split. Raises Problem where the data is another."""
-    if args.model.suffix == ".onnx":
-        raise Problem(f"{args.model}: a graph does not say which films validated it; name the run's model.pt")
-    checkpoint, network = checkpoints.load_checkpoint(args.model)
+def opened(path: Path) -> tuple[dict, torch.nn.Module]:
+    """The checkpoint and its network."""
+    if path.suffix == ".onnx":
+        raise Problem(f"{path}: a graph does not say which films validated it; name the run's model.pt")
+    return checkpoints.load_checkpoint(path)
+
+
+def loaded(args: argparse.Namespace, checkpoint: dict) -> data.Dataset:
+    """The films that a checkpoint was trained on, or those that were typed."""
     source, classes = sources.place_of(args, checkpoint["data"])
-    dataset = data.load(source, checkpoint["size"], args.cache, checkpoint["fit"], args.skip_bad, classes)
+    return data.load(source, checkpoint["size"], args.cache, checkpoint["fit"], args.skip_bad, classes)
+
+
+def own_split(path: Path, checkpoint: dict, dataset: data.Dataset) -> data.Split:
+    """The split that a checkpoint was made with. Raises Problem where the data is another."""
     split = data.split_again(dataset, checkpoint["split"])
     if not data.is_own(split, dataset, checkpoint):
-        raise Problem(f"{args.model}: {dataset.source} is not the data that it was trained on; --data names that")
-    return checkpoint, network, dataset, split
+        raise Problem(f"{path}: {dataset.source} is not the data that it was trained on; --data names that")
+    return split
+
+
+class Validated:
+    """A checkpoint and its validation films, which its network answers however they are shown.
+
+    labels, patients: (N,) of these films, in the order of the split.
+    """
+
+    def __init__(
+        self,
+        checkpoint: dict,
+        network: torch.nn.Module,
+        dataset: data.Dataset,
+        split: data.Split,
+        table: torch.Tensor,
+        device: torch.device,
+    ) -> None:
+        self.checkpoint, self.device = checkpoint, device
+        self.network = network.to(device).to(memory_format=torch.channels_last)
+        self.labels, self.images = dataset.labels[split.validation], dataset.images[split.validation]
+        self.patients = np.array([dataset.patients[i] for i in split.validation])
+        shapes = data.shape_ratio(dataset, split.train)
+        self.stress = stress_views.StressValidation(table, dataset.labels, split.train, split.validation, shapes)
+
+    def logits(self, shown: torch.Tensor, moved: Callable[[int], None] = lambda count: None) -> NDArray:
+        """(N, 2), of the validation films as (N, S, S) uint8."""
+        normalisation = tuple(self.checkpoint["normalisation"])
+        batches = Batches(shown, self.labels, np.arange(len(self.labels)), 128, self.device, normalisation)
+        return inference.network_logits(self.network, batches, reduced=True, moved=moved)
+
+    def probabilities(self, logits: NDArray) -> NDArray[np.float64]:
+        return measures.positive_probability(logits, self.checkpoint["temperature"])
+
+    def by_frame(self, logits: NDArray, moved: Callable[[int], None] = lambda count: None) -> frames.Films:
+        """The films, with what their frames say, and what the network sees in these; logits: of films as they are."""
+
+        def answers(images: NDArray) -> NDArray:
+            return self.probabilities(self.logits(torch.from_numpy(images), moved))
+
+        whole, parts = self.probabilities(logits), frames.in_parts(answers, self.images)
+        decisions = measures.decide(whole, self.checkpoint["threshold"])
+        return frames.Films(self.labels, self.patients, self.stress.frame_odds, decisions, whole, **parts)
 
 
 class Errors:
@@ -57,24 +112,17 @@ class Errors:
         self.missed = int((decided < labels).sum())
 
 
-def answered(
-    checkpoint: dict,
-    network: torch.nn.Module,
-    stress: stress_views.StressValidation,
-    labels: NDArray,
-    device: torch.device,
-) -> tuple[dict[str, Errors], dict[str, NDArray]]:
-    """The errors of each view, and the (N, 2) logits of each."""
-    errors, logits, every = {}, {}, np.arange(len(labels))
-    network = network.to(device).to(memory_format=torch.channels_last)
-    with Progress(len(labels) * len(stress.views), "validation", leave=False, delay=2) as progress:
-        for view in stress.views:
-            shown = stress.show(view)
-            batches = Batches(shown, labels, every, 128, device, tuple(checkpoint["normalisation"]))
-            logits[view] = inference.network_logits(network, batches, reduced=True, moved=progress.update)
-            probabilities = measures.positive_probability(logits[view], checkpoint["temperature"])
-            errors[view] = Errors(shown, labels, probabilities, checkpoint["threshold"])
-    return errors, logits
+def answered(model: Validated) -> tuple[dict[str, Errors], dict[str, NDArray], frames.Films]:
+    """The errors of each view, the (N, 2) logits of each, and the films with their frames."""
+    errors, logits, views = {}, {}, model.stress.views
+    count = len(model.labels) * (len(views) + len(frames.PARTS))
+    with Progress(count, "validation", leave=False, delay=2) as progress:
+        for view in views:
+            shown = model.stress.show(view)
+            logits[view] = model.logits(shown, progress.update)
+            probabilities = model.probabilities(logits[view])
+            errors[view] = Errors(shown, model.labels, probabilities, model.checkpoint["threshold"])
+        return errors, logits, model.by_frame(logits["as it is"], progress.update)
 
 
 def decided_otherwise(logits: dict[str, NDArray], labels: NDArray) -> str:
@@ -149,11 +197,11 @@ def worst_films(errors: dict[str, Errors], count: int) -> list[int]:
 
 
 def draw(
-    checkpoint: dict, network: torch.nn.Module, errors: dict[str, Errors], names: list[str], count: int, title: str
+    checkpoint: dict, network: torch.nn.Module, errors: dict[str, Errors], captions: list[str], count: int, title: str
 ) -> bytes:
     """PNG of `count` films with the worst errors: a row for each, above it as it was shown, below under its heat map.
 
-    A column for each view that has errors.
+    A column for each view that has errors. captions: what stands beside each film.
     """
     views = {view: found for view, found in errors.items() if len(found.wrong)}
     films = worst_films(views, count)
@@ -168,10 +216,9 @@ def draw(
     for column, (view, found) in zip(grid.T, views.items(), strict=True):
         draw_view(column, found, films, shown[view].numpy(), maps[view], full)
         errors_in_words = problems.numbered(len(found.wrong), "error")
-        column[0].set_title(f"{view}\n{errors_in_words}\n\n{column[0].get_title()}", fontsize=6.5)
+        column[0].set_title(f"{textwrap.fill(view, 16)}\n{errors_in_words}\n\n{column[0].get_title()}", fontsize=6.5)
     for k, place in enumerate(films):
-        truth = "pneumonia" if next(iter(views.values())).labels[place] else "normal"
-        grid[2 * k, 0].set_ylabel(f"{truth}\n{names[place][-22:]}", fontsize=6.5, parse_math=False)
+        grid[2 * k, 0].set_ylabel(captions[place], fontsize=6.5, parse_math=False)
     scale = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(-full, full), "RdBu_r")
     figure.colorbar(scale, ax=grid, label="evidence for pneumonia (log-odds)", aspect=40, fraction=0.02, pad=0.01)
     stream = io.BytesIO()
@@ -204,18 +251,36 @@ def draw_film(axes: Axes, film: NDArray, heat: NDArray | None, full: float) -> N
         axes.imshow(level, cmap="RdBu_r", vmin=-1, vmax=1, alpha=0.7 * np.abs(level), extent=extent)
 
 
+def captioned(dataset: data.Dataset, split: data.Split, odds: NDArray) -> list[str]:
+    """Of each validation film its class, the end of its name, and how likely it is ill by its frame alone."""
+    names = [problems.printable(Path(dataset.files[i]).name)[-22:] for i in split.validation]
+    truth = ["pneumonia" if label else "normal" for label in dataset.labels[split.validation]]
+    return [f"{what}\n{name}\nframe: {ill:.2f} ill"
+            for what, name, ill in zip(truth, names, frames.chance(odds), strict=True)]  # fmt: skip
+
+
+def say_of_frames(name: str, films: frames.Films, areas: dict[str, Estimate]) -> None:
+    """Whether the network leans on frames: sentences, and the table that they are taken from."""
+    rows = frames.measured(films)
+    said = [*frames.sentences(rows), *frames.without_lungs(name, areas, frames.where_frames_lie(films))]
+    print()
+    summary.say(said, summary.width())
+    print(f"\n{frames.table(rows)}")
+
+
 def work(args: argparse.Namespace) -> int:
     hardware.set_precision()
-    device = hardware.pick_device(args.device)
-    checkpoint, network, dataset, split = opened(args)
-    labels = dataset.labels[split.validation]
-    table, shapes = table_on(dataset.images, device), data.shape_ratio(dataset, split.train)
-    stress = stress_views.StressValidation(table, dataset.labels, split.train, split.validation, shapes)
-    errors, logits = answered(checkpoint, network, stress, labels, device)
-    decided = checkpoint["temperature"], checkpoint["threshold"]
+    device, (path,) = hardware.pick_device(args.device), args.models
+    checkpoint, network = opened(path)
+    dataset = loaded(args, checkpoint)
+    split = own_split(path, checkpoint, dataset)
+    model = Validated(checkpoint, network, dataset, split, table_on(dataset.images, device), device)
+    labels, (errors, logits, films) = model.labels, answered(model)
+    measured = model.stress.measured(logits, checkpoint["temperature"], checkpoint["threshold"])
     print(f"{dataset.name}\n{checkpoint['name']}: {problems.numbered(len(labels), 'validation image')}, threshold "
           f"{checkpoint['threshold']:.4f}\n")  # fmt: skip
-    print(stress_views.table(stress.measured(logits, *decided)))
+    print(stress_views.table(measured))
+    say_of_frames(checkpoint["name"], films, frames.areas(films))
     print(f"\nIf it were decided otherwise ({len(logits)} views, without the matched films):\n")
     print(decided_otherwise(logits, labels))
     counts = [[view, found.missed, len(found.wrong) - found.missed] for view, found in errors.items()]
@@ -227,8 +292,8 @@ def work(args: argparse.Namespace) -> int:
     title = f"{'SYNTHETIC: ' * dataset.synthetic}{checkpoint['name']}: films that it was surest to be wrong of, by view"
     how = "class activation" if building.has_heatmap(network) else "where a grey patch makes the log-odds fall"
     title += f"\nbelow each film what speaks for pneumonia (red) or normal (blue): {how}"
-    out = args.out or args.model.with_name("errors.png")
-    names = [problems.printable(Path(dataset.files[i]).name) for i in split.validation]
-    disk.write_bytes(out, draw(checkpoint, network, errors, names, args.count, title))
+    out = args.out or path.with_name("errors.png")
+    captions = captioned(dataset, split, films.odds)
+    disk.write_bytes(out, draw(checkpoint, network, errors, captions, args.count or DRAWN, title))
     print(f"\n{out}: films with the worst of them, in every view that has errors")
     return 0

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from sklearn.metrics import accuracy_score, log_loss, recall_score
 
+import data
 import explain
 import models
 import predict
@@ -142,6 +143,16 @@ def test_films_that_are_drawn_differ_and_are_those_it_was_surest_of():
         "two": explanation.Errors(none, labels, np.array([0.9, 0.9, 0.999, 0.3]), 0.5),
     }
     assert explanation.worst_films(errors, 9) == [2, 0, 3] and explanation.worst_films(errors, 2) == [2, 0]
+
+
+def test_a_film_is_called_what_it_is_and_what_its_frame_says(phantoms):
+    split = data.split(phantoms)
+    odds = np.linspace(-40, np.log(0.93 / 0.07), len(split.validation))
+    captions = [caption.split("\n") for caption in explanation.captioned(phantoms, split, odds)]
+    labels = phantoms.labels[split.validation]
+    assert [truth for truth, _, _ in captions] == [("normal", "pneumonia")[label] for label in labels]
+    assert all(phantoms.files[i].endswith(name) for i, (_, name, _) in zip(split.validation, captions, strict=True))
+    assert (captions[0][2], captions[-1][2]) == ("frame: 0.00 ill", "frame: 0.93 ill")
 
 
 def test_red_is_for_pneumonia_and_views_without_errors_are_left_out():
