@@ -26,7 +26,7 @@ def share(text: str) -> float:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = cli.Parser(description=__doc__.split("\n")[0])
     parser.add_argument(
-        "models", nargs="*", type=cli.some_path, help="runs/<name>/model.pt or onnx/<name>.onnx, any number"
+        "models", nargs="*", type=cli.checkpoint_path, help="runs/<name> or onnx/<name>.onnx, any number"
     )
     parser.add_argument("--all", action="store_true", help="every model.pt below --runs and graph in --onnx")
     cli.add_folders(parser, "runs", "onnx", "report")
