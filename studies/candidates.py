@@ -6,6 +6,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from devices import hardware
 from films.augmentation import Changes, change
 from metrics import measures, prevalence
 from studies import probes
+from studies.letters import Painted
 from training import calibration, inference, loop, run_folder, stress_views
 from training.batches import Batches, pixel_statistics, table_on, toned_on
 from training.optimizer import AdamW, groups_of
@@ -39,6 +41,7 @@ class Candidate:
     weighted: bool = False  # classes count alike in the loss
     balanced: bool = False  # films of the rarer class are seen as often as the others, over and over
     hidden: float = 0.0  # share of each batch that is shown again without its middle, to be answered by the prevalence
+    painted: bool = False  # letters and words on films of both classes, studies/letters.py
     by_frame: Callable[[NDArray, NDArray], NDArray] | None = None  # films are seen as often as this says
     slower: float = 1.0  # learning rate of each layer as a share of that of the next one
     staged: float = 0.0  # share of the training in which the last layer alone learns
@@ -171,6 +174,7 @@ CANDIDATES: dict[str, Candidate] = {
     "class weights": Candidate(weighted=True),
     "balanced sampling": Candidate(balanced=True),
     "unsure without lungs": Candidate(hidden=0.25),
+    "letters painted": Candidate(painted=True),
     "films whose frame lies five times": Candidate(by_frame=lying),
     "overlap weights of frames": Candidate(by_frame=overlapping),
     "slower lower layers": Candidate(slower=0.7),
@@ -356,8 +360,9 @@ def train_candidate(
     torch.manual_seed(request.seed)
     network = network.to(device).to(memory_format=torch.channels_last)
     fitted_with(candidate, network, normalisation)
-    seen = Exchanging(table, labels, training, recipe.batch_size, device, normalisation, recipe.augment, request.seed,
-                      shapes=shapes)  # fmt: skip
+    gathered = cast(torch.Tensor, Painted(table, request.seed)) if candidate.painted else table
+    seen = Exchanging(gathered, labels, training, recipe.batch_size, device, normalisation, recipe.augment,
+                      request.seed, shapes=shapes)  # fmt: skip
     seen.looks = candidate.exchanged
     # Some candidates draw a number in each step, or give layers rates of their own: no two steps are alike.
     alike = not (candidate.mixup or candidate.staged or candidate.average) and candidate.slower == 1

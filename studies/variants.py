@@ -73,6 +73,6 @@ AND = " + "  # between the names of several that are tried together
 # Of studies/candidates.py, which takes seconds to import.
 CANDIDATE_NAMES = ("histogram equalisation", "CLAHE", "each film standardised", "cut to the lungs",
                    "label smoothing 0.1", "mixup 0.2", "dropout 0.3", "averaged weights", "class weights",
-                   "balanced sampling", "unsure without lungs", "films whose frame lies five times",
+                   "balanced sampling", "unsure without lungs", "letters painted", "films whose frame lies five times",
                    "overlap weights of frames", "slower lower layers", "the last layer first",
                    "looks of classes exchanged", "answers over three zooms", "prevalence by EM")  # fmt: skip

@@ -16,6 +16,7 @@ from films.variation import NO_AUGMENT
 from metrics import measures, prevalence
 from studies import candidates, probes
 from studies.candidates import CANDIDATES, Candidate
+from studies.letters import Painted
 from training import calibration, recipes, runs, stress_views
 from training.batches import Batches
 from training.request import Request
@@ -304,3 +305,15 @@ def test_correcting_for_prevalence_is_what_prevalence_py_does(phantoms):
         assert after["accuracy"] == pytest.approx((decided == labels).mean())
         assert after["auroc"] == pytest.approx(before["auroc"], abs=1e-3)  # ties where p is 1
     assert [row["accuracy"] for row in plain] != [row["accuracy"] for row in corrected]
+
+
+def test_letters_are_painted_near_the_edges_of_some_films_and_anew_each_time():
+    table = torch.full((60, 100, 100), 40, dtype=torch.uint8)
+    shown = Painted(table, 0)
+    first, again = (shown.index_select(0, torch.arange(60)).numpy() for _ in range(2))
+    changed = (first != 40).any((1, 2))
+    assert 20 <= changed.sum() <= 50 and not (first == again).all()
+    assert (first[:, 35:55, 35:55] == 40).mean() > 0.97, "the middle hardly"
+    assert np.unique(first).size > 20, "in many greys"
+    np.testing.assert_array_equal(Painted(table, 0).index_select(0, torch.arange(60)).numpy(), first)
+    assert (table == 40).all()
