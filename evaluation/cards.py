@@ -4,7 +4,7 @@ import math
 import shlex
 
 from basics.problems import printable
-from evaluation import marks
+from evaluation import marks, tables
 from evaluation.markup import DASH, github, github_table, number, with_interval
 from evaluation.result import Result
 from films import sources
@@ -50,6 +50,7 @@ def model_card(result: Result) -> str:
         *recipe(result),
         *performance(result),
         *promises(result),
+        *referrals(result),
         *prevalence(result),
         *groups(result),
         *shortcut_audit(result),
@@ -225,6 +226,21 @@ def promises(result: Result) -> list[str]:
         "## Promised and delivered\n",
         f"What {' or '.join(sizes)} promised, and what the test images gave.\n",
         github_table(["threshold from", "measure", "promised", "delivered", "delivered minus promised"], rows),
+    ]
+
+
+def referrals(result: Result) -> list[str]:
+    """What it promised of the classes that it leaves out, and which films it left to a reader."""
+    table, told = tables.referrals([result]), result.referral
+    if told is None:
+        return []
+    return [
+        "## Referral: promised and delivered\n",
+        f"Pneumonia is possible where the probability is at least {told['lowest_pneumonia']:.6g}, normal where it is "
+        f"at most {told['highest_normal']:.6g}; by {told['patients'][1]:,} and {told['patients'][0]:,} validation "
+        "patients.\n",
+        github_table(table.headers[1:], [row[1:] for row in table.rows]),
+        *(f"{github(note)}\n" for note in table.notes),
     ]
 
 

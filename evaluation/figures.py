@@ -21,7 +21,7 @@ from evaluation import marks
 from evaluation.markup import number, with_interval
 from evaluation.result import Result, shown
 from films import sources
-from metrics import intervals, measures
+from metrics import intervals, measures, selective
 
 NAMES = (
     "learning_curves.png",
@@ -30,6 +30,7 @@ NAMES = (
     "reliability.png",
     "confusion.png",
     "decision_curves.png",
+    "risk_coverage.png",
 )
 # Okabe & Ito's palette, which people with any colour vision can tell apart (jfly.uni-koeln.de/color), less its yellow.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -39,6 +40,7 @@ LINES = ("-", (0, (5, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (1, 1)), (0, (10, 2)), (
 MARKERS = "osD^vPX*"
 ALARM = "#B00020"  # of everything that has a mark
 REPLICATES = 1000  # of the bootstrap by patient, for the bands of the ROC curves
+EARLY = 0.1  # share of films answered, before which so few are that the risk may be anything
 CORNER = 0.3  # side of the enlarged corner, where good models differ
 
 
@@ -58,6 +60,7 @@ def make(results: list[Result]) -> dict[str, Figure]:
         "reliability.png": reliability(some),
         "confusion.png": confusion(some),
         "decision_curves.png": decision_curves(some),
+        "risk_coverage.png": risk_coverage(some),
     }
     if trained := [result for result in some if result.history]:
         found["learning_curves.png"] = learning_curves(trained, some)
@@ -419,3 +422,51 @@ def decision_curves(results: list[Result]) -> Figure:
     return titled(figure, "Decision curves on the test images", results, "net benefit: true positives less false "
                   "ones, these weighted by the odds of that probability (Vickers & Elkin 2006); marker: the model's "
                   "own threshold")  # fmt: skip
+
+
+def risk_coverage(results: list[Result]) -> Figure:
+    """Errors among the surest films against the share of films answered; a marker where the promise refers the rest."""
+    figure = Figure(figsize=(9, 5.0), layout="constrained")
+    axes, handles, highest = figure.subplots(), [], [0.01]
+    shade = 0.15 if len(results) <= 3 else 0.08
+    for i, result in enumerate(results):
+        shares, risk, band = risk_curve(result)
+        if band is not None:
+            axes.fill_between(shares, *band, color=look(i)["color"], alpha=shade, linewidth=0)
+        handle = axes.plot(shares, risk, **look(i), zorder=3)
+        if (at := promised_point(result)) is not None:
+            handle += axes.plot(*at, **dot(i), linestyle="none", zorder=4)
+            highest.append(at[1])
+        handles.append(tuple(handle))
+        highest.append((risk if band is None else band[1])[shares >= EARLY].max())
+    axes.set(xlim=(0, 1.01), ylim=(0, min(1.08 * max(highest), 1.02)), xlabel="share of films answered, surest first",
+             ylabel="share of errors among them (selective risk)")  # fmt: skip
+    axes.grid(alpha=0.3)
+    legend_below(figure, handles, [(r.name, f"AURC {with_interval(r.aurc, 4)}, n = {r.images:,}") for r in results])
+    small = ("surest: farthest from the threshold by which the model decides, in log-odds; band: pointwise 95 % "
+             "interval, bootstrap by patient, none before the first error: that is no certainty; AURC: area under the "
+             "curve (Geifman et al. 2019)")  # fmt: skip
+    if told := sorted({f"{1 - result.referral['alpha']:.4g}" for result in results if result.referral}):
+        small += (f"; marker: what is answered where {' or '.join(told)} of each class is promised (conformal), off "
+                  "the curve where its cut-offs do not lie about that threshold")  # fmt: skip
+    return titled(figure, "Risk and share of films answered, on the test images", results, small)
+
+
+def promised_point(result: Result) -> tuple[float, float] | None:
+    """Share of films that are answered by the promise, and the risk there; None without a promise, or an answer."""
+    if result.referral is None:
+        return None
+    referred, right = (result.referral["measures"][key]["value"] for key in ("referred", "answered_accuracy"))
+    return None if np.isnan(right) else (1 - referred, 1 - right)
+
+
+def risk_curve(result: Result) -> tuple[NDArray, NDArray, tuple[NDArray, NDArray] | None]:
+    """Shares of films answered, the risk there, and its pointwise 95 % limits; None of these with one patient."""
+    given = (result.labels, result.probabilities, result.decision["threshold"])
+    shares = np.linspace(0.005, 1, 200)
+    (risk,) = selective.risks(*given, shares, np.ones((1, result.images)))
+    if result.patients < 2:
+        return shares, risk, None
+    weights = intervals.patient_counts(list(result.patient_ids), REPLICATES, 0)
+    low, high = np.quantile(selective.risks(*given, shares, weights), (0.025, 0.975), axis=0, method="weibull")
+    return shares, risk, (low, high)

@@ -30,6 +30,7 @@ CAPTIONS = {
     "reliability.png": "Reliability of the probabilities",
     "confusion.png": "Decisions",
     "decision_curves.png": "Decision curves",
+    "risk_coverage.png": "Risk and share of films answered",
 }
 OPEN = ("roc.png", "confusion.png")  # figures that are seen first; the others are folded
 EACH = 4  # misses, and as many false alarms, of each model
@@ -93,6 +94,10 @@ def measured(measure: dict) -> str:
     if not math.isnan(measure["detectable"]):
         parts.append(f"detectable {number(measure['detectable'] * scale, digits)}{unit}")
     return f"{', '.join(parts)} ({measure['method']})"
+
+
+def sentences(results: list[Result]) -> list[str]:
+    return [*summary.of_models(results), *summary.of_referrals(results)]
 
 
 def models_table(results: list[Result]) -> tuple[list[str], list[list[str]]]:
@@ -166,7 +171,7 @@ def html_text(
 def html_short(results: list[Result], notes: list[str]) -> str:
     """What was tested, how each model did, and what has to be known of it before."""
     about = "".join(f"<p>{escaped(line)}.</p>\n" for line in summary.tested_on(results))
-    said = "".join(f"<p>{escaped(line)}.</p>\n" for line in summary.of_models(results))
+    said = "".join(f"<p>{escaped(line)}.</p>\n" for line in sentences(results))
     first = html_list(dict.fromkeys(note for note in notes if summary.warns(note)))
     return f'{about}<div class="answer">\n{said}</div>\n{first}'
 
@@ -258,7 +263,7 @@ def markdown_text(
     mark = marks.before(results)
     parts = [f"# {mark}{TITLE}\n", *(f"**{github(text)}**\n" for text in marks.of_all(results))]
     parts += [f"{github(line)}.\n" for line in summary.tested_on(results)]
-    parts.append(markdown_list(summary.of_models(results)))
+    parts.append(markdown_list(sentences(results)))
     for question, answer, lines in answers(comparisons):
         parts.append(f"**{github(question)}** {github(answer)}.\n\n{markdown_list(lines)}")
     if notes:

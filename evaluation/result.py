@@ -44,6 +44,9 @@ class Result:
     points: dict[str, dict]
     subgroups: list[dict]  # group, measure, images, patients, value, low, high
     corrected: dict | None  # for the test images' prevalence: validation, estimated, counted (shares), estimates
+    aurc: Estimate  # area under the risk-coverage curve, by distance to the threshold by which it decides
+    # What it promises of the classes that it leaves out, and "measures", what it delivers: referral.delivered().
+    referral: dict | None
     shortcut_audit: list[dict] | None  # with --audit: change, strength, auroc, accuracy, sensitivity, specificity
     notes: list[str]  # sentences on these test images
     stress: list[dict] | None  # validation images seen in other ways: view, shortcuts, auroc, accuracy, ...

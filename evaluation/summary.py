@@ -10,8 +10,8 @@ from pathlib import Path
 from tabulate import tabulate
 
 from basics.problems import printable
-from evaluation import comparisons, marks, tables
-from evaluation.markup import columns, cut, number, screen_table, with_interval
+from evaluation import comparisons, marks, referral, tables
+from evaluation.markup import columns, cut, number, p_value, screen_table, with_interval
 from evaluation.result import Result, repeats, shown
 from evaluation.tables import Table
 
@@ -44,6 +44,24 @@ def of_model(result: Result) -> str:
     return (f"{marks.before([result])}{result.name}{smoke}{own}: {ill}, {well}; "
             f"AUROC {with_interval(result.estimates['auroc'])}; "
             f"{result.images:,} films of {result.patients:,} patients")  # fmt: skip
+
+
+def of_referrals(results: Sequence[Result]) -> list[str]:
+    """A sentence for each model that promises something of the classes that it leaves out."""
+    return [of_referral(result, result.referral) for result in shown(results) if result.referral]
+
+
+def of_referral(result: Result, told: dict) -> str:
+    """The promise, what it delivered in each class that is there, and the share of films that is left to a reader."""
+    found, delivered = told["measures"], []
+    for name in reversed(referral.NAMES):
+        if (coverage := found[f"coverage_{name}"])["films"]:
+            shift = f", these films have shifted (p = {p_value(coverage['p'])})" if coverage["shifted"] else ""
+            delivered.append(f"{with_interval(coverage)} of {name}s{shift.replace('= <', '<')}")
+    few = [f"{n:,} validation patients are too few to leave out {name}" for name, n in referral.unknown(told)]
+    parts = [f"delivers {' and '.join(delivered)}", *few, f"refers {number(100 * found['referred']['value'], 1)} %"]
+    return (f"{marks.before([result])}{result.name} promises {1 - told['alpha']:.4g} of each class; "
+            f"{'; '.join(parts)}")  # fmt: skip
 
 
 def per_thousand(some: int, others: int) -> str:
@@ -136,7 +154,7 @@ def print_results(
         say(told, wide)
     print()
     mark = marks.before([result for result in results if result.kind == "checkpoint"])
-    say([*of_models(results), *(of_pair(pair, mark) for pair in asked), *unanswered], wide)
+    say([*of_models(results), *of_referrals(results), *(of_pair(pair, mark) for pair in asked), *unanswered], wide)
 
 
 def print_last(report: Path, count: int, verbose: bool) -> None:

@@ -20,7 +20,7 @@ from basics import disk, terms
 from basics.problems import Problem, UsageProblem
 from data import Dataset, Split
 from devices import hardware
-from evaluation import comparisons, held_out, ledger, report, shortcuts, summary, tables, tested_model
+from evaluation import comparisons, held_out, ledger, referral, report, shortcuts, summary, tables, tested_model
 from evaluation.result import Result, shown
 from evaluation.tested_model import Model
 from films import seen
@@ -95,6 +95,7 @@ def described(
     decides = OWN if OWN in at else "validation"
     threshold = at[decides]["threshold"]
     decisions = measures.decide(probabilities, threshold)
+    promise = referral.promised(facts)
     kept = ("state", "training", "history", *seen.SHAPES, "validation_answers")
     return Result(
         name=facts["shown_name"],
@@ -119,6 +120,8 @@ def described(
         points=at,
         subgroups=subgroups(dataset, test, probabilities, decisions, threshold, by),
         corrected=corrected(sample, probabilities, facts.get("validation_answers")),
+        aurc=estimation.aurc(sample, probabilities, threshold),
+        referral=promise and referral.delivered(labels, probabilities, patients, promise),
         shortcut_audit=None,
         notes=list(split.notes),
         stress=facts.get("stress") or None,  # checkpoints of earlier versions, and of other --val, have none
@@ -277,6 +280,7 @@ def ensembles(
         facts = {**facts, "kind": "ensemble", "shown_name": name, "seed": None, "left_out": members[0].left_out,
                  "file": ", ".join(member.file for member in members),
                  "sha256": disk.sha256_of(member.sha256 for member in members), "temperature": 1.0,
+                 "promise": referral.made(labels, mean, patients, facts.get("stress") or []),
                  "stress": None}  # fmt: skip
         probabilities = np.mean([member.probabilities for member in members], axis=0)
         made.append(described(facts, dataset, replace(split, notes=()), probabilities, points, prevalence, by))
@@ -327,9 +331,9 @@ def csv_rows(result: Result) -> list[dict]:
                "recorded": result.recorded,
                "split": result.split["fingerprint"], "images": result.images, "patients": result.patients,
                "threshold": at["threshold"], **{key: at[key] for key in ("tn", "fp", "fn", "tp")}}  # fmt: skip
-        for name, found in itertools.chain(at["estimates"].items(), result.estimates.items()):
+        for name, found in itertools.chain(at["estimates"].items(), result.estimates.items(), [("aurc", result.aurc)]):
             row |= {name: found["value"], f"{name}_low": found["low"], f"{name}_high": found["high"]}
-        rows.append(row)
+        rows.append(row | referral.columns(result.referral))
     return rows
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from metrics import intervals, measures
+from metrics import intervals, measures, selective
 
 REPLICATES = 2000
 PROMISED = ("accuracy", "sensitivity", "specificity")  # what an operating point is chosen for
@@ -74,6 +74,12 @@ def at_threshold(sample: Sample, probabilities: NDArray, threshold: float) -> di
         ).items()
     }
     return found | proportions(labels, probabilities, sample.patients, threshold)
+
+
+def aurc(sample: Sample, probabilities: NDArray, threshold: float) -> Estimate:
+    """Area under the risk-coverage curve, by distance to the threshold: selective.aurc()."""
+    found = sample.resampled(lambda weights: {"aurc": selective.aurc(sample.labels, probabilities, threshold, weights)})
+    return bca(*found["aurc"])
 
 
 def proportions(labels: NDArray, probabilities: NDArray, patients: ArrayLike, threshold: float) -> dict[str, Estimate]:

@@ -6,12 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 
+from evaluation import referral
 from evaluation.markup import number
 from evaluation.result import Result
 from evaluation.tables import Table
 from metrics import measures
 
 NAN = math.nan
+PROMISE = {"alpha": 0.05, "lowest_pneumonia": 0.25, "highest_normal": 0.625, "patients": [40, 117]}
 DECISIONS = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "precision", "npv", "f1", "mcc")
 
 
@@ -127,6 +129,8 @@ def make_result(
         ],
         corrected={"validation": 0.742, "estimated": 0.641, "counted": 0.625,
                    "estimates": {key: estimate(0.9111) for key in DECISIONS}} if trained else None,
+        aurc=estimate(0.0312, 0.011),
+        referral=referral.delivered(labels, probabilities, patients, PROMISE) if trained else None,
         shortcut_audit=[{"change": "as it is", "strength": "", "auroc": 0.9312, "accuracy": 0.8745,
                      "sensitivity": 0.8567, "specificity": 0.9277},
                     {"change": "centre only", "strength": "60 %", "auroc": 0.7177, "accuracy": NAN, "sensitivity": NAN,

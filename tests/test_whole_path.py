@@ -229,7 +229,8 @@ def test_the_last_lines_say_how_it_went_and_a_proof_was_no_look(world, capsys, t
         assert found[3:] == [len(films), len({row["patient"] for row in films})]
         assert re.search(rf"{name}.onnx answers as {name} does \(largest difference \S+\)", last)
     assert "SYNTHETIC: Does depth help? simple to resnet34: AUROC " in last
-    assert len(out.split("\n\n")[-1].splitlines()) <= 14 and len(out.splitlines()) <= 32
+    assert all(f"SYNTHETIC: {name} promises 0.95 of each class; delivers " in last for name in ("simple", "resnet34"))
+    assert len(out.split("\n\n")[-1].splitlines()) <= 18 and len(out.splitlines()) <= 36
 
 
 def test_convergence_comes_from_the_history(world):

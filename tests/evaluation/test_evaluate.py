@@ -13,14 +13,15 @@ import pytest
 import sklearn.metrics
 import torch
 from evaluating import World, knowing
-from results import make_result
+from results import PROMISE, make_result
 
 import data
 import evaluate
 import export
+from basics.problems import Problem
 from evaluation import comparisons, ledger, shortcuts, tables, tested_model, testing
 from evaluation.result import Result
-from metrics import estimation
+from metrics import conformal, estimation, measures
 from training import checkpoints
 
 CPU = torch.device("cpu")
@@ -45,7 +46,9 @@ def test_a_checkpoint_without_operating_points_still_works(world, tmp_path, caps
     assert list(found["points"]) == ["0.5", "validation"]
     assert found["points"]["validation"]["threshold"] == checkpoint["threshold"]
     assert all(at["promised"] is None and at["gap"] is None for at in found["points"].values())
-    assert "Promised and delivered" not in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "Promised and delivered" not in out and " promises " not in out and "Referral" not in out
+    assert found["referral"] is None
 
 
 # --------------------------------------------------------------------------------- the graph's own threshold
@@ -149,6 +152,7 @@ def test_test_labels_choose_nothing(world):
         thresholds.append([at["threshold"] for one in results for at in one.points.values()])
         thresholds[-1] += [one.temperature for one in results]
         thresholds[-1] += [one.corrected[key] for one in results for key in ("validation", "estimated")]
+        thresholds[-1] += [one.referral[key] for one in results for key in PROMISE]
     assert thresholds[0] == thresholds[1]
 
 
@@ -166,6 +170,41 @@ def test_seeds_that_were_validated_on_other_images_make_no_ensemble(world):
     for stored in (None, {key: value[:-3] for key, value in kept.items()}):
         model.facts["validation_answers"] = stored
         assert testing.ensembles(known, results) == []
+
+
+def test_what_is_promised_is_of_validation_films_as_they_are_and_delivered_on_test_films(world, capsys):
+    """Recomputed from the checkpoint and from predictions.csv; an ensemble promises by its members' mean."""
+    capsys.readouterr()
+    both = ("simple-s3", "simple-s4")
+    assert world.evaluate(models=both) == 0
+    out, means = " ".join(capsys.readouterr().out.split()), []
+    films = len(data.split(world.dataset()).validation)
+    for member in (*both, "simple (ensemble of 2)"):
+        if member in both:
+            checkpoint, _ = checkpoints.load_checkpoint(world.runs / member / "model.pt")
+            kept = {key: value[:films].numpy() for key, value in checkpoint["validation_answers"].items()}
+            means.append(measures.positive_probability(kept["logits"], checkpoint["temperature"]))
+        probabilities = means[-1] if member in both else np.mean(means, 0)
+        promise = conformal.promise(kept["labels"], probabilities, kept["patients"], 0.05)
+        found, rows = world.model(member)["referral"], world.predictions(member)
+        assert {key: found[key] for key in PROMISE} == promise
+        classes = conformal.possible([float(row["probability"]) for row in rows], tuple(promise.values())[1:3])
+        assert found["measures"]["referred"]["value"] == pytest.approx(conformal.referred(classes).mean())
+        assert found["measures"]["referred"]["films"] == len(rows)
+        assert f"{member} promises 0.95 of each class; delivers " in out
+
+
+def test_a_graph_keeps_the_promise_that_it_carries(world):
+    model = tested_model.open_model(world.folder / "onnx" / "simple.onnx")
+    dataset = world.dataset()
+    without = {key: value for key, value in model.facts.items() if key != "promise"}
+    assert testing.evaluate(replace(model, facts=without), dataset, data.split(dataset), CPU).referral is None
+    carried = replace(model, facts={**without, "promise": {**PROMISE, "alpha": 0.2}})
+    found = testing.evaluate(carried, dataset, data.split(dataset), CPU).referral
+    assert found["alpha"] == 0.2 and found["measures"]["coverage_normal"]["promised"] == 0.8
+    broken = replace(model, facts={**without, "promise": {**PROMISE, "alpha": 2}})
+    with pytest.raises(Problem, match="its promise is not alpha"):
+        testing.evaluate(broken, dataset, data.split(dataset), CPU)
 
 
 def test_a_model_that_is_named_twice_is_evaluated_once(world):

@@ -192,7 +192,8 @@ def test_what_matters_is_seen_and_the_rest_is_folded():
     assert text.count("<details><summary>") == text.count("<details>") == text.count("</details>")
     folded = [head for head in found.heads if f"<summary><h3>{markup.escaped(head)}</h3></summary>" in text]
     assert folded == [*(table.title for table in make_tables(results)), "Learning curves", "Precision and sensitivity",
-                      "Reliability of the probabilities", "Decision curves", "Files"]  # fmt: skip
+                      "Reliability of the probabilities", "Decision curves", "Risk and share of films answered",
+                      "Files"]  # fmt: skip
 
 
 def test_every_image_says_what_it_shows():
@@ -428,7 +429,7 @@ def test_the_page_needs_nothing_else_and_runs_nothing():
     text = report.html_text(make_results(), make_comparisons(), [], NOTES, VERSIONS, drawn)
     found = Page(text)
     assert all(source.startswith("data:image/png;base64,") for source in found.sources)
-    assert sum(base64.b64decode(source.split(",")[1]) == b"\x89PNG" for source in found.sources) == 6
+    assert sum(base64.b64decode(source.split(",")[1]) == b"\x89PNG" for source in found.sources) == 7
     assert not {"script", "link", "iframe", "object", "embed", "form", "base"} & found.tags
     assert not re.search(r"https?://|@import|url\(", text)
     assert "default-src 'none'" in text and 'name="viewport"' in text and "@media print" in text

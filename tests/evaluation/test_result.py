@@ -11,7 +11,8 @@ from evaluation.result import Result
 KEYS = ["name", "kind", "file", "sha256", "architecture", "seed", "initial_weights", "quick", "data",
         "trained_on_synthetic", "recorded", "left_out",
         "split", "temperature", "images", "patients", "positives", "estimates", "decides", "points",
-        "subgroups", "corrected", "shortcut_audit", "notes", "stress", "training", "checkpoint_sha256"]  # fmt: skip
+        "subgroups", "corrected", "aurc", "referral", "shortcut_audit",
+        "notes", "stress", "training", "checkpoint_sha256"]  # fmt: skip
 OTHERS = ["files", "labels", "probabilities", "patient_ids", "history", "worst", "checkpoint"]
 
 

@@ -191,7 +191,9 @@ def test_one_table_is_printed_and_all_of_them_where_they_are_asked_for(capsys):
     assert re.findall(r"^note: (.*)$", whole, re.M) == notes
     for text in (short, whole):  # the sentences are what is left on the screen
         ending = " ".join(text.split("\n\n")[-1].split())
-        assert ending == " ".join([*summary.of_models(results), summary.of_pair(make_comparisons()[0])])
+        assert ending == " ".join(
+            [*summary.of_models(results), *summary.of_referrals(results), summary.of_pair(make_comparisons()[0])]
+        )
     assert "simple.onnx" not in short.split("AUROC\n")[1].split("\n\n")[0]  # it repeats its checkpoint
 
 
@@ -206,7 +208,7 @@ def test_a_single_model_is_told_nothing_of_questions(capsys):
     asked, unanswered = comparisons.answer([make_result()])
     text = said(capsys, [make_result()], asked, unanswered=unanswered)
     assert "answered" not in text and "help?" not in text
-    assert len(text.split("\n\n")[-1].splitlines()) <= 2
+    assert len(text.split("\n\n")[-1].splitlines()) <= 4  # of the model, and of its promise
 
 
 def test_what_was_left_out_is_said_once(capsys):

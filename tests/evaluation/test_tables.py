@@ -9,9 +9,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from results import PROMISE
 
 from basics import disk
-from evaluation import comparisons, report, summary, tables, testing
+from evaluation import comparisons, referral, report, summary, tables, testing
 from evaluation import result as result_module
 from evaluation.result import NOT_IN_JSON, Result
 from metrics import estimation
@@ -52,7 +53,10 @@ def result(name: str, seed: int, kind: str = "checkpoint", n: int = 90, **more) 
         recorded=True, left_out="", decides="validation",
         split={"how": "patient", "seed": 0, "fingerprint": "def"}, temperature=1.0, images=n,
         patients=len(set(patients)), positives=int(labels.sum()), estimates=estimates, points=points,
-        subgroups=groups, corrected=corrected if trained else None, shortcut_audit=audit, notes=[],
+        subgroups=groups, corrected=corrected if trained else None,
+        aurc=estimation.aurc(sample, probabilities, 0.37),
+        referral=referral.delivered(labels, probabilities, patients, PROMISE) if trained else None,
+        shortcut_audit=audit, notes=[],
         stress=STRESS if trained else None, training=training if trained else None, checkpoint_sha256=None,
         files=[f"{i}.png" for i in range(n)], labels=labels, probabilities=probabilities, patient_ids=patients,
         history=[], worst=[], checkpoint={"name": name},
@@ -111,7 +115,7 @@ def test_every_table_is_rectangular_and_named_once(shown):
     assert list(shown.tables) == [
         "Summary (test images, threshold from validation)", "Test results: decisions",
         "Test results: more on decisions", "Test results: ranking and calibration", "Promised and delivered",
-        "Stress validation", "At another prevalence",
+        "Referral: promised and delivered", "Stress validation", "At another prevalence",
         "With the test images' prevalence estimated from themselves", "Subgroups (threshold from validation)",
         "Several seeds", "The questions",
         "Convergence (on validation, accuracy at 0.5)", "Shortcut audit"]  # fmt: skip
