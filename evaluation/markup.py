@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from basics.problems import printable
 
+NO_ADDRESS = "<!-- -->@"  # an @ of which GitHub makes no e-mail address
 DASH = "-"  # for what is undefined (0/0) or does not apply
 _COUNT = re.compile(r"[<>]? ?[-+]?[\d,]+(\.\d+)?( ?%| M| GB| MB| s)?|-")
 
@@ -128,7 +129,7 @@ def github(text: object) -> str:
     text = re.sub(r"([\\`*\[\]|$~])", r"\\\1", text)
     text = re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)  # inside a word it means nothing
     text = re.sub(r"(?i)(?<=www)(?=\.)|(?=://)", r"\\", text)
-    text = re.sub(r"(?<=\S)@", "<!-- -->@", text)  # of an e-mail: there an escape or an entity changes nothing
+    text = re.sub(r"(?<=\S)@", NO_ADDRESS, text)  # of an e-mail: there an escape or an entity changes nothing
     text = re.sub(r"(?=#\s*$)", r"\\", text)  # at the end of a heading it would be dropped
     # At the start of a paragraph these would make a heading, a list, a rule or code of it.
     text = re.sub(r"^ ", "&#32;", text)

@@ -1,4 +1,4 @@
-"""The documents of an evaluation: report.html, report.md with its figures, and a card for each model.
+"""The documents of an evaluation: report.html, report.md with its figures, and a card for each model (.md and .html).
 
 Numbers come from the results and tables as they are; nothing is computed here but how they are written. Names of
 models and of files are other people's text: in every document they are shown, and never markup.
@@ -13,11 +13,22 @@ from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
+from markdown_it import MarkdownIt
 from PIL import Image
 
 from basics import disk
 from evaluation import cards, figures, marks, style, summary
-from evaluation.markup import DASH, escaped, github, github_table, html_table, number, p_value, with_interval
+from evaluation.markup import (
+    DASH,
+    NO_ADDRESS,
+    escaped,
+    github,
+    github_table,
+    html_table,
+    number,
+    p_value,
+    with_interval,
+)
 from evaluation.result import Result, shown
 from evaluation.tables import Table
 
@@ -48,11 +59,14 @@ def write(
     for name, content in drawn.items():
         disk.write_bytes(folder / name, content)
     named = card_files(results)
-    for name, result in named.items():
-        disk.write_text(folder / name, cards.model_card(result))
+    pages = [name.removesuffix(".md") + ".html" for name in named]
+    for name, page, result in zip(named, pages, named.values(), strict=True):
+        card = cards.model_card(result)
+        disk.write_text(folder / name, card)
+        disk.write_text(folder / page, html_card(result, card))
     disk.write_text(folder / "report.md", markdown_text(results, comparisons, tables, notes, versions, list(drawn)))
     disk.write_text(folder / "report.html", html_text(results, comparisons, tables, notes, versions, drawn))
-    return ["report.html", "report.md", *drawn, *named]
+    return ["report.html", "report.md", *drawn, *named, *pages]
 
 
 def card_files(results: list[Result]) -> dict[str, Result]:
@@ -159,13 +173,25 @@ def html_text(
     links = " · ".join(f'<a href="#{name}">{heading}</a>' for name, heading, _ in sections)
     first, *others = (f'<h2 id="{name}">{mark}{heading}</h2>\n{content}' for name, heading, content in sections)
     banner = "".join(f'<p class="banner">{escaped(mark)}</p>\n' for mark in marks.of_all(results))
+    return html_page(title, f"<h1>{title}</h1>\n{banner}{first}<nav>{links}</nav>\n{''.join(others)}")
+
+
+def html_page(title: str, content: str) -> str:
+    """A page of its own, both given as HTML."""
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
         f'<meta http-equiv="Content-Security-Policy" content="{style.POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>{style.STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n{banner}"
-        f"{first}<nav>{links}</nav>\n{''.join(others)}</body>\n</html>\n"
+        f"<style>{style.STYLE}</style>\n</head>\n<body>\n{content}</body>\n</html>\n"
     )
+
+
+def html_card(result: Result, card: str) -> str:
+    """A card's markdown as a page; tables scroll in boxes of their own."""
+    made = MarkdownIt("commonmark", {"html": False}).enable("table").render(card.replace(NO_ADDRESS, "@"))
+    made = made.replace("<table>", '<div class="scroll" tabindex="0">\n<table>').replace("</table>", "</table>\n</div>")
+    back = '<nav><a href="../report.html">all models</a></nav>\n'
+    return html_page(escaped(f"{marks.before([result])}Model card: {result.name}"), back + made)
 
 
 def html_short(results: list[Result], notes: list[str]) -> str:
@@ -236,7 +262,8 @@ def html_film(error: str, item: dict) -> str:
 def html_models(results: list[Result], versions: dict) -> str:
     table = html_table(f"{marks.before(results)}Files", *models_table(results))
     links = "".join(
-        f'<li><a href="{quote(card)}">{escaped(r.name)}</a></li>\n' for card, r in card_files(results).items()
+        f'<li><a href="{quote(card.removesuffix(".md"))}.html">{escaped(r.name)}</a></li>\n'
+        for card, r in card_files(results).items()
     )
     foot = f'<p class="foot">Versions: {escaped(used_versions(versions))}.</p>\n' if versions else ""
     return f"{table}<p>Their cards, in files of their own:</p>\n<ul>\n{links}</ul>\n{foot}"

@@ -25,7 +25,8 @@ summary h3 { display: inline; margin: 0; }
 .answer p { margin: .4rem 0; }
 .answer summary, .answer ul { font-size: .9rem; color: var(--soft); }
 .answer ul { margin: .2rem 0; padding-left: 1.2rem; }
-.scroll { overflow-x: auto; margin: .4rem 0; }
+.scroll, pre { overflow-x: auto; margin: .4rem 0; }
+pre { font-size: .85rem; }
 table { border-collapse: separate; border-spacing: 0; font-size: .85rem; overflow-wrap: normal; }
 th, td { padding: .25rem .6rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
 td { white-space: nowrap; }
