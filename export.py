@@ -5,11 +5,13 @@ threshold itself, so that nobody has to write them again. It gets its name only 
 answers as PyTorch on the validation and test images.
 
 `python export.py verify onnx/simple.onnx --data DIR` repeats that proof, on any machine and without the checkpoint.
-`python export.py threshold onnx/simple.onnx 0.3` changes the decision threshold of a graph, and nothing else.
+`python export.py threshold onnx/simple.onnx 0.3` changes the decision threshold of a graph, and nothing else;
+`--sensitivity 0.95` in place of the number takes the one that validation chose for that.
 """
 
 import argparse
 import functools
+import re
 import sys
 import uuid
 from pathlib import Path
@@ -38,9 +40,14 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--precision", nargs="+", **cli.choices(terms.PRECISIONS), default=["fp32"], metavar="NAME",
                         help="one or more of fp32 (default), fp16 (half the size, for GPUs) and int8 (a quarter; its "
                         "ranges come from training images)")  # fmt: skip
+    parser.add_argument("--promise", type=cli.probability, default=0.05, metavar="SHARE",
+                        help="of films of either class, at most so many may have it held to be impossible in the "
+                        "output `possible`; default: 0.05")  # fmt: skip
     parser.add_argument("--verbose", action="store_true", help="print a row for every check")
     data.add_arguments(parser)
     args = parser.parse_args(argv)
+    if not 0 < args.promise < 1:
+        parser.error("--promise: a share between 0 and 1, neither of them")
     if bool(args.checkpoints) == args.all:
         parser.error("name one or more checkpoints, or say --all")
     args.precision = list(dict.fromkeys(args.precision))
@@ -72,8 +79,14 @@ def parse_threshold(argv: list[str]) -> argparse.Namespace:
         description="Changes the probability from which a graph decides for pneumonia. Not for clinical use.",
     )
     parser.add_argument("graphs", nargs="+", type=cli.some_path, help="such as onnx/simple.onnx")
-    parser.add_argument("threshold", type=cli.probability, metavar="P", help="0 to 1")
+    if not any(word.startswith("--s") for word in argv):  # the other way to say it
+        parser.add_argument("threshold", type=cli.probability, metavar="P", help="0 to 1")
+    parser.add_argument("--sensitivity", type=cli.probability, metavar="S", help="in place of P: the threshold that "
+                        "validation chose to find that share of pneumonias: 0.95 or 0.99")  # fmt: skip
+    parser.set_defaults(threshold=None)
     args = parser.parse_args(argv)
+    if args.sensitivity is not None and re.fullmatch(r"[\d.]+", str(args.graphs[-1])):
+        parser.error("P or --sensitivity, not both")
     args.command = "threshold"
     return args
 

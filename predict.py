@@ -2,7 +2,8 @@
 
 This file needs no other file of the project: copied beside an .onnx file it runs with onnxruntime, numpy, pillow and
 tqdm (and pydicom for DICOM). However many films there are, only a few batches of them are in memory. Standard output
-carries the rows, standard error everything else. Exit codes: 1 some files or the graph could not be used, 2 wrong call.
+carries the rows, standard error everything else. Exit codes: 1 some files or the graph could not be used, 2 wrong call,
+3 some films got no answer (--strict).
 """
 
 import argparse
@@ -37,12 +38,16 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 VERSION = "0.1.0"
-COLUMNS = ("file", "probability", "decision", "threshold", "refer", "width", "height", "warning", "error", "heatmap",
-           "model")  # fmt: skip
+COLUMNS = ("file", "probability", "decision", "threshold", "refer", "flags", "possible", "unfamiliar", "width",
+           "height", "warning", "error", "heatmap", "model")  # fmt: skip
 HEADER = ",".join(COLUMNS).encode() + b"\n"  # of the CSV
 # What spreadsheets take for the beginning of a formula (OWASP, CSV Injection), with the apostrophes that defuse it.
 FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
 OUTPUTS = {"probability", "decision", "logits"}
+LATER = {"unfamiliar": (2,), "flags": (2,), "possible": (2, 2), "refer": (2,)}  # outputs: their shape for two films
+GUESSES = ("negative", "turned", "upside down", "mirrored")  # flags that could be wrong; the others are measured
+LEFT = {(0, 0): "neither", (1, 0): "NORMAL", (0, 1): "PNEUMONIA", (1, 1): "both"}  # of the classes, by `possible`
+POINTS = {"validation": "misses and false alarms weigh alike", "0.5": "what is more probable"}  # by name
 FACTS = ("classes", "data", "threshold", "temperature", "size")  # of the graph's metadata
 PROVIDERS = {name.removesuffix("ExecutionProvider").lower(): name for name in onnxruntime.get_all_providers()}
 PROVIDERS["directml"] = "DmlExecutionProvider"
@@ -65,6 +70,7 @@ VIRIDIS = np.frombuffer(bytes.fromhex(
     "44015448186a472d7b4240863b528b33638d2c728e26828e21918c1fa08828ae803fbc735ec96284d44baddc30d8e219fde725"
 ), np.uint8).reshape(-1, 3)  # fmt: skip
 PANEL = 448  # pixels of the longer side of a film in an overlay
+COLOURED = 15  # mean saturation, 0 to 255, above which it is a photograph
 CELLS = 10  # to a side of the film; the grey patch of the occlusion covers 2 x 2 of them
 
 
@@ -115,6 +121,10 @@ class Model:
     heatmap: bool  # whether the graph has that output
     fit: str  # how the film becomes the square that such a heat map covers: "stretch", "pad" or "crop"
     use: str  # what it may be used for, and whether its training data were drawings
+    flags: dict[str, int]  # bits by name; none of an earlier graph, which has no output of LATER
+    forbidding: int  # the bits that forbid an answer
+    promise: str  # of what is left possible, in words
+    points: dict[str, tuple[float, str]]  # operating points: threshold, and what validation promises of it
     turn: contextlib.AbstractContextManager  # held while it runs: a GPU takes one batch at a time, a CPU several
 
     def run(self, pixels: np.ndarray, *outputs: str) -> list[np.ndarray]:
@@ -190,11 +200,13 @@ def load(path: Path, wanted: str, threads: int) -> Model:
         if missing := sorted(OUTPUTS - outputs) + sorted({"name", *FACTS} - set(facts)):
             raise Problem(f"{path}: not a graph that export.py made: it has no {', no '.join(missing)}")
         classes, data, *numbers = (json.loads(facts[key]) for key in FACTS)
+        threshold, temperature, size = map(float, numbers)
+        flags, forbidding, promise, points = told(facts, outputs)
         drawn = "SYNTHETIC " if data["synthetic"] else ""
         label = printable(f"{facts['name']} {drawn}{hashlib.sha256(content).hexdigest()[:16]}")
         use = (f"{drawn}training data; " if drawn else "") + facts.get("intended_use", "not for clinical use")
-        model = Model(session, label, [classes[0], classes[1]], *map(float, numbers), "heatmap" in outputs,
-                      facts.get("fit", "stretch"), use,
+        model = Model(session, label, [classes[0], classes[1]], threshold, temperature, size, "heatmap" in outputs,
+                      facts.get("fit", "stretch"), use, flags, forbidding, promise, points,
                       contextlib.nullcontext() if wanted == PROVIDERS["cpu"] else threading.Lock())  # fmt: skip
         check_answers(model, dict(zip(outputs, model.run(np.zeros((2, 8, 8), np.uint8), *outputs), strict=True)))
         return model
@@ -249,6 +261,28 @@ def varint(content: memoryview, at: int) -> tuple[int, int]:
     raise ValueError("no ONNX file: a number without an end")
 
 
+def told(facts: dict[str, str], outputs: set[str]) -> tuple[dict[str, int], int, str, dict[str, tuple[float, str]]]:
+    """What graphs say beside an answer, as in Model; earlier ones little of it. Raises what odd metadata lead to."""
+    flags, promise, points = (json.loads(facts.get(key, "{}")) for key in ("flags", "promise", "operating_points"))
+    points = {name: (float(point["threshold"]), promised(name, point)) for name, point in points.items()}
+    if not set(LATER) <= outputs:
+        return {}, 0, "", points
+    bits = {printable(name): int(bit) for name, bit in flags["bits"].items()}
+    kept = f"{100 * (1 - promise['alpha']):g} of 100"
+    left = f"the true class is left possible in {kept} normal ones and {kept} pneumonias; both or neither: refer"
+    return bits, int(flags["forbidding"]), f"promise for films like validation's: {left}", points
+
+
+def promised(name: str, point: dict) -> str:
+    """An operating point in words, by the worse ends of validation's intervals; "" where there are none."""
+    if "sensitivity" not in point:
+        return ""
+    found, alarms = np.floor(100 * point["sensitivity"]["low"]), np.ceil(100 - 100 * point["specificity"]["low"])
+    return "" if np.isnan(found + alarms) else (
+        f"{POINTS.get(name, name)}: finds at least {found:.0f} of 100 pneumonias, false alarms in at most {alarms:.0f} "
+        "of 100 normal films (validation, 95 % intervals)")  # fmt: skip
+
+
 def check_answers(model: Model, found: dict[str, np.ndarray]) -> None:
     """Raises ValueError when a graph's answers for two films are not what it says of itself."""
     if model.classes != ["NORMAL", "PNEUMONIA"]:
@@ -263,6 +297,8 @@ def check_answers(model: Model, found: dict[str, np.ndarray]) -> None:
         raise ValueError("its probability does not follow from its logits and its temperature")
     if not np.array_equal(decision, probability >= np.float32(model.threshold)):
         raise ValueError("it does not decide by its threshold")
+    if odd := [name for name in LATER if model.flags and found[name].shape != LATER[name]]:
+        raise ValueError(f"its {odd[0]} is not one for each film")
 
 
 def walk(path: str, passed_over: collections.Counter | None = None) -> Iterator[str]:
@@ -330,6 +366,7 @@ class Film:
     row: dict  # of COLUMNS; None where there is nothing
     grey: np.ndarray | None = None  # (H, W) uint8
     saturation: float = 0.0  # mean, 0 to 255
+    guessed: bool = False  # how many bits its levels have: the file does not say so
 
 
 def read_film(file: str) -> Film:
@@ -340,8 +377,10 @@ def read_film(file: str) -> Film:
         if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:  # reading a pipe could hang
             raise ValueError(f"neither a readable folder nor a regular file of at most {MAX_BYTES:,} bytes")
         with open(file, "rb") as stream:
-            film.grey, film.saturation, film.row["warning"] = decode(stream.read())
-        film.row["height"], film.row["width"] = film.grey.shape
+            content = stream.read()
+        film.grey, film.saturation, warning = decode(content)
+        film.row |= {"height": film.grey.shape[0], "width": film.grey.shape[1], "warning": warning or None}
+        film.guessed = warning.endswith("in a 16-bit PNG") and not significant_bits(content)
     except Exception as error:  # decoders raise everything there is on broken files, and the other files must go on
         film.row["error"] = printable(getattr(error, "strerror", None) or first_line(error))
     return film
@@ -776,13 +815,12 @@ def number_of(header: Any, name: str) -> float | None:
     return None if first is None or not str(first).strip() else float(first)
 
 
-def examined(films: list[Film], size: float) -> np.ndarray:
-    """Takes (N, H, W) pixels out of films of one size; what is unlike a frontal chest film is added to their warnings.
+def examined(films: list[Film], pixels: np.ndarray, size: float) -> None:
+    """What is unlike a frontal chest film is added to the warnings of (N, H, W) films of one size.
 
     Films are bright in the middle and dark at the sides. `contrast`, in standard deviations, was above 0.3 on 99.9 % of
     5,232 films; inverted, 98.3 % of them were below -1.3, and turned by 90 degrees 94 % were between these.
     """
-    pixels = np.stack([film.grey for film in films if film.grey is not None])
     _, height, width = pixels.shape
     small = pixels[:, :: max(1, height // 32), :: max(1, width // 32)].astype(np.float32)
     spread = small.std((1, 2))
@@ -791,7 +829,7 @@ def examined(films: list[Film], size: float) -> np.ndarray:
     sides = (columns[:, :edge].mean(1) + columns[:, -edge:].mean(1)) / 2
     contrast = (columns[:, start : columns.shape[1] - start].mean(1) - sides) / np.maximum(spread, 1e-9)
     tests = {
-        "coloured: a photograph?": np.array([film.saturation for film in films]) > 15,
+        "coloured: a photograph?": np.array([film.saturation for film in films]) > COLOURED,
         f"only {width} x {height} pixels, where the network sees {size:.0f}": min(height, width) < size / 2,
         f"width / height is {width / height:.2f}: part of a film?": not 0.5 <= width / height <= 3.5,
         "nearly constant: no picture?": spread < 8,
@@ -801,8 +839,7 @@ def examined(films: list[Film], size: float) -> np.ndarray:
     }  # fmt: skip
     for i, film in enumerate(films):
         texts = [text for text, so in tests.items() if np.broadcast_to(so, len(films))[i]]
-        film.grey, film.row["warning"] = None, "; ".join(filter(None, [film.row["warning"], *texts])) or None
-    return pixels
+        film.row["warning"] = "; ".join(filter(None, [film.row["warning"], *texts])) or None
 
 
 def in_chunks(files: Iterable[str], batch_size: int, workers: int,
@@ -847,45 +884,81 @@ def read_and_answer(model: Model, args: argparse.Namespace, files: list[str], st
                 if stopped.is_set():  # nobody waits for the films any more
                     return done
                 batch = group[start : start + count]
-                answer(model, args, batch, examined(batch, model.size))
+                pixels = np.stack([film.grey for film in batch if film.grey is not None])
+                for film in batch:
+                    film.grey = None
+                if not model.flags:
+                    examined(batch, pixels, model.size)
+                answer(model, args, batch, pixels)
         groups, held = collections.defaultdict(list), 0
     return done
 
 
 def answer(model: Model, args: argparse.Namespace, films: list[Film], pixels: np.ndarray) -> None:
     """Runs films of one size through the graph, one by one where it fails for all, and writes their overlays."""
-    outputs = ["probability", "decision", *(["heatmap"] if args.heatmaps and model.heatmap else [])]
+    outputs = ["probability", "decision", *(LATER if model.flags else [])]
+    outputs += ["heatmap"] if args.heatmaps and model.heatmap else []
     try:
-        probabilities, decisions, *heats = model.run(pixels, *outputs)
+        found = dict(zip(outputs, model.run(pixels, *outputs), strict=True))
     except Exception as error:  # out of memory, say: perhaps not with one alone
         if len(films) == 1:
             films[0].row["error"] = printable(f"the graph failed: {first_line(error)}")
         for i in range(len(films) if len(films) > 1 else 0):
             answer(model, args, films[i : i + 1], pixels[i : i + 1])
         return
-    own = decisions
-    if args.threshold != model.threshold:
-        decisions = probabilities >= np.float32(args.threshold)
     for i, film in enumerate(films):
-        if not (0 <= probabilities[i] <= 1 and own[i] == (probabilities[i] >= np.float32(model.threshold))):
-            film.row["error"] = f"the graph's probability is {probabilities[i]}, its decision {own[i]}"
-            continue
-        film.row["probability"] = float(str(probabilities[i]))  # the shortest number that is this float32
-        film.row["decision"] = model.classes[int(decisions[i])]
-        film.row["refer"] = refers(film.row["probability"], args)
-        if args.heatmaps:
+        own = {name: values[i] for name, values in found.items()}
+        fill(film, model, args, own)
+        if args.heatmaps and film.row["decision"]:
             # The hash keeps apart what has one name in two folders; no character leads out of the folder.
             stem = "".join(c if c.isalnum() or c in "-_" else "_" for c in Path(film.file).stem)[:50]
             path = args.heatmaps / f"{stem}-{hashlib.sha256(os.fsencode(film.file)).hexdigest()[:10]}.png"
-            heat = heats[0][i] if heats else occlusion(model, pixels[i])
+            heat = own["heatmap"] if "heatmap" in own else occlusion(model, pixels[i])
             with naming(path):
                 overlay(film.row, pixels[i], heat, model).save(f"{path}.part", "PNG")
                 os.replace(f"{path}.part", path)
             film.row["heatmap"] = printable(str(path))
 
 
-def refers(probability: float, args: argparse.Namespace) -> bool:
-    return args.refer is not None and abs(probability - args.threshold) <= args.refer
+def fill(film: Film, model: Model, args: argparse.Namespace, own: dict[str, Any]) -> None:
+    """Writes a graph's outputs for a film into its row, but no answer that does not follow from the others.
+
+    With --strict none that its flags forbid, either.
+    """
+    row, probability = film.row, own["probability"]
+    right = 0 <= probability <= 1 and own["decision"] == (probability >= np.float32(model.threshold))
+    if model.flags:
+        refer = sum(own["possible"]) != 1 or int(own["flags"]) & model.forbidding != 0
+        right = right and own["refer"] == refer and np.isfinite(own["unfamiliar"])
+    if not right:
+        row["error"] = "the graph's " + ", its ".join(f"{key} is {own[key]}" for key in own if key != "heatmap")
+        return
+    row["probability"] = float(str(probability))  # the shortest number that is this float32
+    row["decision"] = model.classes[int(probability >= np.float32(args.threshold))]
+    if model.flags:
+        flags = int(own["flags"])  # of grey levels, which is all that a graph sees
+        flags |= model.flags.get("coloured", 0) * (film.saturation > COLOURED)
+        flags |= model.flags.get("guessed levels", 0) * film.guessed
+        row["flags"] = "; ".join(name for name, bit in model.flags.items() if flags & bit)
+        row["possible"] = LEFT[int(own["possible"][0]), int(own["possible"][1])]
+        row["unfamiliar"] = float(str(own["unfamiliar"]))
+        row["warning"] = None if film.guessed else row["warning"]
+    row["refer"] = bool(reasons(row, model, args))
+    if args.strict and forbidden(row, model):
+        row["probability"] = row["decision"] = row["possible"] = None
+
+
+def forbidden(row: dict, model: Model) -> list[str]:
+    """The flags of a row that forbid an answer."""
+    return [name for name in (row["flags"] or "").split("; ") if model.flags.get(name, 0) & model.forbidding]
+
+
+def reasons(row: dict, model: Model, args: argparse.Namespace) -> list[str]:
+    """Why a person should read a film, the weightiest first; also where the decision is not what is left possible."""
+    unclear = [f"{row['possible']} possible"] if row["possible"] and row["possible"] != row["decision"] else []
+    if args.refer is not None and row["probability"] not in (None, ""):  # a row of a CSV is text
+        unclear += ["near threshold"] * (abs(float(row["probability"]) - args.threshold) <= args.refer)
+    return forbidden(row, model) + unclear
 
 
 def occlusion(model: Model, grey: np.ndarray) -> np.ndarray:
@@ -939,8 +1012,9 @@ def overlay(row: dict, grey: np.ndarray, heat: np.ndarray, model: Model) -> Imag
     weight = (0.6 * np.minimum(level * 2, 1))[..., None]  # the film shows through
     mixed = plain * (1 - weight) + viridis(level) * weight
     kind = "class activation" if model.heatmap else "fall of the log-odds where covered"
+    caution = ", refer" * bool(row["refer"]) + ": " * bool(row["flags"]) + (row["flags"] or "").partition(";")[0]
     texts = (os.path.basename(row["file"]), f"right: {kind}", model.use,
-             f"{row['decision']}, P({model.classes[1]}) = {row['probability']:.3f}")  # fmt: skip
+             f"{row['decision']}, P({model.classes[1]}) = {row['probability']:.3f}{caution}")  # fmt: skip
     texts = [text if len(text) < 60 else f"{text[:30]}...{text[-25:]}" for text in texts]
     font, bar, left = ImageFont.load_default(14), max(shape[1], 60), 30 + 2 * shape[0]
     width = max(left + 80, 20 + int(max(font.getlength(text) for text in texts)))
@@ -970,11 +1044,20 @@ def text_in(cell: str) -> str:
     return cell.removeprefix("'") if FORMULA.match(cell) else cell
 
 
-def table_line(row: dict, model: Model) -> str:
-    """A row in columns of fixed width, with the file last since its width is not known in advance."""
-    probability = f"{row['probability']:.4f}" if isinstance(row["probability"], float) else row["probability"] or "-"
-    decision = f"{row['decision'] or 'error':<{max(8, *map(len, model.classes))}}"
-    return f"{probability:>11}  {decision}  {'refer' if row['refer'] else '':<5}  {row['file']}"
+def table_line(model: Model, probability: str, decision: str, refer: str, file: str) -> str:
+    """Columns of fixed width, with the file last since its width is not known in advance."""
+    width = 26 if model.flags else 5  # of "refer", with reasons or alone
+    return f"{probability:>11}  {decision:<9}  {refer[:width]:<{width}}  {file}"
+
+
+def line_of(row: dict, model: Model, args: argparse.Namespace) -> str:
+    """A row in the table, with the first reason to refer, or else the first flag, and how many more there are."""
+    why = reasons(row, model, args) if row["refer"] else []
+    words = [*dict.fromkeys([*why, *filter(None, (row["flags"] or "").split("; "))])]
+    note = words[0] + "?" * (words[0] in GUESSES) + f" +{len(words) - 1}" * (len(words) > 1) if words else ""
+    probability = "-" if row["probability"] is None else f"{row['probability']:.4f}"
+    decision = row["decision"] or ("error" if row["error"] else "no answer")
+    return table_line(model, probability, decision, "refer: " * bool(why) + note, row["file"])
 
 
 @contextlib.contextmanager
@@ -1021,25 +1104,27 @@ def keep_others_out(stream: io.TextIOWrapper, path: Path) -> None:
 
 
 def earlier_files(stream: io.TextIOWrapper, args: argparse.Namespace, model: Model) -> collections.Counter:
-    """How often each file is in a CSV, and under None how many of these failed; cuts off a torn last line.
+    """How often each file is in a CSV, and under 1 and 3 how many failed or got no answer; cuts off a torn last line.
 
     Raises Problem when it is not a file that this call would have begun.
     """
     earlier = collections.Counter()
     content = args.csv.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
-    foreign = Problem(f"{args.csv} is not of predict.py; --overwrite replaces it", 2)
+    whose = "of another predict.py, with other columns" if content.startswith(HEADER[:30]) else "not of predict.py"
+    foreign = Problem(f"{args.csv} is {whose}: name another --csv, or --overwrite replaces it", 2)
     if not (whole or HEADER).startswith(HEADER) or not (whole or HEADER.startswith(content)):
         raise foreign
     try:
         for row in csv.DictReader(whole.decode("utf-8", "replace").splitlines()):
             with contextlib.suppress(TypeError, ValueError):
-                refer = refers(float(row["probability"]), args) if row["probability"] else None
+                refer, silent = None if row["error"] else bool(reasons(row, model, args)), not row["decision"]
                 expected = [model.label, text_of(args.threshold), text_of(refer)]
-                if [text_in(row["model"]), row["threshold"], row["refer"]] == expected:
-                    earlier.update([text_in(row["file"]), *([None] if row["error"] else [])])
+                same = silent == bool(row["error"] or (args.strict and forbidden(row, model)))
+                if same and [text_in(row["model"]), row["threshold"], row["refer"]] == expected:
+                    earlier.update([text_in(row["file"]), *([1 if row["error"] else 3] if silent else [])])
                     continue
-            raise Problem(f"{args.csv} is of another model, --threshold or --refer; --overwrite replaces it", 2)
+            raise Problem(f"{args.csv} is of another model, threshold, --refer or --strict; --overwrite replaces it", 2)
     except csv.Error as error:
         raise foreign from error
     stream.truncate(len(whole))
@@ -1074,8 +1159,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--overwrite", action="store_true", help="replace an earlier --csv")
     add("--json", action="store_true", help="print JSON lines, one object a file, instead of the table")
     add("--heatmaps", type=Path, metavar="DIR", help="write a PNG a film: where the graph sees it (slow without a GPU)")
-    add("--threshold", type=number, metavar="P", help="decide by it (default: the graph's own)")
-    add("--refer", type=number, metavar="MARGIN", help="mark films this close to the threshold")
+    point = parser.add_mutually_exclusive_group()
+    point.add_argument("--threshold", type=number, metavar="P", help="decide by it (default: the graph's own)")
+    point.add_argument("--sensitivity", type=number, metavar="S", help="decide by the threshold that validation chose "
+                       "to find that share of pneumonias: 0.95 or 0.99")  # fmt: skip
+    add("--refer", type=number, metavar="MARGIN", help="refer films this close to the threshold too; a graph with a "
+        "promise, told in the first lines, refers those of which it leaves not exactly one class possible")  # fmt: skip
+    add("--strict", action="store_true", help="no answer, and exit code 3, where a flag forbids it: upside down, say")
     add("--provider", choices=["auto", *sorted(PROVIDERS)], default="auto", metavar="NAME",
         help="auto (CUDA where it works, else CPU), cpu, cuda or another of onnxruntime's")  # fmt: skip
     add("--batch-size", type=whole, metavar="N", help="at most; default: 16 on the CPU, 64 elsewhere")
@@ -1133,18 +1223,34 @@ def work(args: argparse.Namespace) -> int:
     model = open_model(args.model, args.provider, max(1, cores - args.workers + 1))
     provider = model.session.get_providers()[0].removesuffix("ExecutionProvider")
     args.batch_size = min(args.batch_size or (16 if provider == "CPU" else 64), -(-found // args.workers))
-    args.threshold = model.threshold if args.threshold is None else args.threshold
+    said = settle(args, model)
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
     with rows_file(args, model) as (stream, earlier):
         where = "the CPU" if provider == "CPU" else provider
-        say(f"{model.label}, threshold {args.threshold:.4f}, on {where}; {model.use}")
+        for line in (f"{model.label}, threshold {args.threshold:.4f}, on {where}; {model.use}", *said):
+            say(line)
         return predict(args, model, stream, earlier)
+
+
+def settle(args: argparse.Namespace, model: Model) -> list[str]:
+    """Sets the threshold; returns what the graph promises, on lines of at most 150 characters."""
+    if args.strict and not model.flags:
+        raise Problem("--strict: this graph flags no films, and export.py makes one that does of a new checkpoint", 2)
+    name = f"sensitivity {100 * (args.sensitivity or 0):g} %"
+    if args.sensitivity is not None and name not in model.points:
+        raise Problem(f"no operating point {name} in this graph, but {', '.join(model.points) or 'none at all'}", 2)
+    if args.sensitivity is not None:
+        args.threshold, said = model.points[name]
+    else:
+        args.threshold = model.threshold if args.threshold is None else args.threshold
+        said = next((text for threshold, text in model.points.values() if threshold == args.threshold), "")
+    return [line for line in (said, model.promise) if line]
 
 
 def predict(args: argparse.Namespace, model: Model, stream: io.TextIOBase, earlier: collections.Counter) -> int:
     """Writes the rows of all files that are not in `earlier`; returns the exit code, which speaks of these too."""
-    counts = collections.Counter(error=earlier.pop(None, 0))
+    counts, why = collections.Counter(error=earlier.pop(1, 0), silent=earlier.pop(3, 0)), collections.Counter()
     shown = sys.stderr.isatty() and not sys.stdout.isatty()
     total = sum(1 for _ in files_in(args.paths)) - earlier.total() if shown else None
     started, skipped, passed_over = time.monotonic(), earlier.total(), collections.Counter()
@@ -1158,26 +1264,31 @@ def predict(args: argparse.Namespace, model: Model, stream: io.TextIOBase, earli
 
     source = in_chunks(files(), args.batch_size, args.workers, functools.partial(read_and_answer, model, args))
     if not args.json:
-        print(table_line(dict(zip(COLUMNS, COLUMNS, strict=True)), model))
+        print(table_line(model, "probability", "decision", "refer", "file"))
     with contextlib.closing(source), tqdm(total=total, unit=" films", disable=not shown) as bar:
         for done in source:
             rows = [film.row for film in done]
             with naming(args.csv):
                 csv.writer(stream, lineterminator="\n").writerows(map(cell, row.values()) for row in rows)
                 stream.flush()
-            print("\n".join(json.dumps(row) if args.json else table_line(row, model) for row in rows), flush=True)
+            print("\n".join(json.dumps(row) if args.json else line_of(row, model, args) for row in rows), flush=True)
             for row, kind in ((row, kind) for row in rows for kind in ("error", "warning") if row[kind]):
                 say(f"{kind}: {row['file']}: {row[kind]}")
                 counts[kind] += 1
-            counts.update([row["decision"] for row in rows], files=len(rows))
+            counts.update([row["decision"] or "silent" for row in rows if not row["error"]], files=len(rows))
+            why.update(reasons(row, model, args)[0] for row in rows if row["refer"])
             bar.update(len(rows))
     if passed_over:
         say(f"note: passed over in folders: {counted(passed_over)}")
     classes = ", ".join(f"{counts[name]:,} {name}" for name in model.classes)
+    if model.flags:
+        classes += f", {counts['silent']:,} without an answer" if counts["silent"] else ""
+        classes += f", {why.total():,} of them to be read by a person{': ' * bool(why)}{counted(why)}"
     before = f"{numbered(skipped, 'file')} done before; " if skipped else ""
-    say(f"{classes}, {numbered(counts['error'], 'error')}, {numbered(counts['warning'], 'warning')}; {before}"
+    failed = f"{numbered(counts['error'], 'error')}, {numbered(counts['warning'], 'warning')}"
+    say(f"{classes}{';' if model.flags else ','} {failed}; {before}"
         f"{counts['files'] / (time.monotonic() - started):,.1f} files/s")  # fmt: skip
-    return 1 if counts["error"] else 0
+    return 1 if counts["error"] else 3 if counts["silent"] else 0
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,5 +1,6 @@
 // What a graph of export.py says of chest X-rays: node predict.mjs model.onnx film.jpeg [film.png ...]
-// Prints a line for each film: file, probability of pneumonia, decision; tabs between. For research, not for patients.
+// Prints a line for each film: file, probability of pneumonia, decision, and "refer" where a person should read it (a
+// graph of an earlier version does not say); tabs between. For research, not for patients.
 
 import { readFile } from 'node:fs/promises'
 import * as ort from 'onnxruntime-web/wasm' // onnxruntime for browsers, which node runs too: no native library
@@ -55,9 +56,10 @@ const session = await graph(model)
   .catch((error) => complain(model, error))
 for (const film of session ? films : []) {
   try {
-    const { probability, decision } = await session.run({ image: await decode(await readFile(film)) })
+    const { probability, decision, refer } = await session.run({ image: await decode(await readFile(film)) })
     // int64 arrives as a BigInt, which is never === 1
-    console.log([film, probability.data[0].toFixed(6), decision.data[0] === 1n ? 'yes' : 'no'].join('\t'))
+    const said = [film, probability.data[0].toFixed(6), decision.data[0] === 1n ? 'yes' : 'no']
+    console.log([...said, ...(refer ? [refer.data[0] === 1n ? 'refer' : '-'] : [])].join('\t'))
   } catch (error) {
     complain(film, error) // the other films can still be read; the exit code tells
   }

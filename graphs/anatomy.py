@@ -4,7 +4,7 @@ check(...)          films are kept apart, sizes are seen by resizing alone, cons
 precision_of(...)   fp32, fp16 or int8, by the types of the weights, whatever the metadata say
 
 After the resized pixels nothing may look at the film itself, at its size, or at the films beside it: then no size and
-no batch can change an answer, tried or not.
+no batch can change an answer, tried or not. What no answer is made of is the part of doubts.py, to the letter.
 """
 
 import functools
@@ -19,6 +19,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 import models
 from basics.problems import Problem
 from basics.terms import ARCHITECTURES
+from graphs import doubts
 from graphs.building import GRAPH_OUTPUTS, PIXELS, fact, facts_of
 
 FOREIGN = "the graph is not made as export.py makes them: "
@@ -46,6 +47,12 @@ class Anatomy:
         self.model, self.graph = model, model.graph
         self.tensors = {tensor.name: tensor for tensor in model.graph.initializer}
         self.maker = {name: node for node in model.graph.node for name in node.output}
+        # What probability, decision, logits and heat map are made of, and the others; each in the graph's order.
+        made = [node for output in model.graph.output if output.name not in doubts.OUTPUTS
+                for node in self.before(output.name)]  # fmt: skip
+        needed = {id(node) for node in made}
+        self.nodes = [node for node in model.graph.node if id(node) in needed]
+        self.others = [node for node in model.graph.node if id(node) not in needed]
         self.constants = set(self.tensors)
         for node in model.graph.node:  # a graph's nodes are in order, by onnx's checker
             if node.op_type == "DequantizeLinear" and self.constants.issuperset(node.input):
@@ -68,7 +75,7 @@ class Anatomy:
 
     def weights(self) -> Iterator[TensorProto]:
         """Of each convolution and linear layer, quantised or not."""
-        for node in self.graph.node:
+        for node in self.nodes:
             if node.op_type in ("Conv", "Gemm"):
                 name = node.input[1]
                 if name in self.maker and self.maker[name].op_type == "DequantizeLinear":
@@ -137,13 +144,21 @@ def check(model: onnx.ModelProto) -> None:
     anatomy, facts = Anatomy(model), facts_of(model)
     way = check_way(anatomy)
     check_apart(anatomy, way)
-    counts = Counter(node.op_type for node in model.graph.node)
+    counts = Counter(node.op_type for node in anatomy.nodes)
     for name in ONE_OF_EACH:
         if counts[name] != 1:
             raise Problem(f"{FOREIGN}it has {counts[name]} nodes {name}, and not one")
+    doubts.check(model, anatomy.others, side_of(anatomy))
     if facts:
         check_layers(anatomy, facts, way)
         check_constants(anatomy, facts, padded="Pad" in {node.op_type for node in way})
+
+
+def side_of(anatomy: Anatomy) -> int:
+    """Of the square that the film is resized to; 0 where that is no constant."""
+    (resize,) = (node for node in anatomy.nodes if node.op_type == "Resize")
+    sides = anatomy.array(resize.input[3]) if len(resize.input) > 3 else None
+    return int(sides[-1]) if sides is not None and sides.size else 0
 
 
 def check_way(anatomy: Anatomy) -> list[NodeProto]:
@@ -175,7 +190,7 @@ def check_apart(anatomy: Anatomy, way: list[NodeProto]) -> None:
     """What follows the pixels sees them and constants only, and works on each film by itself."""
     made = {name for node in way for name in node.output} - {PIXELS} | {"image"}
     computed = {PIXELS}
-    for node in anatomy.graph.node:
+    for node in anatomy.nodes:
         if any(node is other for other in way):
             continue
         inputs = [name for name in node.input if name]
@@ -185,7 +200,7 @@ def check_apart(anatomy: Anatomy, way: list[NodeProto]) -> None:
             if not computed & set(inputs) or not apart(anatomy, node):
                 raise Problem(f"{FOREIGN}its {node.op_type} does not work on each film by itself")
             computed.update(node.output)
-    outputs = [output.name for output in anatomy.graph.output]
+    outputs = [output.name for output in anatomy.graph.output if output.name not in doubts.OUTPUTS]
     if set(outputs) - {"heatmap"} != set(GRAPH_OUTPUTS) or not computed.issuperset(outputs):
         raise Problem(f"{FOREIGN}its outputs are {', '.join(outputs)[:200]}")
 
@@ -245,7 +260,7 @@ def check_layers(anatomy: Anatomy, facts: dict[str, str], way: list[NodeProto]) 
     if found not in shapes_of(architecture, size):
         raise Problem(f"the graph says that it is {architecture} for {size} pixels, and has not the layers of that: "
                       f"{sum(map(math.prod, found)):,} weights in {len(found)} layers")  # fmt: skip
-    counts = Counter(node.op_type for node in anatomy.graph.node if not any(node is other for other in way))
+    counts = Counter(node.op_type for node in anatomy.nodes if not any(node is other for other in way))
     for kind, most in MOST["simple" if architecture == "simple" else "resnet34"].items():
         if counts[kind] > most:
             raise Problem(f"{FOREIGN}it has {counts[kind]} nodes {kind}, and {architecture} has {most}")
@@ -269,7 +284,7 @@ def shapes_of(architecture: str, size: int) -> list[list[tuple[int, ...]]]:
 
 def check_constants(anatomy: Anatomy, facts: dict[str, str], padded: bool) -> None:
     """Size, fit, normalisation, temperature and threshold of the metadata are those that the graph computes with."""
-    (resize,) = (node for node in anatomy.graph.node if node.op_type == "Resize")
+    (resize,) = (node for node in anatomy.nodes if node.op_type == "Resize")
     sides = anatomy.array(resize.input[3]) if len(resize.input) > 3 else None
     size = int(fact(facts, "size"))
     if sides is None or sides.tolist()[-2:] != [size, size]:
@@ -281,7 +296,7 @@ def check_constants(anatomy: Anatomy, facts: dict[str, str], padded: bool) -> No
         mean, std = fact(facts, "normalisation")
         if not np.allclose([factor, offset], [1 / (255 * std), -mean / std], rtol=1e-5, atol=1e-6):
             raise Problem(f"the graph says that it normalises by {mean:g} and {std:g}, and does not")
-    softened = anatomy.maker[next(node for node in anatomy.graph.node if node.op_type == "Softmax").input[0]]
+    softened = anatomy.maker[next(node for node in anatomy.nodes if node.op_type == "Softmax").input[0]]
     found = {"temperature": 1.0 if "logits" in softened.output else divisor(anatomy, softened),
              "threshold": anatomy.scalar("threshold")}  # fmt: skip
     for key, value in found.items():
@@ -302,7 +317,7 @@ def affine(anatomy: Anatomy) -> tuple[float, float]:
     """(a, b): what enters the first layer is a * pixels + b. Raises Problem where it is anything else."""
     name, factor, offset = PIXELS, 1.0, 0.0
     while True:
-        readers = [node for node in anatomy.graph.node if name in node.input]
+        readers = [node for node in anatomy.nodes if name in node.input]
         if len(readers) != 1:
             raise Problem(f"{FOREIGN}{len(readers)} nodes use the pixels before the first layer")
         (node,) = readers

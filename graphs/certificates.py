@@ -12,13 +12,26 @@ import numpy as np
 
 import data
 from basics.problems import Problem, printable
-from graphs import scoring, unusual
+from graphs import doubts, scoring, unusual
 from graphs.proof import HALF, RESIZED, ROUNDED, TOLERANCE, Reference, odd_images, torch_squares
 from graphs.unusual import pixel_hash
 
 
 def text(logits: np.ndarray) -> str:
     return " ".join(str(value) for value in logits.astype(np.float32).reshape(-1))  # the shortest that is this float32
+
+
+def doubts_text(found: doubts.Doubts) -> str:
+    pairs = zip(found.distance.astype(np.float32), found.flags, strict=True)
+    return " ".join(f"{distance} {flags}" for distance, flags in pairs)
+
+
+def doubts_of(known: dict, squares: np.ndarray, line: str) -> doubts.Doubts:
+    """Of (N, S, S) pixels, what a text of that kind says. Raises ValueError where it says something else."""
+    values = np.array(line.split(), float).reshape(-1, 2)
+    if len(values) != len(squares) or not np.isfinite(values).all():
+        raise ValueError("its doubts are not two finite numbers an image")
+    return doubts.Doubts(values[:, 0], values[:, 1].astype(np.int64), doubts.unsure_of(known, squares))
 
 
 def logits_of(texts: list[str]) -> np.ndarray:
@@ -58,7 +71,19 @@ def certificate(expected: Reference, found: dict[str, list[dict]]) -> dict:
             "bases": list(expected.bases),
             **lots_of(expected),
         },
+        **({"doubts": doubts_kept(expected)} if expected.doubts and expected.odd_doubts else {}),
     }  # fmt: skip
+
+
+def doubts_kept(expected: Reference) -> dict:
+    """What PyTorch says of the images beside logits, in their order; that of unusual films stands with their logits."""
+    assert expected.doubts is not None and expected.odd_doubts is not None
+    by_image = {pixel_hash(image): doubts_text(expected.doubts[i : i + 1]) for i, image in enumerate(expected.images)}
+    return {"is": "`unfamiliar` and `flags`, by the hash of the image's pixels",
+            "odd": doubts_text(expected.odd_doubts),
+            "tolerance": {"unfamiliar": f"{doubts.DISTANCE:g} times that of probability, of itself or of 1",
+                          "flags": f"may differ where a value is that near to its limit: {doubts.UNSURE:g} of it"},
+            "images": by_image}  # fmt: skip
 
 
 def lots_of(expected: Reference) -> dict[str, dict[str, dict[str, str]]]:
@@ -71,6 +96,7 @@ def lots_of(expected: Reference) -> dict[str, dict[str, dict[str, str]]]:
                 "kind": lot.kind,
                 "squares": squares,
                 "logits": text(lot.logits),
+                **({"doubts": doubts_text(lot.doubts)} if lot.doubts else {}),
             }
     return kept
 
@@ -78,23 +104,34 @@ def lots_of(expected: Reference) -> dict[str, dict[str, dict[str, str]]]:
 # ------------------------------------------------------------------------------------------------ read again
 
 
-def remembered(kept: dict, facts: dict, dataset: data.Dataset) -> tuple[Reference, int]:
+def remembered(
+    kept: dict, facts: dict, dataset: data.Dataset, limits: tuple[dict, tuple[float, float]] | None = None
+) -> tuple[Reference, int]:
     """The reference of a certificate for those of its images that are in a dataset, and how many it has in all.
 
-    Raises Problem when none of them is, or when the certificate is damaged.
+    limits: those of the graph, with its cut-offs (doubts.known_of), where it has any. Raises Problem when none of the
+    images is there, or when the certificate is damaged.
     """
+    known, cuts = limits or (None, (0.0, 1.0))
     try:
         stored = {side: dict(kept["reference"][side]) for side in ("validation", "test") if side in kept["reference"]}
-        known = {name: (side, logits) for side, table in stored.items() for name, logits in table.items()}
+        sides = {name: (side, logits) for side, table in stored.items() for name, logits in table.items()}
         odd = logits_of([kept["reference"]["odd"][name] for name in odd_images(dataset.images.shape[1])])
-        found = [(i, *known[name]) for i, name in enumerate(map(pixel_hash, dataset.images)) if name in known]
+        found = [(i, *sides[name]) for i, name in enumerate(map(pixel_hash, dataset.images)) if name in sides]
         found.sort(key=lambda one: one[1] != "validation")
         logits = logits_of([line for _, _, line in found])
         if not found:
-            raise Problem(f"{dataset.source}: none of the {len(known):,} images of the certificate is there; "
+            raise Problem(f"{dataset.source}: none of the {len(sides):,} images of the certificate is there; "
                           "--data names the folder that has them")  # fmt: skip
         places = np.array([i for i, _, _ in found])
-        lots = kept_lots(kept.get("unusual"), dataset, places)
+        lots = kept_lots(kept.get("unusual"), dataset, places, known)
+        said: dict = {}
+        if known is not None:
+            size, fit = dataset.images.shape[1], dataset.fit
+            squares = np.concatenate([torch_squares(image[None], size, fit) for image in odd_images(size).values()])
+            lines = " ".join(kept["doubts"]["images"][pixel_hash(dataset.images[i])] for i in places)
+            said = {"doubts": doubts_of(known, dataset.images[places], lines),
+                    "odd_doubts": doubts_of(known, squares, kept["doubts"]["odd"])}  # fmt: skip
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise Problem(f"the certificate is damaged ({type(error).__name__}: {error})") from error
     seed = secrets.randbits(unusual.SEED_BITS)
@@ -111,10 +148,15 @@ def remembered(kept: dict, facts: dict, dataset: data.Dataset) -> tuple[Referenc
         float(facts["threshold"]),
         (*lots, *new_lots(seed, dataset, places)),
         seed,
-    ), len(known)
+        known=known,
+        cuts=cuts,
+        **said,
+    ), len(sides)
 
 
-def kept_lots(record: dict | None, dataset: data.Dataset, places: np.ndarray) -> list[unusual.Lot]:
+def kept_lots(
+    record: dict | None, dataset: data.Dataset, places: np.ndarray, known: dict | None = None
+) -> list[unusual.Lot]:
     """The unusual films of a certificate, as far as what they were made of is here; of an earlier version none."""
     if record is None:
         return []
@@ -131,8 +173,10 @@ def kept_lots(record: dict | None, dataset: data.Dataset, places: np.ndarray) ->
         logits = logits_of([" ".join(values[k : k + 2]) for k in range(0, len(values), 2)])
         if len(logits) != len(lot.films):
             raise ValueError("its logits are not two finite numbers an image")
-        same = pixel_hash(torch_squares(lot.films, size, dataset.fit)) == said["squares"]
-        made.append(dataclasses.replace(lot, logits=logits, same_squares=same))
+        squares = torch_squares(lot.films, size, dataset.fit)
+        same = pixel_hash(squares) == said["squares"]
+        found = doubts_of(known, squares, said["doubts"]) if known else None
+        made.append(dataclasses.replace(lot, logits=logits, doubts=found, same_squares=same))
     return made
 
 

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import hashlib
+import math
 import sys
 from collections.abc import Generator
 from pathlib import Path
@@ -18,20 +19,21 @@ from basics import disk
 from basics.problems import Problem
 from devices import hardware
 from films import seen, sources
-from graphs import building, certificates, precisions, proof, sessions, unusual
+from graphs import building, certificates, doubts, precisions, proof, sessions, unusual
 from training import checkpoints, schema
 
 SEEN_AT_LEAST = 8  # training images, to find the ranges of activations from
 
 
 CERTIFICATE = schema.record(
-    ("threshold_changes", "seen"),
+    ("threshold_changes", "seen", "doubts"),
     sha256=schema.text,
     data=schema.record(("folders",), source=schema.text, split=schema.text, folders=schema.FOLDERS),
     reference=schema.record(("validation", "test", "odd"), **dict.fromkeys(("validation", "test", "odd"),
                                                                   schema.table(schema.text))),
     versions=schema.record(torch=schema.text, onnxruntime=schema.text),
     seen=schema.table(lambda value: isinstance(value, str)),
+    doubts=schema.record(odd=lambda value: isinstance(value, str), images=schema.table(schema.text)),
     threshold_changes=schema.every(schema.record(sha256=schema.text)),
 )  # fmt: skip
 
@@ -61,13 +63,16 @@ def export(path: Path, args: argparse.Namespace) -> int:
              "test": data.contents(dataset, {"test": split.test}), **sources.classes_to_remember(classes)}  # fmt: skip
     if len(split.test):  # the proof scores the graph on test labels
         args.looked(checkpoint["name"], checkpoint_hash, dataset.name, about["test"], "export.py")
-    expected = proof.reference(network, checkpoint, dataset, split)
+    if "limits" not in checkpoint:
+        print(f"note: {path} is of an earlier version, which kept no limits: the graph has no output "
+              f"{', '.join(doubts.OUTPUTS)}; train again for these")  # fmt: skip
+    expected = proof.reference(network, checkpoint, dataset, split, alpha=args.promise)
     plain = building.to_graph(network, checkpoint, checkpoint_hash)
     failures = 0
     for precision in args.precision:
         try:
             calibration = calibration_images(checkpoint, dataset, split) if precision == "int8" else None
-            graph = precisions.to_precision(plain, precision, calibration)
+            graph = doubts.attached(precisions.to_precision(plain, precision, calibration), checkpoint, args.promise)
             write(graph, targets[precision], expected, about, seen.of_checkpoint(checkpoint), args.verbose)
         except Problem as problem:  # the other precisions can still be exported
             failures += 1
@@ -203,7 +208,7 @@ def verify_command(args: argparse.Namespace) -> int:
 
 
 def verify_one(path: Path, args: argparse.Namespace) -> None:
-    _, kept = open_certified(path)
+    graph, kept = open_certified(path)
     if kept["found"] != kept["sha256"]:
         raise Problem("a change of its threshold was broken off; the same `export.py threshold` completes it")
     facts = sessions.opened(path)[1]
@@ -211,7 +216,7 @@ def verify_one(path: Path, args: argparse.Namespace) -> None:
     if not args.data and source != "phantoms" and not Path(source).exists():
         raise Problem(f"it was exported with {source}, which is not here; --data names the folder with its images")
     dataset = data.load(source, facts["size"], args.cache, facts["fit"], args.skip_bad, classes)
-    expected, total = certificates.remembered(kept, facts, dataset)
+    expected, total = certificates.remembered(kept, facts, dataset, doubts.known_of(graph))
     count = len(set(map(unusual.pixel_hash, expected.images)))
     if "test" in expected.sides:
         # Earlier versions did not name the test films apart from the split.
@@ -230,18 +235,22 @@ def verify_one(path: Path, args: argparse.Namespace) -> None:
 def threshold_command(args: argparse.Namespace) -> int:
     """Writes another threshold into graphs, their metadata and their certificates."""
     for path in args.graphs:
-        change_threshold(path, args.threshold)
+        change_threshold(path, args.threshold, args.sensitivity)
     return 0
 
 
-def change_threshold(path: Path, threshold: float) -> None:
+def change_threshold(path: Path, threshold: float | None, sensitivity: float | None = None) -> None:
     """The certificate is written first: whoever is killed in between has a graph that is refused, and can call again.
 
+    sensitivity: in place of the threshold, what validation chose one for.
     Raises Problem when the graph is none of export.py's, or when anything but decisions would change.
     """
     graph, kept = open_certified(path) if path.with_suffix(".json").exists() else (load(path), None)
+    rule, promised = "set by hand", ""
+    if threshold is None:
+        rule, threshold, promised = chosen_point(path, graph, sensitivity or 0)
     try:
-        old = building.set_threshold(graph, threshold)
+        old = building.set_threshold(graph, threshold, rule)
     except Problem as problem:
         raise Problem(f"{path}: {problem}") from problem
     content = building.sealed(graph)
@@ -252,12 +261,31 @@ def change_threshold(path: Path, threshold: float) -> None:
         kept |= {
             "sha256": hashlib.sha256(content).hexdigest(),
             "metadata": building.facts_of(graph),
-            "threshold_changes": [*earlier, {"sha256": before, "from": old, "to": threshold, "how": "set by hand"}],
+            "threshold_changes": [*earlier, {"sha256": before, "from": old, "to": threshold, "how": rule}],
         }
         disk.write_json(path.with_suffix(".json"), kept)
     disk.write_bytes(path, content)
     print(f"{path}: threshold {threshold:g}, was {old:g}; probabilities are as they were"
-          f"{'' if kept else '; there is no certificate beside it'}")  # fmt: skip
+          f"{'' if kept else '; there is no certificate beside it'}{promised}")  # fmt: skip
+
+
+def chosen_point(path: Path, graph: onnx.ModelProto, sensitivity: float) -> tuple[str, float, str]:
+    """The name of an operating point, its threshold, and a line on what validation promises of it, or "".
+
+    Raises Problem where validation chose no threshold for that sensitivity.
+    """
+    facts, name = building.facts_of(graph), f"sensitivity {100 * sensitivity:g} %"
+    points = building.fact(facts, "operating_points") if "operating_points" in facts else {}
+    if not schema.points(points) or name not in points:
+        there = ", ".join(points) if schema.points(points) else "none at all"
+        raise Problem(f"{path}: no operating point {name} in this graph, but {there}")
+    point = points[name]
+    found, right = (point.get(measure, {"low": math.nan})["low"] for measure in ("sensitivity", "specificity"))
+    if math.isnan(found + right):  # the worse ends of intervals, as predict.py says it
+        return name, point["threshold"], ""
+    promised = (f"\n{name}: finds at least {math.floor(100 * found)} of 100 pneumonias, false alarms in at most "
+                f"{math.ceil(100 - 100 * right)} of 100 normal films (validation, 95 % intervals)")  # fmt: skip
+    return name, point["threshold"], promised
 
 
 def refuse_checkpoint(path: Path) -> None:
@@ -279,14 +307,16 @@ def check_decisions(path: Path, content: bytes, threshold: float) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 40, 50), np.uint8)
     pixels >>= np.arange(8, dtype=np.uint8)[:, None, None]  # from bright to black
     try:
-        before = sessions.graph_outputs(sessions.open_graph(path), pixels, 8)
+        earlier = sessions.open_graph(path)
+        names = [output.name for output in earlier.get_outputs()]
+        before = sessions.graph_outputs(earlier, pixels, 8, names)
         session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-        after = sessions.graph_outputs(session, pixels, 8)
+        after = sessions.graph_outputs(session, pixels, 8, names)
     except Problem:
         raise
     except Exception as error:  # onnxruntime raises classes of its own, all derived from Exception directly
         raise Problem(f"{path}: the changed graph does not run ({str(error).splitlines()[0]})") from error
-    same = all(np.array_equal(before[name], after[name]) for name in ("probability", "logits"))
+    same = all(np.array_equal(before[name], after[name]) for name in names if name != "decision")
     if not same or not np.array_equal(after["decision"], after["probability"] >= np.float32(threshold)):
         raise Problem(f"{path}: the changed graph does not decide by the new threshold; it was left as it is")
 

@@ -21,9 +21,10 @@ import data
 from basics.problems import Problem
 from basics.progress import Progress
 from films import images
-from graphs import anatomy, building, scoring, sessions, unusual
+from graphs import anatomy, building, doubts, scoring, sessions, unusual
+from graphs.doubts import Doubts
 from metrics import measures
-from training import inference
+from training import inference, limits
 from training.batches import Batches
 
 BATCH = 64  # of the pass over all images
@@ -37,6 +38,7 @@ HALF = 0.51  # grey levels that rounding once may change, and what the order of 
 # Of resized noise a pixel or two lie so near to half a level that PyTorch and onnxruntime round them to different ones:
 # 1e-5 on the networks that we looked at.
 ROUNDED = 1e-3
+ROUNDING = 1e-6  # of a probability in float32: validation films lie on the cut-offs
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,10 @@ class Reference:
     seed: int = 0  # that these, and batches, were drawn by
     bases: tuple[str, ...] = ()  # hashes of the squares that they were made of
     largest: float = 0.0  # |logit| of other images that count too
+    known: dict | None = None  # the limits; None of a graph without them, as are the others
+    cuts: tuple[float, float] = (0.0, 1.0)
+    doubts: Doubts | None = None
+    odd_doubts: Doubts | None = None
 
     @property
     def probabilities(self) -> np.ndarray:
@@ -82,11 +88,12 @@ def odd_images(size: int) -> dict[str, np.ndarray]:
 
 
 def reference(
-    network: torch.nn.Module, checkpoint: dict, dataset: data.Dataset, split: data.Split, seed: int | None = None
-) -> Reference:
+    network: torch.nn.Module, checkpoint: dict, dataset: data.Dataset, split: data.Split, seed: int | None = None,
+    alpha: float = doubts.ALPHA,
+) -> Reference:  # fmt: skip
     """Goes through Batches and metrics/measures.py, as evaluate.py does: not through the module that is exported.
 
-    seed: of the unusual films and batches; None draws one that nobody can have known.
+    seed: of the unusual films and batches; None draws one that nobody can have known. alpha: see doubts.attached.
     """
     seed = secrets.randbits(unusual.SEED_BITS) if seed is None else seed
     every = np.concatenate([split.validation, split.test])
@@ -96,31 +103,53 @@ def reference(
     lots += unusual.originals(dataset, unusual.choose_originals(seed, dataset, every))
     squares = [torch_squares(lot.films, size, checkpoint["fit"]) for lot in lots]
     odd = [torch_squares(image[None], size, checkpoint["fit"]) for image in odd_images(size).values()]
-    logits = torch_logits(network, checkpoint, np.concatenate([*odd, *squares]))
-    parts = np.split(logits, np.cumsum([len(odd), *map(len, squares)])[:-1])
-    return Reference(
+    parts = torch_parts(network, checkpoint, [np.concatenate(odd), *squares])
+    logits, hidden = torch_answers(network, checkpoint, dataset.images[every])
+    made = Reference(
         dataset.images[every],
         [dataset.files[i] for i in every],
         np.repeat(["validation", "test"], [len(split.validation), len(split.test)]),
         dataset.labels[every],
-        torch_logits(network, checkpoint, dataset.images[every]),
-        parts[0],
+        logits,
+        parts[0][0],
         size,
         checkpoint["fit"],
         checkpoint["temperature"],
         checkpoint["threshold"],
-        tuple(dataclasses.replace(lot, logits=part) for lot, part in zip(lots, parts[1:], strict=True)),
+        tuple(dataclasses.replace(lot, logits=part) for lot, (part, _) in zip(lots, parts[1:], strict=True)),
         seed,
         tuple(unusual.pixel_hash(dataset.images[i]) for i in bases),
     )
+    if "limits" not in checkpoint:
+        return made
+    known, promise = checkpoint["limits"], doubts.promised(checkpoint, alpha)
+    found = [doubts.expected(known, some, of_them)
+             for some, (_, of_them) in zip([np.concatenate(odd), *squares], parts, strict=True)]  # fmt: skip
+    return dataclasses.replace(
+        made,
+        known=known,
+        cuts=(promise["lowest_pneumonia"], promise["highest_normal"]),
+        doubts=doubts.expected(known, made.images, hidden),
+        odd_doubts=found[0],
+        lots=tuple(dataclasses.replace(lot, doubts=one) for lot, one in zip(made.lots, found[1:], strict=True)),
+    )
 
 
-def torch_logits(network: torch.nn.Module, checkpoint: dict, squares: np.ndarray) -> np.ndarray:
+def torch_parts(network: torch.nn.Module, checkpoint: dict, squares: list[np.ndarray]) -> list:
+    """torch_answers of several sets of squares, which go through together."""
+    ends = np.cumsum([len(some) for some in squares])[:-1]
+    found = torch_answers(network, checkpoint, np.concatenate(squares))
+    return list(zip(*(np.split(values, ends) for values in found), strict=True))
+
+
+def torch_answers(network: torch.nn.Module, checkpoint: dict, squares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(N, 2) logits and (N, D) of the last hidden layer."""
     cpu = torch.device("cpu")
     every, nothing = np.arange(len(squares)), np.zeros(len(squares), np.int64)
     batches = Batches(torch.from_numpy(squares), nothing, every, 32, cpu, tuple(checkpoint["normalisation"]))
-    with Progress(len(squares), "PyTorch's answers", leave=False, delay=2) as progress:
-        return inference.network_logits(network, batches, moved=progress.update)
+    with Progress(len(squares), "PyTorch's answers", leave=False, delay=2) as progress, limits.taking(network) as taken:
+        logits = inference.network_logits(network, batches, moved=progress.update)
+    return logits, torch.cat(taken).numpy().astype(np.float64)
 
 
 def torch_squares(films: np.ndarray, size: int, fit: str) -> np.ndarray:
@@ -175,11 +204,12 @@ def measure(path: Path, graph: onnx.ModelProto, expected: Reference, precision: 
         here = {name: values[some] for name, values in full.items()}
         row(side, BATCH, here, expected, some, tolerance)
         scores.append({"provider": provider, "images": side} | scoring.score(
-            expected.labels[some], expected.logits[some], here, expected.temperature, expected.threshold, precision
+            expected.labels[some], expected.logits[some], here, expected.temperature, expected.threshold, precision,
+            others(here, expected, some),
         ))  # fmt: skip
     some = np.unique(np.linspace(0, len(every) - 1, min(SMALL_BATCH_IMAGES, len(every))).astype(int))
     for batch in SMALL_BATCHES:  # an int8 graph must agree with itself
-        wanted = expected if tolerance else dataclasses.replace(expected, logits=full["logits"])
+        wanted = expected if tolerance else itself(expected, full)
         what = "some" if tolerance else f"some, against {BATCH}"
         limit = tolerance or TOLERANCE["fp32", provider]
         row(what, batch, answers(session, expected.images[some], batch, provider), wanted, some, limit)
@@ -198,13 +228,29 @@ def answers(session: onnxruntime.InferenceSession, pixels: np.ndarray, batch: in
         raise Problem(f"{provider}, batches of {batch}: {str(error).splitlines()[0]}") from error
 
 
+def itself(expected: Reference, full: dict[str, np.ndarray]) -> Reference:
+    """A graph's own answers, as those that it must give again."""
+    own = doubts.of_graph(full, expected.doubts.unsure) if expected.doubts else None
+    return dataclasses.replace(expected, logits=full["logits"], doubts=own)
+
+
+def others(found: dict[str, np.ndarray], expected: Reference, some: np.ndarray) -> np.ndarray | None:
+    """(n,) whether a film has other flags than PyTorch's, or other possible classes; None where there are none."""
+    if expected.doubts is None or not set(doubts.OUTPUTS) <= set(found):
+        return None
+    flags = found["flags"] != expected.doubts.flags[some]
+    return flags | doubts.other_classes(found, expected.probabilities[some], expected.cuts, ROUNDING)
+
+
 def compare(
-    found: dict[str, np.ndarray], expected: Reference, some: np.ndarray, tolerance: float | None, bias: float | None
-) -> dict:
+    found: dict[str, np.ndarray], expected: Reference, some: np.ndarray, tolerance: float | None, bias: float | None,
+    shape: int = 0,
+) -> dict:  # fmt: skip
     """Differences of a graph's answers from PyTorch's for `some` of the images, and whether they are allowed.
 
     A decision may differ only where PyTorch's probability is closer to the threshold than probabilities may differ at
-    all. Whatever the tolerance (None: any), a graph's outputs must agree with each other.
+    all. Whatever the tolerance (None: any), a graph's outputs must agree with each other. shape: flags of the films'
+    height and width.
     """
     logits, probabilities = expected.logits[some], expected.probabilities[some]
     distance = np.abs(found["logits"] - logits).max(initial=0.0)
@@ -216,6 +262,14 @@ def compare(
         # `<=` is False for nan, which onnxruntime returns without an error
         good &= bool(distance <= tolerance * expected.scale and shift.max(initial=0.0) <= tolerance)
         good &= not (flipped & ~excused).any()
+    unlike: dict[str, object] = {}
+    if expected.doubts is not None:
+        good &= set(doubts.OUTPUTS) <= set(found)
+    if expected.doubts is not None and good:
+        off, wrong = doubts.differing(found, expected.doubts[some], shape, tolerance or np.inf)
+        wrong |= doubts.other_classes(found, probabilities, expected.cuts, tolerance or np.inf)
+        good &= tolerance is None or not wrong.any()
+        unlike = {"unfamiliar_max": float(off.max(initial=0.0) * doubts.DISTANCE)}
     return {
         "n": len(some),
         "probability_max": float(shift.max(initial=0.0)),
@@ -224,12 +278,13 @@ def compare(
         "logit_relative": float(distance / expected.scale),
         "tolerance": tolerance,
         "flipped": [expected.files[i] for i in some[flipped]],
+        **unlike,
         "passed": bool(good),
     }
 
 
 def coherent(found: dict[str, np.ndarray], expected: Reference, bias: float | None) -> bool:
-    """Whether probability, decision and heat map follow from the graph's own logits."""
+    """Whether probability, decision, heat map and what is possible follow from the graph's own logits."""
     logits = found["logits"].astype(np.float64)
     if not np.isfinite(logits).all() or not np.isfinite(found["probability"]).all():
         return False
@@ -240,6 +295,8 @@ def coherent(found: dict[str, np.ndarray], expected: Reference, bias: float | No
         heat = found["heatmap"].astype(np.float64)
         shares = heat.mean((1, 2)) + (np.nan if bias is None else bias)
         good &= np.abs(shares - odds).max() <= 1e-5 * max(1.0, np.abs(heat).max())
+    if set(doubts.OUTPUTS) & set(found):
+        good &= doubts.coherent(found, expected.cuts)
     return bool(good)
 
 
@@ -287,11 +344,12 @@ def measure_odd(
 ) -> list[dict]:  # fmt: skip
     """Rows for odd sizes, black, white and noise: the answers, and the graph's own pixels beside images.decode's."""
     odd = odd_images(expected.size)
-    wanted = dataclasses.replace(expected, logits=expected.odd_logits, files=list(odd))
+    wanted = dataclasses.replace(expected, logits=expected.odd_logits, files=list(odd), doubts=expected.odd_doubts)
     rows = []
     for i, (name, image) in enumerate(odd.items()):
         limit = tolerance if tolerance is None or image.shape == (expected.size,) * 2 else max(tolerance, ROUNDED)
-        row = compare(answers(session, image[None], 1, provider), wanted, np.array([i]), limit, bias)
+        shape = limits.shape_flags(*image.shape, expected.size)
+        row = compare(answers(session, image[None], 1, provider), wanted, np.array([i]), limit, bias, shape)
         _, levels, same = squares_of(inside, image[None], expected)
         row |= {"grey_levels": levels, "passed": row["passed"] and same}
         rows.append({"provider": provider, "images": name, "batch": 1} | row)
@@ -318,14 +376,17 @@ def measure_lots(
     for k, lot in enumerate(expected.lots):
         count, height, width = lot.films.shape
         about = {"batch": count, "example": f"{height} x {width}, {count} at once"}
+        unsure = doubts.unsure_of(expected.known, own[k][0].astype(np.uint8)) if expected.known else None
         wanted = dataclasses.replace(
-            expected, logits=to_own[k]["logits"], files=[about["example"]] * count, largest=expected.scale
-        )
-        row = compare(found[k], wanted, np.arange(count), tolerance or TOLERANCE["fp32", provider], bias)
+            expected, logits=to_own[k]["logits"], files=[about["example"]] * count, largest=expected.scale,
+            doubts=None if unsure is None else doubts.of_graph(to_own[k], unsure),
+        )  # fmt: skip
+        shape = limits.shape_flags(height, width, expected.size)
+        row = compare(found[k], wanted, np.arange(count), tolerance or TOLERANCE["fp32", provider], bias, shape)
         _, levels, same = own[k]
         row |= {"grey_levels": levels, "passed": row["passed"] and same, "against": "its own to their squares"} | about
         if lot.logits is not None:
-            wanted = dataclasses.replace(wanted, logits=lot.logits)
+            wanted = dataclasses.replace(wanted, logits=lot.logits, doubts=lot.doubts)
             limit = tolerance if lot.same_squares or not tolerance else max(tolerance, ROUNDED)
             row = together([compare(to_theirs[k], wanted, np.arange(count), limit, bias) | about, row | {"n": 0}])
         rows.setdefault(lot.kind + (", new" if lot.logits is None else ""), []).append(row | about)
@@ -352,7 +413,7 @@ def measure_batches(
     bias: float | None,
 ) -> dict:  # fmt: skip
     """One row for batches of many sizes: against PyTorch, or, of an int8 graph, against itself in batches of 64."""
-    wanted = expected if tolerance else dataclasses.replace(expected, logits=full["logits"])
+    wanted = expected if tolerance else itself(expected, full)
     limit = tolerance or TOLERANCE["fp32", provider]
     rows = []
     for some in unusual.batches(expected.seed, len(expected.images)):
@@ -367,7 +428,7 @@ def together(rows: list[dict]) -> dict:
     sizes, counts = sorted({row["batch"] for row in rows}), [row["n"] for row in rows]
     failed = next((row for row in rows if not row["passed"]), {})
     worst = {}
-    for key in ("probability_max", "logit_max", "logit_relative", "tolerance", "grey_levels"):
+    for key in ("probability_max", "logit_max", "logit_relative", "unfamiliar_max", "tolerance", "grey_levels"):
         values = [row[key] for row in rows if row.get(key) is not None]
         worst |= {key: max(values, key=lambda value: (np.isnan(value), value))} if values else {}
     return worst | {

@@ -15,17 +15,19 @@ NAMES = {"auroc": "AUROC", "accuracy": "accuracy", "sensitivity": "sensitivity",
 # see order and decisions alone. Brier score and log loss see the probabilities: each may move by a tenth of what our
 # networks have on test films (.05 and .17, measured), and the mean by two points. One film may move by what takes it
 # from sure (.8) to undecided: .24 is the most that we have seen, with resnet34-pretrained.
+# `doubts` is the share of films that may have other flags or possible classes.
 INT8 = {"auroc": 0.002, "accuracy": 0.005, "brier": 0.005, "log_loss": 0.02, "probability_mean": 0.02,
-        "probability_max": 0.3}  # fmt: skip
+        "probability_max": 0.3, "doubts": 0.01}  # fmt: skip
 
 
 def score(
     labels: np.ndarray, logits: np.ndarray, found: dict[str, np.ndarray], temperature: float, threshold: float,
-    precision: str,
+    precision: str, others: np.ndarray | None = None,
 ) -> dict:  # fmt: skip
     """Scores of PyTorch's answers and of the graph's, and what int8 is judged by.
 
-    labels (N,); logits (N, 2) of PyTorch; found: the graph's outputs for the same images.
+    labels (N,); logits (N, 2) of PyTorch; found: the graph's outputs for the same images; others (N,): which of them
+    have other flags or possible classes.
     """
     count = len(labels)
     if not np.isfinite(found["probability"]).all() or not np.isfinite(found["logits"]).all():
@@ -40,15 +42,20 @@ def score(
     shift = np.abs(probabilities[1] - probabilities[0])
     change = {name: abs(pairs["graph"][name] - pairs["torch"][name]) for name in INT8 if name in pairs["torch"]}
     change |= {"probability_mean": float(shift.mean()), "probability_max": float(shift.max())}
+    if others is not None:
+        change |= {"doubts": float(others.mean())}
     # AUROC is nan where a side holds one class only: then the others decide
-    over = [name for name, limit in limits(count).items() if change[name] > limit + 1e-9]
+    over = [name for name, limit in limits(count).items() if change.get(name, 0) > limit + 1e-9]
     judged = precision == "int8"
     return {"n": count, **pairs, "change": change, "over": over, "judged": judged, "passed": not (judged and over)}
 
 
 def limits(count: int) -> dict[str, float]:
-    """What may change with int8 on `count` images: one decision is 1/n of accuracy, and one is always allowed."""
-    return INT8 | {"accuracy": max(INT8["accuracy"], 1 / count)}
+    """What may change with int8 on `count` images: one decision is 1/n of accuracy, and one is always allowed.
+
+    Of flags and possible classes four are: three limits are where a validation film lies.
+    """
+    return INT8 | {"accuracy": max(INT8["accuracy"], 1 / count), "doubts": max(INT8["doubts"], 4 / count)}
 
 
 def group_of(row: dict) -> str:
@@ -103,6 +110,11 @@ def show(found: dict[str, list[dict]], batch: int, verbose: bool = False) -> Non
                    colalign=("left", "left", *["right"] * (len(NAMES) + 1), "left")))  # fmt: skip
     if any(row["judged"] for row in found["scores"]):
         print(f"int8 may change {bounds()}")
+    far = [row["unfamiliar_max"] for row in found["checks"] if row.get("unfamiliar_max") is not None]
+    if far:
+        changed = max(row["change"].get("doubts", 0.0) for row in found["scores"] if "change" in row)
+        print(f"unfamiliar differs by at most {max(far):.1e} of itself; flags or possible classes of {changed:.2%} of "
+              "validation or test films")  # fmt: skip
     for row in found["checks"]:
         if row["flipped"] and row["batch"] == batch:
             print(f"flipped, {row['provider']}, {row['images']}: {', '.join(row['flipped'])}")
@@ -114,8 +126,10 @@ def verdict(row: dict) -> str:
 
 def bounds() -> str:
     """What int8 may change, in words."""
-    names = NAMES | {"probability_mean": "|probability| on average", "probability_max": "that of one film"}
-    return ", ".join(f"{names[name]} by {limit:g}" + " or one image" * (name == "accuracy")
+    names = NAMES | {"probability_mean": "|probability| on average", "probability_max": "that of one film",
+                     "doubts": "flags or possible classes of a share of films"}  # fmt: skip
+    more = {"accuracy": " or one image", "doubts": " or four"}
+    return ", ".join(f"{names[name]} by {limit:g}{more.get(name, '')}"
                      for name, limit in INT8.items())  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 import data
 from basics.problems import Problem
 from films import reading, sources
+from graphs.doubts import Doubts
 
 BASES = 16  # squares that shapes and looks are made of
 ORIGINALS = 12  # films at their own size
@@ -41,6 +42,7 @@ class Lot:
     films: np.ndarray  # (n, H, W) uint8
     film: str = ""  # of an original: the hash of the film that it is
     logits: np.ndarray | None = None  # (n, 2) float32 of their squares, where PyTorch's are known
+    doubts: Doubts | None = None  # of their squares, where PyTorch's are known
     same_squares: bool = True  # PyTorch makes the same squares of them here as there
 
     @property

@@ -18,8 +18,8 @@ import models
 import train
 from devices import hardware, recording
 from films.variation import ELSEWHERE
-from graphs import building, sessions
-from training import checkpoints, loop, recipes
+from graphs import building, doubts, sessions
+from training import checkpoints, limits, loop, recipes
 from training.batches import Batches, pixel_statistics, table_on
 
 HERE = Path(__file__).parent.parent
@@ -230,6 +230,31 @@ def test_a_graph_on_cuda_answers_as_pytorch_on_the_cpu(architecture, tmp_path):
         expected = building.Deployed(network, checkpoint).eval()(torch.from_numpy(pixels))[0].numpy()
     found = sessions.graph_outputs(sessions.open_graph(path, "cuda"), pixels, 4, ["probability"])["probability"]
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_limits_are_fitted_as_on_the_cpu_and_a_graph_knows_them_on_cuda(cache, tmp_path):
+    phantoms = data.load("phantoms", 64, cache)
+    split = data.split(phantoms)
+    patients = [phantoms.patients[i] for i in split.validation]
+    known = []
+    for device in (torch.device("cpu"), CUDA):
+        torch.manual_seed(0)
+        network = models.build("simple", 64).to(device)
+        table = table_on(phantoms.images, device)
+        films = limits.Films(table, phantoms.labels, split.train, split.validation, patients)
+        known.append(limits.fit(network, films, (0.48, 0.24), device))
+    assert all(value.device.type == "cpu" for value in known[1].values() if isinstance(value, torch.Tensor))
+    for key in ("thumbnail", "hidden", "orientation", "middle", "halves"):
+        assert known[1][key] == pytest.approx(known[0][key], rel=0.02), key
+    checkpoint = {"size": 64, "fit": "stretch", "normalisation": [0.48, 0.24], "temperature": 1.0, "threshold": 0.5}
+    graph = doubts.attached(building.bare_graph(network.cpu(), checkpoint), checkpoint | {"limits": known[0]}, 0.05)
+    path = tmp_path / "graph.onnx"
+    path.write_bytes(graph.SerializeToString())
+    pixels = np.concatenate([phantoms.images[:40], 255 - phantoms.images[:40], phantoms.images[:40, ::-1]])
+    found = [sessions.graph_outputs(sessions.open_graph(path, provider), pixels, 16, doubts.OUTPUTS)
+             for provider in ("cpu", "cuda")]  # fmt: skip
+    np.testing.assert_allclose(found[1]["unfamiliar"], found[0]["unfamiliar"], rtol=1e-2)
+    assert np.mean(found[1]["flags"] != found[0]["flags"]) <= 0.02
 
 
 def test_statistics_and_split_are_of_the_device(cache):

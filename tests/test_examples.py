@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 import torch
 from PIL import Image, ImageCms, ImageOps
+from predicting import bright_graph, doubtful_graph
 
 import export
 import train
@@ -110,17 +111,23 @@ def test_node_and_python_give_the_same_answers(node, graph, films):
     assert [line[0] for line in found] == [str(path) for path in paths]
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     expected, decisions = {}, []
-    for path, (_, probability, decision) in zip(paths, found, strict=True):
+    for path, (_, probability, decision, refer) in zip(paths, found, strict=True):
         image = Image.open(path)
         pixels = np.asarray((image if path.stem == "damaged" else ImageOps.exif_transpose(image)).convert("L"))[None]
-        right = [output[0] for output in session.run(["probability", "decision"], {"image": pixels})]
+        right = [output[0] for output in session.run(["probability", "decision", "refer"], {"image": pixels})]
         # JPEG decoders may differ by a grey level; these two, both libjpeg-turbo, have not been seen to.
         assert abs(float(probability) - right[0]) < (1e-2 if path.suffix == ".jpeg" else 1e-5), path.name
-        assert decision == ("yes" if right[1] else "no"), path.name
+        assert (decision, refer) == ("yes" if right[1] else "no", "refer" if right[2] else "-"), path.name
         expected[path.name] = right[0]
         decisions.append(decision)
     assert set(decisions) == {"yes", "no"}
     assert np.std(list(expected.values())) > 0.01  # films of which all get one number would show nothing
+
+
+def test_a_graph_of_an_earlier_version_says_nothing_of_referral(node, films, tmp_path):
+    for graph, expected in ((bright_graph(tmp_path / "x.onnx"), 3), (doubtful_graph(tmp_path / "y.onnx"), 4)):
+        done = node(graph, films / "grey.png")
+        assert done.returncode == 0 and len(done.stdout.split("\t")) == expected, done.stderr
 
 
 def test_wrong_films_are_named_and_the_others_read(node, graph, films, tmp_path):

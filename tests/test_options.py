@@ -48,10 +48,10 @@ SCRIPTS: dict[str, tuple[Callable, list[str], dict[str, tuple[str, ...]]]] = {
         **RESULTS, "--report": FOLDER, "--prevalence": ("0", "1", *SHARE), "--format": ("", "githbu"),
         "--cache": FOLDER, "--device": DEVICE, "--data": (), "--by": (), "--classes": ()}),
     "export.py": (export.main, ["x.pt"], {**RESULTS, "--precision": ("", "fp8", "FP32"), "--cache": FOLDER,
-                                          "--data": (), "--classes": ()}),
+                                          "--data": (), "--classes": (), "--promise": ("0", "1", *SHARE)}),
     "export.py verify": (export.main, ["verify", "x.onnx"], {"--runs": FOLDER, "--cache": FOLDER, "--data": (),
                                                              "--classes": ()}),
-    "export.py threshold": (export.main, ["threshold", "x.onnx"], {}),
+    "export.py threshold": (export.main, ["threshold", "x.onnx"], {"--sensitivity": SHARE}),
     "data.py download": (data.main, ["download"], {
         "--source": ("", "kermanyy"), "--size": ("100", *COUNT), "--out": FOLDER}),
     "data.py check": (data.main, ["check"], {**SOURCE, **SPLIT, "--json": FILE}),
@@ -61,8 +61,8 @@ SCRIPTS: dict[str, tuple[Callable, list[str], dict[str, tuple[str, ...]]]] = {
         "--data": (), "--arch": ("", "resnet50"), "--size": SIZE, "--repeats": COUNT, "--workers": WHOLE,
         "--until": ("0", *SHARE), "--patience": POSITIVE, "--cache": FOLDER, "--json": FILE, "--device": DEVICE}),
     "predict.py": (predict.main, ["x.onnx", "film.png"], {
-        "--threshold": SHARE, "--refer": SHARE, "--provider": ("", "gpu"), "--batch-size": COUNT, "--workers": COUNT,
-        "--csv": (), "--heatmaps": ()}),
+        "--threshold": SHARE, "--sensitivity": SHARE, "--refer": SHARE, "--provider": ("", "gpu"),
+        "--batch-size": COUNT, "--workers": COUNT, "--csv": (), "--heatmaps": ()}),
 }  # fmt: skip
 
 

@@ -338,9 +338,9 @@ def test_a_csv_is_not_overwritten_or_mixed_up(graph, bright, folder, tmp_path, c
     before = path.read_bytes()
     for options, reason in [
         ([graph], "--resume continues it, --overwrite replaces it"),
-        ([graph, "--resume", "--threshold", "0.123"], "of another model, --threshold or --refer"),
-        ([graph, "--resume", "--refer", "0.3"], "of another model, --threshold or --refer"),
-        ([bright, "--resume"], "of another model, --threshold or --refer"),
+        ([graph, "--resume", "--threshold", "0.123"], "of another model, threshold, --refer or --strict"),
+        ([graph, "--resume", "--refer", "0.3"], "of another model, threshold, --refer or --strict"),
+        ([bright, "--resume"], "of another model, threshold, --refer or --strict"),
     ]:
         capsys.readouterr()
         assert call(*options, folder, "--csv", path) == 2
@@ -350,6 +350,12 @@ def test_a_csv_is_not_overwritten_or_mixed_up(graph, bright, folder, tmp_path, c
     path.write_text("mine: do not cut")
     assert call(graph, folder, "--csv", path, "--resume") == 2
     assert path.read_text() == "mine: do not cut"
+    earlier = before.replace(b",flags,possible,unfamiliar", b"")
+    path.write_bytes(earlier)
+    capsys.readouterr()
+    assert call(graph, folder, "--csv", path, "--resume") == 2 and path.read_bytes() == earlier
+    expected = f"{path} is of another predict.py, with other columns: name another --csv, or --overwrite replaces it"
+    assert capsys.readouterr().err == f"error: {expected}\n"
     path.write_text("file,prob")  # only the beginning of a header
     assert call(graph, folder, "--csv", path, "--resume") == 0
     assert path.read_bytes() == before

@@ -117,8 +117,8 @@ def test_on_real_films_false_alarms_are_rare_and_inverted_films_are_noticed(real
     for file in films:
         film = predict.read_film(file)
         negative = replace(film, grey=255 - film.grey, row=dict(film.row))
-        predict.examined([film], 224)
-        predict.examined([negative], 224)
+        predict.examined([film], film.grey[None], 224)
+        predict.examined([negative], negative.grey[None], 224)
         alarms += film.row["warning"] is not None
         inverted += "inverted" in (negative.row["warning"] or "")
     assert alarms <= 0.01 * len(films) and inverted >= 0.95 * len(films)
@@ -143,7 +143,7 @@ def taken(monkeypatch, sizes: list[int]) -> tuple[list[int], list[int]]:
     monkeypatch.setattr(predict, "read_film", lambda file: broken if file == "17" else read(file))
     monkeypatch.setattr(predict, "answer", answer)
     args = argparse.Namespace(batch_size=8, workers=3, threshold=0.5)
-    work = functools.partial(predict.read_and_answer, SimpleNamespace(size=32, label="x"), args)
+    work = functools.partial(predict.read_and_answer, SimpleNamespace(size=32, label="x", flags={}), args)
     chunks = list(predict.in_chunks(map(str, range(len(sizes))), 8, 3, work))
     assert [int(film.file) for chunk in chunks for film in chunk] == list(range(len(sizes)))
     assert sum(batches) == len(sizes) - (len(sizes) > 17)

@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 import pytest
 from folders import draw
-from PIL import Image
+from PIL import Image, ImageDraw
 from predicting import bright_graph, call
 
 import predict
@@ -71,6 +71,21 @@ def test_an_overlay_of_any_proportions_has_its_texts(bright, tmp_path, capsys):
             pixels = np.asarray(image.convert("L"))
         assert pixels[:10].max() == 0 and pixels[:, :5].max() == 0 and pixels[:, -5:].max() == 0
         assert pixels[10:90].max() > 200
+
+
+def test_an_overlay_says_why_a_person_should_read_the_film(bright, monkeypatch):
+    drawn: list[str] = []
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda self, xy, text, *rest: drawn.append(text))
+    row = {"file": "x", "decision": "NORMAL", "probability": 0.25}
+    model, grey = predict.open_model(bright, "cpu"), np.zeros((40, 50), np.uint8)
+    for said in (
+        {"refer": True, "flags": "upside down; half black"}, {"refer": True, "flags": ""},
+        {"refer": False, "flags": "mirrored"}, {"refer": False, "flags": None},
+    ):  # fmt: skip
+        predict.overlay(row | said, grey, np.zeros((4, 4)), model)
+    assert [text for text in drawn if text.startswith("NORMAL")] == [
+        f"NORMAL, P(PNEUMONIA) = 0.250{end}" for end in (", refer: upside down", ", refer", ": mirrored", "")
+    ]
 
 
 def test_the_colour_map_is_viridis():

@@ -8,7 +8,7 @@ import torch
 import models
 from basics.progress import Progress
 from metrics import estimation, measures
-from training import inference, stress_views
+from training import inference, limits, stress_views
 from training.batches import Batches
 
 
@@ -60,12 +60,13 @@ def decided(
     checkpoint: dict,
     shown: torch.Tensor,
     stress: stress_views.StressValidation | None,
-    labels: np.ndarray,
-    patients: list[str],
+    films: limits.Films,
     device: torch.device,
 ) -> dict:
     """The checkpoint of the best epoch with what its answers for the validation images `shown`, or for all views of
-    them, decide."""
+    them, decide; and with the limits of what it knows."""
+    labels = films.labels[films.validation]
+    mean, std = checkpoint["normalisation"]
     best = models.build(checkpoint["architecture"], checkpoint["size"])
     best.load_state_dict(checkpoint["state"])
     best = best.to(device).to(memory_format=torch.channels_last)
@@ -76,8 +77,9 @@ def decided(
     def answers(images: torch.Tensor) -> np.ndarray:
         """The epoch was chosen by bf16 answers. These are float32, but for the many of the stress views."""
         batches = Batches(images, labels, np.arange(len(labels)), inference.EVALUATION_BATCH[device.type], device,
-                          tuple(checkpoint["normalisation"]))  # fmt: skip
+                          (mean, std))  # fmt: skip
         return inference.network_logits(best, batches, answer=answer, moved=progress.update)
 
     with progress:
-        return {**checkpoint, **taken(answers, shown, stress, labels, patients)}
+        decided = taken(answers, shown, stress, labels, films.patients)
+    return {**checkpoint, **decided, "limits": limits.fit(best, films, (mean, std), device)}

@@ -113,7 +113,8 @@ def _check_tensors(path: Path, checkpoint: dict) -> None:
 def _check_state(path: Path, checkpoint: dict) -> None:
     """Raises Problem when the weights are not those of the network; the network is not built for it."""
     with torch.device("meta"):
-        wanted = build(checkpoint["architecture"], checkpoint["size"]).state_dict()
+        network = build(checkpoint["architecture"], checkpoint["size"])
+    wanted = network.state_dict()
     state = checkpoint["state"]
     if not isinstance(state, dict) or set(state) != set(wanted):
         raise Problem(f"{path}: its weights do not fit {checkpoint['architecture']}: they have other names")
@@ -125,3 +126,7 @@ def _check_state(path: Path, checkpoint: dict) -> None:
                           f"not {tensor.dtype} {tuple(tensor.shape)}")  # fmt: skip
         if not found.isfinite().all():
             raise Problem(f"{path}: its weights are not all finite ({name})")
+    last = [layer for layer in network.modules() if isinstance(layer, nn.Linear)][-1]
+    limits = checkpoint.get("limits")
+    if limits is not None and not (schema.knowledge(limits) and len(limits["hidden_whitening"]) == last.in_features):
+        raise Problem(f"{path}: its limits do not fit {checkpoint['architecture']}")

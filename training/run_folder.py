@@ -256,7 +256,7 @@ def describe(device: torch.device) -> str:
 
 def record(checkpoint: dict, request: Request, seconds: float | None) -> dict:
     """run.json: the checkpoint's plain values and the command line; `seconds` is null until the run is finished."""
-    left_out = ("state", "training", "history", *seen.SHAPES, "seconds", "validation_answers")
+    left_out = ("state", "training", "history", *seen.SHAPES, "seconds", "validation_answers", "limits")
     plain = {key: value for key, value in checkpoint.items() if key not in left_out}
     options = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(request).items()}
     return {"finished": seconds is not None, "seconds": seconds, "options": options, **plain}

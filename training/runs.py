@@ -18,7 +18,7 @@ from basics.problems import Problem, UsageProblem, numbered
 from data import Dataset, Split
 from devices import hardware, parallel
 from films import audit, seen
-from training import board, calibration, checkpoints, inference, run_folder, stress_views
+from training import board, calibration, checkpoints, inference, limits, run_folder, stress_views
 from training.batches import Batches, pixel_statistics, table_on
 from training.loop import Trainer
 from training.recipes import QUICK_EPOCHS, QUICK_IMAGES, RECIPES, Recipe
@@ -91,7 +91,8 @@ def train_run(
         run.write_what_waits()
         decided = {}
         if parallel.rank() == 0:
-            decided = calibration.decided(run.best(), shown, stress, labels[validation], patients, device)
+            films = limits.Films(table, labels, training, validation, patients)
+            decided = calibration.decided(run.best(), shown, stress, films, device)
     return finish(run, decided, request)
 
 

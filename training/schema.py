@@ -78,6 +78,10 @@ def integers(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.dtype == torch.int64 and value.dim() == 1
 
 
+def finite(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.dtype == torch.float32 and bool(value.isfinite().all())
+
+
 def like(example: torch.Tensor) -> Rule:
     """A tensor of that shape and type, and finite."""
 
@@ -107,6 +111,30 @@ def plain_name(value: Any) -> bool:
 def number_or_nan(value: Any) -> bool:
     """What is undefined, such as the AUROC of one class, is nan."""
     return number()(value) or (isinstance(value, float) and math.isnan(value))
+
+
+def knowledge(value: Any) -> bool:
+    """What limits.fit makes: tensors that fit together, and finite numbers."""
+    tensors = ("mean", "directions", "hidden_means", "hidden_whitening", "logits")
+    numbers = dict.fromkeys(("thumbnail", "hidden", "hidden_offset"), number(1e-30)) | dict.fromkeys(
+        ("orientation", "halves", "middle"), number()
+    )
+    plain = record(**numbers, **dict.fromkeys(tensors, finite), flagged=table(number(0, 1)), labels=integers,
+                   patients=integers)  # fmt: skip
+    if not plain(value):
+        return False
+    mean, directions, means, whitening, logits = (value[key].shape for key in tensors)
+    fitting = len(mean) == 1 and len(directions) == len(means) == len(whitening) == len(logits) == 2
+    return (fitting and directions[0] == mean[0] == 256 and directions[1] == 64
+            and means == (2, whitening[0]) and whitening[0] == whitening[1]
+            and logits == (len(value["labels"]), 2) and len(value["patients"]) == len(value["labels"]) > 0
+            and bool(((value["labels"] == 0) | (value["labels"] == 1)).all()))  # fmt: skip
+
+
+def numbers_of_limits(value: Any) -> bool:
+    """What a graph says of them."""
+    numbers = dict.fromkeys(("thumbnail", "hidden", "orientation", "halves", "middle"), number())
+    return record(flagged=table(number(0, 1)), **numbers)(value)
 
 
 def leaf(value: Any) -> bool:
@@ -172,6 +200,10 @@ RULES: dict[str, tuple[Rule, str]] = {
     "validation": (one_of("stress", "random", "block"), "a kind of validation"),
     "stress": (every(record(view=text, **dict.fromkeys(STRESS, number_or_nan))), "a row for each view"),
     "validation_answers": (same_length, "logits, labels and patients of as many images"),
+    "limits": (lambda value: knowledge(value) or numbers_of_limits(value), "the limits of what a model knows"),
+    "flags": (record(bits=table(whole()), forbidding=whole()), "a table of flags"),
+    "promise": (record(alpha=number(0, 1), lowest_pneumonia=number(0, 1), highest_normal=number(0, 1)),
+                "a share and two probabilities"),
     "precision": (record(name=one_of("fp32", "fp16", "int8")), "one that this program knows"),
     "heatmap": (record(bias=number()), "a description of a heat map"),
 }  # fmt: skip
