@@ -43,7 +43,10 @@ def promised(facts: dict) -> dict | None:
         if not POSSIBLE(facts["promise"]):
             raise Problem(f"{facts['file']}: its promise is not alpha, two cut-offs from 0 to 1 and two counts")
         return facts["promise"]
-    if (answers := facts.get("validation_answers")) is None:
+    if known := facts.get("limits"):  # the same answers, in float32: those that a graph of it takes
+        probabilities = measures.positive_probability(known["logits"].numpy(), facts["temperature"])
+        return conformal.promise(known["labels"].numpy(), probabilities, known["patients"].tolist(), ALPHA)
+    if (answers := facts.get("validation_answers")) is None:  # of an earlier version
         return None
     try:
         probabilities = measures.positive_probability(answers["logits"].numpy(), facts["temperature"])

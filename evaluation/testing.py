@@ -96,7 +96,7 @@ def described(
     threshold = at[decides]["threshold"]
     decisions = measures.decide(probabilities, threshold)
     promise = referral.promised(facts)
-    kept = ("state", "training", "history", *seen.SHAPES, "validation_answers")
+    kept = ("state", "training", "history", *seen.SHAPES, "validation_answers", "limits")
     return Result(
         name=facts["shown_name"],
         kind=facts["kind"],

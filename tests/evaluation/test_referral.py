@@ -14,7 +14,7 @@ from results import make_result, make_results
 
 from basics.problems import Problem
 from evaluation import cards, figures, referral, report, summary, tables, testing
-from metrics import conformal, intervals
+from metrics import conformal, intervals, measures
 
 PROMISE = {"alpha": 0.05, "lowest_pneumonia": 0.5, "highest_normal": 0.25, "patients": [39, 120]}
 # (label, probability, patient): what is possible by these cut-offs stands behind.
@@ -188,6 +188,19 @@ def test_a_graphs_promise_is_what_it_carries_and_without_anything_there_is_none(
 def test_a_promise_that_cannot_be_is_refused(wrong):
     with pytest.raises(Problem, match=r"x\.onnx: its promise is not alpha, two cut-offs"):
         referral.promised({"file": "x.onnx", "promise": wrong})
+
+
+def test_a_checkpoint_that_kept_its_limits_promises_what_its_graph_does():
+    """From float32 answers to the films as they are; those of validation are bf16."""
+    labels, margins, patients = np.tile([0, 1], 60), np.linspace(-2, 2, 120), np.arange(120)
+    facts = facts_of(labels, margins, patients, 3)
+    logits = np.stack([0 * margins, margins + 0.01], 1).astype(np.float32)
+    facts["limits"] = {"logits": torch.from_numpy(logits), "labels": torch.from_numpy(labels),
+                       "patients": torch.from_numpy(patients)}  # fmt: skip
+    probabilities = measures.positive_probability(logits, facts["temperature"])
+    found = referral.promised(facts)
+    assert found == conformal.promise(labels, probabilities, patients.tolist(), referral.ALPHA)
+    assert found != referral.promised({key: value for key, value in facts.items() if key != "limits"})
 
 
 @pytest.mark.parametrize("change", [
