@@ -43,7 +43,8 @@ def promised(facts: dict) -> dict | None:
         if not POSSIBLE(facts["promise"]):
             raise Problem(f"{facts['file']}: its promise is not alpha, two cut-offs from 0 to 1 and two counts")
         return facts["promise"]
-    if known := facts.get("limits"):  # the same answers, in float32: those that a graph of it takes
+    known = facts.get("limits", {})
+    if "logits" in known:  # of a checkpoint: the same answers, in float32, as its graph's promise is made of
         probabilities = measures.positive_probability(known["logits"].numpy(), facts["temperature"])
         return conformal.promise(known["labels"].numpy(), probabilities, known["patients"].tolist(), ALPHA)
     if (answers := facts.get("validation_answers")) is None:  # of an earlier version

@@ -39,7 +39,7 @@ class World:
         self.folder, self.cache = folder, cache
 
     def train(self, *options: str) -> int:
-        return train.main(["--data", "phantoms", "--size", "64", "--cache", str(self.cache),
+        return train.main(["--data", "phantoms", "--size", "32", "--cache", str(self.cache),
                            "--out", str(self.folder / "runs"), *options])  # fmt: skip
 
     def folders(self) -> list[str]:
@@ -241,7 +241,7 @@ def test_convergence_comes_from_the_history(world):
     assert training["best_val_loss"] == pytest.approx(min(float(row["val_loss"]) for row in history))
     first = [i for i, row in enumerate(history) if float(row["val_accuracy"]) >= 0.9]
     assert training["epochs_to_90"] == (first[0] + 1 if first else None)
-    assert training["parameters"] == models.parameter_count(models.build("simple", 64))
+    assert training["parameters"] == models.parameter_count(models.build("simple", 32))
 
 
 def test_epochs_to_90_percent():
@@ -362,8 +362,9 @@ def test_the_scripts_run_as_scripts_from_another_folder(tmp_path):
         assert done.returncode == 0 and done.stderr == "" and "--data" in done.stdout
 
 
-def test_operating_points_use_the_calibrated_probability(world, phantoms):
+def test_operating_points_use_the_calibrated_probability(world):
     """The stored threshold belongs to the temperature-scaled probability: on validation it gives back Youden's J."""
+    phantoms = data.load("phantoms", 32, world.cache)
     checkpoint, _ = checkpoints.load_checkpoint(world.folder / "runs" / "simple" / "model.pt")
     model = tested_model.open_model(world.folder / "runs" / "simple" / "model.pt")
     validation = data.split(phantoms).validation

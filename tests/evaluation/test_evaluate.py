@@ -38,7 +38,7 @@ def world(tmp_path_factory, cache) -> World:
 
 def test_a_checkpoint_without_operating_points_still_works(world, tmp_path, capsys):
     checkpoint, network = checkpoints.load_checkpoint(world.runs / "simple" / "model.pt")
-    del checkpoint["operating_points"], checkpoint["validation_answers"]
+    del checkpoint["operating_points"], checkpoint["validation_answers"], checkpoint["limits"]
     checkpoints.save_checkpoint(tmp_path / "old.pt", {**checkpoint, "state": network.state_dict()})
     arguments = [str(tmp_path / "old.pt"), *world.common, "--report", str(world.folder / "report"), "--verbose"]
     assert evaluate.main(arguments) == 0
