@@ -178,12 +178,11 @@ def framed(images: torch.Tensor, others: torch.Tensor, frame: torch.Tensor) -> t
     across, down = (
         ((half - (at - middle).abs()) / soft + 0.5).clamp(0, 1) for middle, half in ((x, half_x), (y, half_y))
     )  # (B, S) each: 1 inside, 0 outside
-    scale, offset = torch.ones_like(x), torch.zeros_like(x)
     deviation, mean = torch.std_mean(images, (1, 2, 3))
     other_deviation, other_mean = torch.std_mean(others, (1, 2, 3))
     factor = (deviation / (other_deviation + 1e-6))[:, None]
-    scale = torch.where(matched > 0, factor, scale)
-    offset = torch.where(matched > 0, mean[:, None] - other_mean[:, None] * factor, offset)
+    scale = torch.where(matched > 0, factor, 1.0)
+    offset = torch.where(matched > 0, mean[:, None] - other_mean[:, None] * factor, 0.0)
     frames = torch.addcmul(offset[:, :, None, None], others, scale[:, :, None, None]).clamp_(0, 1)
     return frames.lerp(images, (across[:, None, :] * down[:, :, None])[:, None])
 

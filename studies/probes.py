@@ -7,29 +7,10 @@ import torch
 from numpy.typing import NDArray
 
 from data import Dataset, Split
+from evaluation import frames
 from films import giveaways
 from metrics import measures
 from metrics.logistic import fit_logistic
-
-
-def middle(side: int, device: torch.device, share: float = giveaways.FRAME_SHARE) -> torch.Tensor:
-    """(S, S) bool: the middle of a square."""
-    at = ((torch.arange(side, device=device) + 0.5) / side - 0.5).abs() < share / 2
-    return at[:, None] & at
-
-
-def without_middle(images: torch.Tensor) -> torch.Tensor:
-    """(N, S, S) uint8 with their middles in the mean grey of each."""
-    return torch.where(middle(images.shape[-1], images.device), mean_grey(images), images)
-
-
-def middle_alone(images: torch.Tensor) -> torch.Tensor:
-    """(N, S, S) uint8 with all but their middles in the mean grey of each."""
-    return torch.where(middle(images.shape[-1], images.device), images, mean_grey(images))
-
-
-def mean_grey(images: torch.Tensor) -> torch.Tensor:
-    return images.float().mean((1, 2), keepdim=True).round().to(torch.uint8)
 
 
 def frame_scores(dataset: Dataset, split: Split) -> tuple[NDArray, NDArray]:
@@ -51,16 +32,15 @@ def probed(
     answers: from films to (N, 2) logits; decided: temperature and threshold. "third" are the normal films whose frames
     look most ill, and the pneumonias whose frames look least so; "lying" those on the wrong side of the cut.
     """
-    as_is, hidden, alone = (
-        measures.positive_probability(answers(films), decided["temperature"])
-        for films in (shown, without_middle(shown), middle_alone(shown))
-    )
-    found = {
-        "auroc, middle hidden": measures.auroc(truth, hidden),
-        "auroc, middle alone": measures.auroc(truth, alone),
-        "decided ill, middle hidden": float(measures.decide(hidden, decided["threshold"]).mean()),
-    }
-    right = measures.decide(as_is, decided["threshold"]) == truth
+
+    def probabilities(films: NDArray) -> NDArray:
+        return measures.positive_probability(answers(torch.from_numpy(films).to(shown.device)), decided["temperature"])
+
+    films = shown.cpu().numpy()
+    parts = frames.in_parts(probabilities, films)
+    found = {f"auroc, middle {part}": measures.auroc(truth, parts[part]) for part in ("hidden", "alone")}
+    found["decided ill, middle hidden"] = float(measures.decide(parts["hidden"], decided["threshold"]).mean())
+    right = measures.decide(probabilities(films), decided["threshold"]) == truth
     for label, name, sign in ((0, "specificity", 1), (1, "sensitivity", -1)):
         mine = np.flatnonzero(truth == label)
         third = mine[np.argsort(-sign * scores[mine], kind="stable")[: len(mine) // 3]]

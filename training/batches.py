@@ -99,7 +99,7 @@ class Batches:
         rows = self.indices[order].to(self.table.device)[:, None]  # one transfer an epoch, none a batch
         labels = self.labels[order.to(self.device)]
         if changes is not None and changes.donor is not None:
-            donors = self.indices[changes.donor.cpu()].to(rows.device)
+            donors = self.indices.to(self.device)[changes.donor].to(rows.device)  # no wait where the table is there
             rows = torch.cat([rows, donors[:, None]], 1)
         gathered = (self.table.index_select(0, rows[here].T.flatten()) for here in places)  # (B or 2 B, S, S) uint8
         if self.stream:
