@@ -20,6 +20,7 @@ from evaluation.explanation import Validated
 from metrics import estimation, measures
 from training.batches import table_on
 
+Models = Sequence[tuple[Path, dict]]  # files, and the checkpoints in them
 ALIKE = ("architecture", "size", "fit", "data")
 FOLDS = "several models must be folds of one training (train.py --folds)"
 # Of the table of models, in its order; AUROC of whole films and of parts, and of the frame by a cheap model.
@@ -34,21 +35,19 @@ COLUMNS = {
 }
 
 
-def alike(paths: Sequence[Path]) -> None:
+def alike(models: Models) -> None:
     """Raises UsageProblem unless the models are of one architecture and size, and their films of one set."""
-    known = {}
-    for path in paths:
-        checkpoint, _ = explanation.opened(path)
-        known[path] = {key: checkpoint["data"]["fingerprint"] if key == "data" else checkpoint[key] for key in ALIKE}
-    for path, key in itertools.product(paths, ALIKE):
-        found, wanted = known[path][key], known[paths[0]][key]
-        if found != wanted:
-            raise UsageProblem(f"{path} has another {key} than {paths[0]} ({found}, {wanted}): {FOLDS}")
+    first, wanted = models[0]
+    for (path, checkpoint), key in itertools.product(models, ALIKE):
+        found, of_first = ((facts["data"]["fingerprint"] if key == "data" else facts[key])
+                           for facts in (checkpoint, wanted))  # fmt: skip
+        if found != of_first:
+            raise UsageProblem(f"{path} has another {key} than {first} ({found}, {of_first}): {FOLDS}")
 
 
-def splits_apart(paths: Sequence[Path], dataset: data.Dataset) -> list[data.Split]:
+def splits_apart(models: Models, dataset: data.Dataset) -> list[data.Split]:
     """The split of each model. Raises UsageProblem where a film validated two of them."""
-    splits = [explanation.own_split(path, explanation.opened(path)[0], dataset) for path in paths]
+    paths, splits = [path for path, _ in models], [explanation.own_split(*model, dataset) for model in models]
     for (one, own), (other, theirs) in itertools.combinations(zip(paths, splits, strict=True), 2):
         if count := len(np.intersect1d(own.validation, theirs.validation)):
             raise UsageProblem(f"{one} and {other} share {problems.numbered(count, 'validation film')}: {FOLDS}")
@@ -75,12 +74,14 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 def work(args: argparse.Namespace) -> int:
     hardware.set_precision()
     device = hardware.pick_device(args.device)
-    alike(args.models)
-    checkpoint, _ = explanation.opened(args.models[0])
+    opened = [explanation.opened(path) for path in args.models]
+    models = [(path, checkpoint) for path, (checkpoint, _) in zip(args.models, opened, strict=True)]
+    alike(models)
+    checkpoint, _ = opened[0]
     dataset = explanation.loaded(args, checkpoint)
-    splits, pixels = splits_apart(args.models, dataset), table_on(dataset.images, device)
-    answered = [as_they_are(Validated(*explanation.opened(path), dataset, split, pixels, device))
-                for path, split in zip(args.models, splits, strict=True)]  # fmt: skip
+    splits, pixels = splits_apart(models, dataset), table_on(dataset.images, device)
+    answered = [as_they_are(Validated(*each, dataset, split, pixels, device))
+                for each, split in zip(opened, splits, strict=True)]  # fmt: skip
     films, rows = frames.Films.pooled([found for found, _ in answered]), [row for _, row in answered]
     print(f"{dataset.name}\n{checkpoint['architecture']}: {len(rows)} models, {len(films.labels):,} validation images, "
           f"each answered by the model that was not trained on it\n\n{table(rows)}")  # fmt: skip
