@@ -43,6 +43,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--promise", type=cli.probability, default=0.05, metavar="SHARE",
                         help="of films of either class, at most so many may have it held to be impossible in the "
                         "output `possible`; default: 0.05")  # fmt: skip
+    parser.add_argument("--ensemble", action="store_true", help="one graph that averages the probabilities of all "
+                        "these checkpoints, several seeds of one network")  # fmt: skip
     parser.add_argument("--verbose", action="store_true", help="print a row for every check")
     data.add_arguments(parser)
     args = parser.parse_args(argv)
@@ -50,6 +52,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--promise: a share between 0 and 1, neither of them")
     if bool(args.checkpoints) == args.all:
         parser.error("name one or more checkpoints, or say --all")
+    if args.ensemble and len(args.checkpoints) < 2:
+        parser.error("--ensemble: name two or more checkpoints, such as runs/resnet34-s0 runs/resnet34-s1")
     args.precision = list(dict.fromkeys(args.precision))
     args.command = "export"
     return args

@@ -928,7 +928,8 @@ def fill(film: Film, model: Model, args: argparse.Namespace, own: dict[str, Any]
     row, probability = film.row, own["probability"]
     right = 0 <= probability <= 1 and own["decision"] == (probability >= np.float32(model.threshold))
     if model.flags:
-        refer = sum(own["possible"]) != 1 or int(own["flags"]) & model.forbidding != 0
+        clear = sum(own["possible"]) == 1 and bool(own["possible"][int(own["decision"])])
+        refer = not clear or int(own["flags"]) & model.forbidding != 0
         right = right and own["refer"] == refer and np.isfinite(own["unfamiliar"])
     if not right:
         row["error"] = "the graph's " + ", its ".join(f"{key} is {own[key]}" for key in own if key != "heatmap")

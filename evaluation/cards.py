@@ -71,6 +71,8 @@ def opening(result: Result) -> str:
         "graph": f"An ONNX graph of a network of the architecture {github(result.architecture)}",
         "ensemble": "Several networks whose answers are averaged",
     }[result.kind]
+    if result.kind == "graph" and "members" in result.checkpoint:
+        what = "An ONNX graph of several networks whose answers are averaged"
     return (
         f"{what}. It gives the probability that a chest X-ray shows pneumonia, as against normal. "
         "It is not a medical device.\n"
@@ -104,7 +106,7 @@ def identity(result: Result) -> list[str]:
     known = result.checkpoint
     side = known.get("size")
     mean, deviation = known.get("normalisation", (None, None))
-    at = result.decision["threshold"]
+    at, members = result.decision["threshold"], known.get("members", [])
     return [
         "## The model\n",
         facts([
@@ -112,6 +114,7 @@ def identity(result: Result) -> list[str]:
             ("SHA-256 of the file", result.sha256),
             ("SHA-256 of the weights", known.get("weights_sha256")),
             ("architecture", result.architecture),
+            ("networks whose probabilities are averaged", ", ".join(one["name"] for one in members) or None),
             ("parameters", (result.training or {}).get("parameters")),
             ("input", f"one channel, {side} x {side} pixels" if side else None),
             ("how films are made square", known.get("fit")),
@@ -347,7 +350,8 @@ def how_to(result: Result) -> list[str]:
     file = shlex.quote(printable(result.file))
     parts = ["## Versions\n", facts(list(versions.items()))] if versions else []
     if result.kind == "ensemble":
-        return parts
+        files = " ".join(shlex.quote(printable(file)) for file in result.file.split(", "))
+        return [*parts, "## As one graph\n", f"    python export.py {files} --ensemble\n"]
     parts += [
         "## Checking and using it\n",
         f"    sha256sum {file}    # {result.sha256}\n    python evaluate.py {file}",

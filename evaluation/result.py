@@ -34,7 +34,7 @@ class Result:
     recorded: bool  # the films that it was trained on are known: a graph may come without its certificate
     left_out: str  # a sentence on films of the set that it has seen, and is not tested on; or ""
     split: dict  # tested on: how, seed, fingerprint
-    temperature: float  # that logits are divided by; 1 for an ensemble, which averages probabilities
+    temperature: float  # that logits are divided by; an ensemble's are the log of its members' mean probability
     images: int  # N
     patients: int
     positives: int  # images with pneumonia
@@ -77,10 +77,12 @@ class Result:
 
 
 def repeats(results: Sequence[Result]) -> list[tuple[Result, Result]]:
-    """(graph, checkpoint) where a graph answers as the checkpoint of its name does, and decides by its threshold."""
+    """(graph, twin) where a graph answers as the checkpoint of its name does, or as the ensemble of the checkpoints
+    that it was made of, and decides by the same threshold."""
     checkpoints = {result.name: result for result in results if result.kind == "checkpoint"}
-    pairs = [(result, checkpoints.get(result.name.removesuffix(".onnx"))) for result in results
-             if result.kind == "graph" and result.decides == "validation"]  # fmt: skip
+    ensembles = {result.sha256: result for result in results if result.kind == "ensemble"}
+    pairs = [(result, checkpoints.get(result.name.removesuffix(".onnx")) or ensembles.get(result.checkpoint_sha256))
+             for result in results if result.kind == "graph" and result.decides == "validation"]  # fmt: skip
     return [(graph, twin) for graph, twin in pairs if twin is not None and answers_alike(graph, twin)]
 
 

@@ -25,6 +25,7 @@ from evaluation.result import Result, shown
 from evaluation.tested_model import Model
 from films import seen
 from metrics import estimation, measures, prevalence
+from training import averaging
 
 WORST = 4  # misses, and as many false alarms, that a report shows as pictures
 OWN = "the graph's own"  # operating point of a graph whose threshold was changed after its export
@@ -263,27 +264,22 @@ def ensembles(
     prevalence: float | None = None,
     by: str | None = None,
 ) -> list[Result]:
-    """A result for each group of seeds: the mean of their probabilities; its thresholds are validation's."""
+    """A result for each group of seeds: the mean of their probabilities, by a temperature and thresholds of its own.
+
+    It answers as the graph does that `export.py --ensemble` makes of the same checkpoints.
+    """
     made = []
     for name, members in comparisons.ensembles(results):
         known = [opened[Path(member.file)] for member in members]
-        facts, dataset, split = known[0][0].facts, known[0][1], known[0][2]
-        stored = [kept for model, _, _ in known if (kept := model.facts.get("validation_answers"))]
-        if len(stored) < len(known) or not all(torch.equal(answer["labels"], stored[0]["labels"]) for answer in stored):
-            continue  # older runs did not keep them, or they validated on other images
-        labels = stored[0]["labels"].numpy()
-        mean = np.mean([measures.positive_probability(answer["logits"].numpy(), model.facts["temperature"])
-                        for answer, (model, _, _) in zip(stored, known, strict=True)], axis=0)  # fmt: skip
-        patients = [str(key) for key in stored[0]["patients"].tolist()]
-        points = estimation.operating_points(labels, mean, patients, measures.youden_threshold(labels, mean))
-        facts = {key: value for key, value in facts.items() if key not in ("history", "weights_sha256")}  # one member's
-        facts = {**facts, "kind": "ensemble", "shown_name": name, "seed": None, "left_out": members[0].left_out,
-                 "file": ", ".join(member.file for member in members),
-                 "sha256": disk.sha256_of(member.sha256 for member in members), "temperature": 1.0,
-                 "promise": referral.made(labels, mean, patients, facts.get("stress") or []),
-                 "stress": None}  # fmt: skip
-        probabilities = np.mean([member.probabilities for member in members], axis=0)
-        made.append(described(facts, dataset, replace(split, notes=()), probabilities, points, prevalence, by))
+        if averaging.unlike([model.facts for model, _, _ in known]):
+            continue  # older runs did not keep their answers, or they validated on other images
+        hashes = [member.sha256 for member in members]
+        facts: dict = averaging.combined([model.facts for model, _, _ in known], hashes)
+        facts = {**facts, "kind": "ensemble", "shown_name": name, "left_out": members[0].left_out,
+                 "file": ", ".join(member.file for member in members), "sha256": averaging.digest(hashes)}  # fmt: skip
+        probabilities = averaging.mean_probability([member.probabilities for member in members], facts["temperature"])
+        dataset, split = known[0][1], replace(known[0][2], notes=())
+        made.append(described(facts, dataset, split, probabilities, facts["operating_points"], prevalence, by))
     return made
 
 

@@ -10,7 +10,7 @@ no batch can change an answer, tried or not. What no answer is made of is the pa
 import functools
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx
@@ -19,7 +19,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 import models
 from basics.problems import Problem
 from basics.terms import ARCHITECTURES
-from graphs import doubts
+from graphs import doubts, joining
 from graphs.building import GRAPH_OUTPUTS, PIXELS, fact, facts_of
 
 FOREIGN = "the graph is not made as export.py makes them: "
@@ -73,9 +73,9 @@ class Anatomy:
         values = self.array(name)
         return float(values.reshape(())) if values is not None and values.size == 1 else None
 
-    def weights(self) -> Iterator[TensorProto]:
-        """Of each convolution and linear layer, quantised or not."""
-        for node in self.nodes:
+    def weights(self, nodes: Sequence[NodeProto] | None = None) -> Iterator[TensorProto]:
+        """Of each convolution and linear layer among these nodes, quantised or not."""
+        for node in self.nodes if nodes is None else nodes:
             if node.op_type in ("Conv", "Gemm"):
                 name = node.input[1]
                 if name in self.maker and self.maker[name].op_type == "DequantizeLinear":
@@ -143,15 +143,34 @@ def check(model: onnx.ModelProto) -> None:
     """Raises Problem that names the first thing in which a graph is none of ours, or is not what its metadata say."""
     anatomy, facts = Anatomy(model), facts_of(model)
     way = check_way(anatomy)
-    check_apart(anatomy, way)
+    joints = joining.check(model)
+    check_apart(anatomy, way, joints)
     counts = Counter(node.op_type for node in anatomy.nodes)
     for name in ONE_OF_EACH:
         if counts[name] != 1:
             raise Problem(f"{FOREIGN}it has {counts[name]} nodes {name}, and not one")
     doubts.check(model, anatomy.others, side_of(anatomy))
     if facts:
-        check_layers(anatomy, facts, way)
+        networks = networks_of(anatomy, [*way, *joints])
+        for network in networks:
+            check_layers(anatomy, facts, network)
         check_constants(anatomy, facts, padded="Pad" in {node.op_type for node in way})
+        check_normalisation(anatomy, facts, networks)
+
+
+def networks_of(anatomy: Anatomy, others: list[NodeProto]) -> list[list[NodeProto]]:
+    """The nodes of each network that is averaged, with those that follow all of them; `others` are left out.
+
+    Raises Problem where two networks share anything but the pixels.
+    """
+    apart_from = {id(node) for node in others}
+    found = [[node for node in anatomy.before(name) if id(node) not in apart_from]
+             for name in joining.member_logits(anatomy.model)]  # fmt: skip
+    inside = [id(node) for network in found for node in network]
+    if len(set(inside)) < len(inside):
+        raise Problem(f"{FOREIGN}its networks share layers")
+    after = [node for node in anatomy.nodes if id(node) not in apart_from | set(inside)]
+    return [network + after for network in found]
 
 
 def side_of(anatomy: Anatomy) -> int:
@@ -186,8 +205,8 @@ def check_way(anatomy: Anatomy) -> list[NodeProto]:
     return way + borders
 
 
-def check_apart(anatomy: Anatomy, way: list[NodeProto]) -> None:
-    """What follows the pixels sees them and constants only, and works on each film by itself."""
+def check_apart(anatomy: Anatomy, way: list[NodeProto], joints: list[NodeProto]) -> None:
+    """What follows the pixels sees them and constants only, and works on each film by itself, as joints do."""
     made = {name for node in way for name in node.output} - {PIXELS} | {"image"}
     computed = {PIXELS}
     for node in anatomy.nodes:
@@ -197,7 +216,8 @@ def check_apart(anatomy: Anatomy, way: list[NodeProto]) -> None:
         if made & set(inputs):
             raise Problem(f"{FOREIGN}its {node.op_type} looks at the film past the resized pixels")
         if not anatomy.constants.issuperset(node.output):
-            if not computed & set(inputs) or not apart(anatomy, node):
+            known = any(node is other for other in joints)
+            if not computed & set(inputs) or not (known or apart(anatomy, node)):
                 raise Problem(f"{FOREIGN}its {node.op_type} does not work on each film by itself")
             computed.update(node.output)
     outputs = [output.name for output in anatomy.graph.output if output.name not in doubts.OUTPUTS]
@@ -251,16 +271,16 @@ def _spread(anatomy: Anatomy, names: list[str], rank: int) -> bool:
 # ------------------------------------------------------------------------------------------------ its metadata
 
 
-def check_layers(anatomy: Anatomy, facts: dict[str, str], way: list[NodeProto]) -> None:
-    """The weights have the shapes of the architecture's, and no layers stand beside them."""
+def check_layers(anatomy: Anatomy, facts: dict[str, str], nodes: list[NodeProto]) -> None:
+    """The weights of these nodes have the shapes of the architecture's, and no layers stand beside them."""
     architecture, size = facts.get("architecture", ""), int(fact(facts, "size"))
     if architecture not in ARCHITECTURES:
         raise Problem(f"the graph's architecture, {architecture[:60]!r}, is none that this program knows")
-    found = sorted(tuple(tensor.dims) for tensor in anatomy.weights())
+    found = sorted(tuple(tensor.dims) for tensor in anatomy.weights(nodes))
     if found not in shapes_of(architecture, size):
         raise Problem(f"the graph says that it is {architecture} for {size} pixels, and has not the layers of that: "
                       f"{sum(map(math.prod, found)):,} weights in {len(found)} layers")  # fmt: skip
-    counts = Counter(node.op_type for node in anatomy.nodes if not any(node is other for other in way))
+    counts = Counter(node.op_type for node in nodes)
     for kind, most in MOST["simple" if architecture == "simple" else "resnet34"].items():
         if counts[kind] > most:
             raise Problem(f"{FOREIGN}it has {counts[kind]} nodes {kind}, and {architecture} has {most}")
@@ -282,8 +302,18 @@ def shapes_of(architecture: str, size: int) -> list[list[tuple[int, ...]]]:
     return [sorted(shapes), sorted([(24, 1, 6, 6), *shapes[1:]])]  # of earlier versions, and building.Shortened
 
 
+def check_normalisation(anatomy: Anatomy, facts: dict[str, str], networks: list[list[NodeProto]]) -> None:
+    """Each network normalises the pixels as the metadata say."""
+    said = [fact(facts, "normalisation")] if "normalisation" in facts else []
+    if "members" in facts:
+        said = [member["normalisation"] for member in fact(facts, "members")]
+    for nodes, (mean, std) in zip(networks, said, strict=False):
+        if not np.allclose(affine(anatomy, nodes), [1 / (255 * std), -mean / std], rtol=1e-5, atol=1e-6):
+            raise Problem(f"the graph says that it normalises by {mean:g} and {std:g}, and does not")
+
+
 def check_constants(anatomy: Anatomy, facts: dict[str, str], padded: bool) -> None:
-    """Size, fit, normalisation, temperature and threshold of the metadata are those that the graph computes with."""
+    """Size, fit, temperature and threshold of the metadata are those that the graph computes with."""
     (resize,) = (node for node in anatomy.nodes if node.op_type == "Resize")
     sides = anatomy.array(resize.input[3]) if len(resize.input) > 3 else None
     size = int(fact(facts, "size"))
@@ -291,11 +321,6 @@ def check_constants(anatomy: Anatomy, facts: dict[str, str], padded: bool) -> No
         raise Problem(f"the graph says that its size is {size}, and does not resize to that")
     if padded == (facts.get("fit") == "stretch"):
         raise Problem(f"the graph says that its fit is {facts.get('fit', '')[:60]!r}, and does not fit films so")
-    factor, offset = affine(anatomy)
-    if "normalisation" in facts:
-        mean, std = fact(facts, "normalisation")
-        if not np.allclose([factor, offset], [1 / (255 * std), -mean / std], rtol=1e-5, atol=1e-6):
-            raise Problem(f"the graph says that it normalises by {mean:g} and {std:g}, and does not")
     softened = anatomy.maker[next(node for node in anatomy.nodes if node.op_type == "Softmax").input[0]]
     found = {"temperature": 1.0 if "logits" in softened.output else divisor(anatomy, softened),
              "threshold": anatomy.scalar("threshold")}  # fmt: skip
@@ -313,11 +338,11 @@ def divisor(anatomy: Anatomy, node: NodeProto) -> float | None:
     return value if node.op_type == "Div" or not value else 1 / value
 
 
-def affine(anatomy: Anatomy) -> tuple[float, float]:
-    """(a, b): what enters the first layer is a * pixels + b. Raises Problem where it is anything else."""
+def affine(anatomy: Anatomy, nodes: list[NodeProto]) -> tuple[float, float]:
+    """(a, b): what enters a network's first layer is a * pixels + b. Raises Problem where it is anything else."""
     name, factor, offset = PIXELS, 1.0, 0.0
     while True:
-        readers = [node for node in anatomy.nodes if name in node.input]
+        readers = [node for node in nodes if name in node.input]
         if len(readers) != 1:
             raise Problem(f"{FOREIGN}{len(readers)} nodes use the pixels before the first layer")
         (node,) = readers

@@ -262,6 +262,8 @@ def metadata(checkpoint: dict, checkpoint_hash: str, network: nn.Module | None =
         facts["operating_points"] = checkpoint["operating_points"]
     if checkpoint.get("stress"):
         facts["stress"] = checkpoint["stress"]
+    if "members" in checkpoint:  # of an ensemble
+        facts["members"] = checkpoint["members"]
     if network is not None and has_heatmap(network):
         normal, pneumonia = network.fc.bias.tolist()
         facts["heatmap"] = {

@@ -4,8 +4,8 @@ attached(...)   a graph in any precision with that part, from the limits of its 
 known_of(...)   the limits again, from a graph's constants
 check(...)      that a graph's part is exactly the one that `attached` makes
 
-It reads the resized pixels, what the last layer takes, the probability, and of the film its height and width. Nothing
-else reads what it makes. Written node by node, in float32 in each precision: anatomy.py knows it to the letter.
+It reads the resized pixels, what the last layer takes, probability and decision, and of the film its height and width.
+Nothing else reads what it makes. Written node by node, in float32 in each precision: anatomy.py knows it to the letter.
 """
 
 import json
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from basics.problems import Problem
+from graphs import joining
 from graphs.building import PIXELS, fact, facts_of
 from metrics import conformal, measures
 from training import limits
@@ -67,8 +68,9 @@ def promised(checkpoint: dict, alpha: float) -> dict:
 
 
 def hidden_name(graph: onnx.ModelProto) -> str:
-    """Of what the last layer takes."""
-    return next(node.input[0] for node in graph.graph.node if "logits" in node.output)
+    """Of what the last layer takes, that of an ensemble's first member."""
+    logits = joining.member_logits(graph)[0]
+    return next(node.input[0] for node in graph.graph.node if logits in node.output)
 
 
 # ---------------------------------------------------------------------------------------------- what it is made of
@@ -258,7 +260,11 @@ def write_answers(w: Writer) -> None:
     w.node("Not", "one_class", "undecided")
     w.node("Gather", "sums second", "forbidding", axis=1)
     w.node("Greater", "forbidding zero", "forbidden")
-    w.node("Or", "undecided forbidden", "referred")
+    w.node("Cast", "=decision", "decision_number", to=TensorProto.FLOAT)
+    w.node("Greater", "decision_number zero", "decided")
+    w.node("Xor", "pneumonia decided", "contradicted")  # of one class: a threshold may decide for the other
+    w.node("Or", "undecided contradicted", "unclear")
+    w.node("Or", "unclear forbidden", "referred")
     w.node("Cast", "referred", "=refer", to=TensorProto.INT64)
 
 
@@ -389,11 +395,12 @@ def differing(found: dict[str, NDArray], wanted: Doubts, shape: int, tolerance: 
 
 
 def coherent(found: dict[str, NDArray], cuts: tuple[float, float]) -> bool:
-    """Whether `possible`, `refer` and a flag follow from a graph's own probability, flags and distance."""
+    """Whether `possible`, `refer` and a flag follow from a graph's own probability, decision, flags and distance."""
     if not set(OUTPUTS) <= set(found):
         return False
     possible = np.stack([found["probability"] <= np.float32(cuts[1]), found["probability"] >= np.float32(cuts[0])], 1)
-    refer = (possible.sum(1) != 1) | ((found["flags"] & FORBIDDING) > 0)
+    decided = possible[np.arange(len(possible)), found["decision"]]
+    refer = (possible.sum(1) != 1) | ~decided | ((found["flags"] & FORBIDDING) > 0)
     unfamiliar = (found["flags"] & FLAGS["unfamiliar"]) > 0
     return (
         np.array_equal(found["possible"], possible)

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import hashlib
 import math
+import re
 import sys
 from collections.abc import Generator
 from pathlib import Path
@@ -19,8 +20,8 @@ from basics import disk
 from basics.problems import Problem
 from devices import hardware
 from films import seen, sources
-from graphs import building, certificates, doubts, precisions, proof, sessions, unusual
-from training import checkpoints, schema
+from graphs import building, certificates, doubts, joining, precisions, proof, sessions, unusual
+from training import averaging, checkpoints, schema
 
 SEEN_AT_LEAST = 8  # training images, to find the ranges of activations from
 
@@ -38,15 +39,13 @@ CERTIFICATE = schema.record(
 )  # fmt: skip
 
 
-def export(path: Path, args: argparse.Namespace) -> int:
-    """Exports and proves one checkpoint in each precision; returns the number of those that failed.
+def export(paths: list[Path], args: argparse.Namespace) -> int:
+    """Exports and proves one checkpoint, or the ensemble of several, in each precision; returns how many failed.
 
     Raises Problem when nothing can be exported at all. What failed leaves no graph of its name.
     """
-    if path.suffix.lower() == ".onnx" and path.is_file():
-        raise Problem(f"{path}: that is a graph: a run's model.pt can be exported; python export.py verify {path} "
-                      "proves the graph again")  # fmt: skip
-    checkpoint, network = checkpoints.load_checkpoint(path)
+    what = ", ".join(map(str, paths))
+    checkpoint, network, checkpoint_hash = opened(paths)
     targets = {precision: args.onnx / f"{named(checkpoint, precision)}.onnx" for precision in args.precision}
     for target in targets.values():
         keep_the_better(target, checkpoint)
@@ -55,29 +54,73 @@ def export(path: Path, args: argparse.Namespace) -> int:
     split = data.split_again(dataset, checkpoint["split"])
     same = data.is_own(split, dataset, checkpoint)
     if not same:
-        print(f"note: {source} is not the data {path} was trained on; images to compare on are taken all the same, "
+        print(f"note: {source} is not the data {what} was trained on; images to compare on are taken all the same, "
               "and scores on them may flatter")  # fmt: skip
-    checkpoint_hash = disk.sha256_of_file(path)
     about = {"name": dataset.name, "source": dataset.source, "fingerprint": dataset.fingerprint,
              "split": split.fingerprint, "split_is_the_models": same,
              "test": data.contents(dataset, {"test": split.test}), **sources.classes_to_remember(classes)}  # fmt: skip
     if len(split.test):  # the proof scores the graph on test labels
         args.looked(checkpoint["name"], checkpoint_hash, dataset.name, about["test"], "export.py")
     if "limits" not in checkpoint:
-        print(f"note: {path} is of an earlier version, which kept no limits: the graph has no output "
+        which = what if len(paths) == 1 else f"{what}: one of them"
+        print(f"note: {which} is of an earlier version, which kept no limits: the graph has no output "
               f"{', '.join(doubts.OUTPUTS)}; train again for these")  # fmt: skip
     expected = proof.reference(network, checkpoint, dataset, split, alpha=args.promise)
-    plain = building.to_graph(network, checkpoint, checkpoint_hash)
+    plain = plain_graphs(network, checkpoint, checkpoint_hash)
     failures = 0
     for precision in args.precision:
         try:
             calibration = calibration_images(checkpoint, dataset, split) if precision == "int8" else None
-            graph = doubts.attached(precisions.to_precision(plain, precision, calibration), checkpoint, args.promise)
+            graph = whole_graph(plain, checkpoint, precision, calibration, args.promise)
             write(graph, targets[precision], expected, about, seen.of_checkpoint(checkpoint), args.verbose)
         except Problem as problem:  # the other precisions can still be exported
             failures += 1
-            print(f"error: {path}, {precision}: {problem}", file=sys.stderr)
+            print(f"error: {what}, {precision}: {problem}", file=sys.stderr)
     return failures
+
+
+def opened(paths: list[Path]) -> tuple[dict, torch.nn.Module, str]:
+    """A checkpoint, its network and its file's SHA-256; of several those of their ensemble.
+
+    Raises Problem where one is missing or damaged, or where several cannot be averaged.
+    """
+    for path in paths:
+        if path.suffix.lower() == ".onnx" and path.is_file():
+            raise Problem(f"{path}: that is a graph: a run's model.pt can be exported; python export.py verify {path} "
+                          "proves the graph again")  # fmt: skip
+    loaded, hashes = [checkpoints.load_checkpoint(path) for path in paths], [disk.sha256_of_file(p) for p in paths]
+    members = [checkpoint for checkpoint, _ in loaded]
+    if len(paths) == 1:
+        return *loaded[0], hashes[0]
+    if len(set(hashes)) < len(hashes):
+        raise Problem(f"{', '.join(map(str, paths))}: the same network twice, and an ensemble is of different ones")
+    if reason := averaging.unlike(members):
+        raise Problem(f"{', '.join(map(str, paths))}: they {reason}; an ensemble is of several seeds of one network, "
+                      "as train.py --seeds makes them")  # fmt: skip
+    made = averaging.combined(members, hashes)
+    stems = {re.sub(r"-s\d+$", "", member["name"]) for member in members}
+    made["name"] = f"{stems.pop() if len(stems) == 1 else made['architecture']}-ensemble"
+    return made, averaging.Averaged([network for _, network in loaded], members).eval(), averaging.digest(hashes)
+
+
+def plain_graphs(network: torch.nn.Module, checkpoint: dict, checkpoint_hash: str) -> list[onnx.ModelProto]:
+    """The float32 graph of a network; of an ensemble those of its members, the first of which says what it is."""
+    if not isinstance(network, averaging.Averaged):
+        return [building.to_graph(network, checkpoint, checkpoint_hash)]
+    facts = [{**checkpoint, "normalisation": own} for own in network.normalisations]
+    made = [building.bare_graph(member, own) for member, own in zip(network.members, facts, strict=True)]
+    onnx.helper.set_model_props(made[0], building.metadata(checkpoint, checkpoint_hash))
+    return made
+
+
+def whole_graph(
+    plain: list[onnx.ModelProto], checkpoint: dict, precision: str, calibration: np.ndarray | None, alpha: float
+) -> onnx.ModelProto:
+    """The graph that is written: in a precision, of one network or of several, and with what it does not know."""
+    parts = [precisions.to_precision(graph, precision, calibration) for graph in plain]
+    if len(parts) > 1:
+        parts = [joining.joined(parts, [member["temperature"] for member in checkpoint["members"]])]
+    return doubts.attached(parts[0], checkpoint, alpha)
 
 
 def named(checkpoint: dict, precision: str) -> str:
@@ -254,7 +297,7 @@ def change_threshold(path: Path, threshold: float | None, sensitivity: float | N
     except Problem as problem:
         raise Problem(f"{path}: {problem}") from problem
     content = building.sealed(graph)
-    check_decisions(path, content, threshold)
+    check_decisions(path, content, threshold, doubts.known_of(graph))
     if kept:
         before = kept.pop("found")
         earlier = [change for change in kept.get("threshold_changes", []) if change["sha256"] != before]
@@ -302,8 +345,11 @@ def load(path: Path) -> onnx.ModelProto:
     return building.examine(path)
 
 
-def check_decisions(path: Path, content: bytes, threshold: float) -> None:
-    """Old and new graph on the same pixels: all outputs are to be equal, and the new decisions by the new threshold."""
+def check_decisions(path: Path, content: bytes, threshold: float, known: tuple | None) -> None:
+    """Old and new graph on the same pixels: equal outputs, but for decisions and `refer`, by the new threshold.
+
+    known: what doubts.known_of says of the graph.
+    """
     pixels = np.random.default_rng(0).integers(0, 256, (8, 40, 50), np.uint8)
     pixels >>= np.arange(8, dtype=np.uint8)[:, None, None]  # from bright to black
     try:
@@ -316,8 +362,9 @@ def check_decisions(path: Path, content: bytes, threshold: float) -> None:
         raise
     except Exception as error:  # onnxruntime raises classes of its own, all derived from Exception directly
         raise Problem(f"{path}: the changed graph does not run ({str(error).splitlines()[0]})") from error
-    same = all(np.array_equal(before[name], after[name]) for name in names if name != "decision")
-    if not same or not np.array_equal(after["decision"], after["probability"] >= np.float32(threshold)):
+    same = all(np.array_equal(before[name], after[name]) for name in names if name not in ("decision", "refer"))
+    decided = np.array_equal(after["decision"], after["probability"] >= np.float32(threshold))
+    if not same or not decided or (known and not doubts.coherent(after, known[1])):
         raise Problem(f"{path}: the changed graph does not decide by the new threshold; it was left as it is")
 
 
@@ -325,15 +372,16 @@ def export_command(args: argparse.Namespace) -> int:
     paths = sorted(args.runs.glob("[!.]*/model.pt")) if args.all else args.checkpoints
     if not paths:
         raise Problem(f"no checkpoint {args.runs}/*/model.pt: python train.py makes one")
+    lots = [paths] if args.ensemble else [[path] for path in paths]
     failures = 0
-    for path in paths:
-        print(path)
+    for lot in lots:
+        print(", ".join(map(str, lot)))
         try:
-            failures += export(path, args)
+            failures += export(lot, args)
         except Problem as problem:  # the others can still be exported; the exit code tells
             failures += len(args.precision)
-            print(f"error: {naming(path, problem)}", file=sys.stderr)
-    if failures < len(paths) * len(args.precision):
+            print(f"error: {naming(lot[0], problem)}", file=sys.stderr)
+    if failures < len(lots) * len(args.precision):
         places = "".join(f" --{name} {vars(args)[name]}" for name in ("runs", "onnx") if vars(args)[name] != Path(name))
         print(f"and: python evaluate.py --all{places}")
     return 1 if failures else 0

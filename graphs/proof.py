@@ -25,6 +25,7 @@ from graphs import anatomy, building, doubts, scoring, sessions, unusual
 from graphs.doubts import Doubts
 from metrics import measures
 from training import inference, limits
+from training.averaging import Averaged
 from training.batches import Batches
 
 BATCH = 64  # of the pass over all images
@@ -143,11 +144,12 @@ def torch_parts(network: torch.nn.Module, checkpoint: dict, squares: list[np.nda
 
 
 def torch_answers(network: torch.nn.Module, checkpoint: dict, squares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(N, 2) logits and (N, D) of the last hidden layer."""
+    """(N, 2) logits and (N, D) of the last hidden layer, that of an ensemble's first member."""
     cpu = torch.device("cpu")
     every, nothing = np.arange(len(squares)), np.zeros(len(squares), np.int64)
     batches = Batches(torch.from_numpy(squares), nothing, every, 32, cpu, tuple(checkpoint["normalisation"]))
-    with Progress(len(squares), "PyTorch's answers", leave=False, delay=2) as progress, limits.taking(network) as taken:
+    taking = limits.taking(network.members[0] if isinstance(network, Averaged) else network)
+    with Progress(len(squares), "PyTorch's answers", leave=False, delay=2) as progress, taking as taken:
         logits = inference.network_logits(network, batches, moved=progress.update)
     return logits, torch.cat(taken).numpy().astype(np.float64)
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 import models
 from basics.progress import Progress
@@ -40,19 +41,25 @@ def taken(
         np.tile(labels, len(found)),
         patients * len(found),
     )
-    decided = fit(logits, all_labels)
-    temperature, threshold = decided["temperature"], decided["threshold"]
-    probabilities = measures.positive_probability(logits, temperature)
-    _, codes = np.unique(all_patients, return_inverse=True)  # not their names
+    decided = decisions(logits, all_labels, np.array(all_patients))
+    measured = stress.measured(found, decided["temperature"], decided["threshold"]) if stress else []
+    return {**decided, "stress": measured}
+
+
+def decisions(logits: NDArray, labels: NDArray, patients: NDArray) -> dict:
+    """Temperature, threshold and operating points, from (N, 2) logits of validation images; and these answers."""
+    decided = fit(logits, labels)
+    probabilities = measures.positive_probability(logits, decided["temperature"])
+    _, codes = np.unique(patients, return_inverse=True)  # not their names
+    points = estimation.operating_points(labels, probabilities, [str(code) for code in codes], decided["threshold"])
     return {
         **decided,
-        "operating_points": estimation.operating_points(all_labels, probabilities, all_patients, threshold),
+        "operating_points": points,
         "validation_answers": {
             "logits": torch.from_numpy(logits),
-            "labels": torch.from_numpy(all_labels),
+            "labels": torch.from_numpy(labels),
             "patients": torch.from_numpy(codes),
         },
-        "stress": stress.measured(found, temperature, threshold) if stress else [],
     }
 
 

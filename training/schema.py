@@ -204,6 +204,8 @@ RULES: dict[str, tuple[Rule, str]] = {
     "flags": (record(bits=table(whole()), forbidding=whole()), "a table of flags"),
     "promise": (record(alpha=number(0, 1), lowest_pneumonia=number(0, 1), highest_normal=number(0, 1)),
                 "a share and two probabilities"),
+    "members": (every(record(name=text, checkpoint_sha256=text, temperature=number(1e-3, 1e3),
+                             normalisation=every(number(0, 1)))), "a row for each network that is averaged"),
     "precision": (record(name=one_of("fp32", "fp16", "int8")), "one that this program knows"),
     "heatmap": (record(bias=number()), "a description of a heat map"),
 }  # fmt: skip

@@ -14,6 +14,7 @@ import sklearn.metrics
 import torch
 from evaluating import World, knowing
 from results import PROMISE, make_result
+from scipy.special import expit, logit
 
 import data
 import evaluate
@@ -107,14 +108,15 @@ def test_seeds_are_averaged_and_their_ensemble_decides_by_validation_alone(world
     name = "simple (ensemble of 2)"
     members = [[float(row["probability"]) for row in world.predictions(member)] for member in both]
     mine = [float(row["probability"]) for row in world.predictions(name)]
-    assert mine == pytest.approx(np.mean(members, 0), abs=1e-8)
+    temperature = world.model(name)["temperature"]
+    assert mine == pytest.approx(expit(logit(np.mean(members, 0)) / temperature), abs=1e-7)
     stored, validation = [], []
     for member in both:
         checkpoint, _ = checkpoints.load_checkpoint(world.runs / member / "model.pt")
         answer = checkpoint["validation_answers"]
         stored.append(torch.softmax(answer["logits"].double() / checkpoint["temperature"], 1)[:, 1].numpy())
         validation.append(answer["labels"].numpy())
-    mean = np.mean(stored, 0)
+    mean = expit(logit(np.mean(stored, 0)) / temperature)
     points = world.model(name)["points"]
     for target in (95, 99):
         decided = mean >= points[f"sensitivity {target} %"]["threshold"]
@@ -184,7 +186,8 @@ def test_what_is_promised_is_of_validation_films_as_they_are_and_delivered_on_te
             checkpoint, _ = checkpoints.load_checkpoint(world.runs / member / "model.pt")
             kept = {key: value[:films].numpy() for key, value in checkpoint["validation_answers"].items()}
             means.append(measures.positive_probability(kept["logits"], checkpoint["temperature"]))
-        probabilities = means[-1] if member in both else np.mean(means, 0)
+        own = world.model(member)["temperature"]
+        probabilities = means[-1] if member in both else expit(logit(np.mean(means, 0)) / own)
         promise = conformal.promise(kept["labels"], probabilities, kept["patients"], 0.05)
         found, rows = world.model(member)["referral"], world.predictions(member)
         assert {key: found[key] for key in PROMISE} == promise
@@ -192,6 +195,31 @@ def test_what_is_promised_is_of_validation_films_as_they_are_and_delivered_on_te
         assert found["measures"]["referred"]["value"] == pytest.approx(conformal.referred(classes).mean())
         assert found["measures"]["referred"]["films"] == len(rows)
         assert f"{member} promises 0.95 of each class; delivers " in out
+
+
+def test_the_graph_of_an_ensemble_is_the_ensemble_that_was_reported(world, tmp_path, capsys):
+    paths = [str(world.runs / name) for name in ("simple-s4", "simple-s3")]  # another order than evaluate's
+    options = ["--data", str(world.data), "--cache", str(world.cache), "--runs", str(world.runs)]
+    assert export.main([*paths, "--ensemble", "--onnx", str(tmp_path), *options]) == 0
+    graph = tmp_path / "simple-ensemble.onnx"
+    assert export.main(["verify", str(graph), *options]) == 0
+    capsys.readouterr()
+    both = [str(world.runs / name / "model.pt") for name in ("simple-s3", "simple-s4")]
+    call = [*world.common, "--data", str(world.data), "--report", str(world.folder / "report")]
+    assert evaluate.main([*both, str(graph), *call]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    same = r"simple-ensemble.onnx answers as simple \(ensemble of 2\) does \(largest difference \de-0[6-9]"
+    assert re.search(same, out)
+    ensemble, made = world.model("simple (ensemble of 2)"), world.model("simple-ensemble.onnx")
+    assert made["points"]["validation"]["threshold"] == ensemble["points"]["validation"]["threshold"]
+    for key in PROMISE:
+        assert made["referral"][key] == pytest.approx(ensemble["referral"][key])
+    # Its own films are known, and decisions by another threshold are its own.
+    assert made["recorded"] and not made["left_out"]
+    assert export.main(["threshold", str(graph), "0.3"]) == 0 and export.main(["verify", str(graph), *options]) == 0
+    capsys.readouterr()
+    assert evaluate.main([*both, str(graph), *call]) == 0
+    assert "answers as" not in capsys.readouterr().out
 
 
 def test_a_graph_keeps_the_promise_that_it_carries(world):

@@ -103,6 +103,18 @@ def test_a_class_is_possible_by_cut_offs_and_a_flag_forbids_answers(simple, phan
     assert not limits.FORBIDDING & (alone | limits.FLAGS["coloured"] | limits.FLAGS["guessed levels"])
 
 
+@pytest.mark.parametrize(("threshold", "other"), [(0.0, 0), (1.0, 1)])
+def test_a_threshold_that_decides_for_a_class_that_is_not_possible_refers(simple, phantoms, threshold, other):
+    graph = graph_of(simple)
+    building.set_threshold(graph, threshold)
+    found = run(graph, phantoms.images)
+    alone = found["possible"][:, other] & ~found["possible"][:, 1 - other]
+    assert alone.sum() > 5 and (found["decision"][alone] == 1 - other).all() and found["refer"][alone].all()
+    assert doubts.coherent(found, doubts.known_of(graph)[1])
+    found["refer"][alone] = 0
+    assert not doubts.coherent(found, doubts.known_of(graph)[1])
+
+
 def test_a_checkpoint_of_an_earlier_version_gives_a_graph_without_it(simple):
     plain = onnx.load_from_string(simple[1])
     assert doubts.attached(plain, FACTS, 0.05) is plain and doubts.known_of(plain) is None
