@@ -98,7 +98,22 @@ def work(args: argparse.Namespace) -> int:
                      ", ".join(f"{flag} {part:.1%}" for flag, part in most if flag != "any")])  # fmt: skip
     print(tabulate(rows, ["films", "n", "flagged", "referred", "with each flag"], disable_numparse=True,
                    colalign=("left", "right", "right", "right", "left")))  # fmt: skip
+    names = ["probability", "decision", "refer"]
+    print(answered(dataset.labels[validation],
+                   sessions.graph_outputs(session, dataset.images[validation], 64, names)))  # fmt: skip
     return 0
+
+
+def answered(labels: NDArray, found: dict[str, NDArray]) -> str:
+    """What the graph's answers to validation films are worth where it refers, and where it does not."""
+    from metrics import measures
+
+    said = []
+    for name, some in (("all", found["refer"] >= 0), ("those that it does not refer", found["refer"] == 0)):
+        area = measures.auroc(labels[some], found["probability"][some].astype(float))
+        accuracy = (found["decision"] == labels)[some].mean() if some.any() else np.nan
+        said.append(f"{name}: n = {some.sum():,}, AUROC {area:.4f}, accuracy {accuracy:.4f}")
+    return "validation films, which chose threshold and cut-offs; " + "; ".join(said)
 
 
 def main(argv: list[str] | None = None) -> int:

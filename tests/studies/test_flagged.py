@@ -34,7 +34,16 @@ def test_a_table_of_what_a_graph_flags(tmp_path, cache, capsys, monkeypatch):
     out = capsys.readouterr().out
     assert re.search(r"validation films +62 ", out) and re.search(r"one grey +52 +100.0%", out)
     assert re.search(r"stripes +1 +100.0% +100.0%", out) and re.search(r"negative +62 +9\d|negative +62 +100", out)
+    assert re.search(r"all: n = 62, AUROC 0\.\d+, accuracy 0\.\d+; those that it does not refer: n = \d+, AUROC", out)
     for wrong in (["none.onnx"], ["runs/simple/model.pt"]):
         assert limits.main([*wrong, "--cache", str(cache)]) == 1
     with pytest.raises(SystemExit):
         limits.main(["--help"])
+
+
+def test_answers_are_counted_where_nothing_is_referred():
+    found = {"probability": np.float32([0.1, 0.6, 0.4, 0.9]), "decision": np.array([0, 1, 0, 1]),
+             "refer": np.array([0, 1, 1, 0])}  # fmt: skip
+    said = limits.answered(np.array([0, 0, 1, 1]), found)
+    assert "all: n = 4, AUROC 0.7500, accuracy 0.5000; " in said
+    assert said.endswith("refer: n = 2, AUROC 1.0000, accuracy 1.0000")
