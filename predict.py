@@ -369,15 +369,19 @@ class Film:
     guessed: bool = False  # how many bits its levels have: the file does not say so
 
 
-def read_film(file: str) -> Film:
+def content_of(file: str) -> bytes:
+    status = os.stat(file)
+    if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:  # reading a pipe could hang
+        raise ValueError(f"neither a readable folder nor a regular file of at most {MAX_BYTES:,} bytes")
+    with open(file, "rb") as stream:
+        return stream.read()
+
+
+def read_film(file: str, read: Callable[[str], bytes] = content_of) -> Film:
     """Reads and decodes one file; what goes wrong becomes the row's `error`."""
     film = Film(file, dict.fromkeys(COLUMNS) | {"file": printable(file)})
     try:
-        status = os.stat(file)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:  # reading a pipe could hang
-            raise ValueError(f"neither a readable folder nor a regular file of at most {MAX_BYTES:,} bytes")
-        with open(file, "rb") as stream:
-            content = stream.read()
+        content = read(file)
         film.grey, film.saturation, warning = decode(content)
         film.row |= {"height": film.grey.shape[0], "width": film.grey.shape[1], "warning": warning or None}
         film.guessed = warning.endswith("in a 16-bit PNG") and not significant_bits(content)
@@ -866,11 +870,12 @@ def in_chunks(files: Iterable[str], batch_size: int, workers: int,
         pool.shutdown(cancel_futures=True)
 
 
-def read_and_answer(model: Model, args: argparse.Namespace, files: list[str], stopped: threading.Event) -> list[Film]:
+def read_and_answer(model: Model, args: argparse.Namespace, files: list[str], stopped: threading.Event,
+                    read: Callable[[str], bytes] = content_of) -> list[Film]:  # fmt: skip
     """Films of one size share a batch; before all threads together hold more than HELD_BYTES, what is there runs."""
     done, groups, held = [], collections.defaultdict(list), 0
     for i, file in enumerate(files, 1):
-        film = read_film(file)
+        film = read_film(file, read)
         film.row |= {"threshold": args.threshold, "model": model.label}
         done.append(film)
         if film.grey is not None:

@@ -140,7 +140,7 @@ def taken(monkeypatch, sizes: list[int]) -> tuple[list[int], list[int]]:
         batches.append(len(films))
 
     broken = predict.Film("17", {"width": None, "height": sizes[0], "error": "bad"})
-    monkeypatch.setattr(predict, "read_film", lambda file: broken if file == "17" else read(file))
+    monkeypatch.setattr(predict, "read_film", lambda file, _: broken if file == "17" else read(file))
     monkeypatch.setattr(predict, "answer", answer)
     args = argparse.Namespace(batch_size=8, workers=3, threshold=0.5)
     work = functools.partial(predict.read_and_answer, SimpleNamespace(size=32, label="x", flags={}), args)
