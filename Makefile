@@ -1,4 +1,4 @@
-# make demo, test, gpu, fuzz, faults: each does all of its own set-up, in .venv, and does it once.
+# make demo, test, page, gpu, fuzz, faults: each does all of its own set-up, in .venv, and does it once.
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -7,7 +7,7 @@ WORKERS = $(shell $(PYTHON) -c "import os; print(min((os.cpu_count() or 1) + 1, 
 DRAWINGS := --data phantoms --size 64 --out demo/runs
 DEMO := --runs demo/runs --onnx demo/onnx
 
-.PHONY: demo test gpu fuzz faults clean
+.PHONY: demo test javascript page gpu fuzz faults clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/ready
@@ -18,11 +18,41 @@ demo: $(VENV)/ready
 	$(PY) export.py --all $(DEMO)
 	$(PY) evaluate.py --all $(DEMO) --report demo/report
 
-test: $(VENV)/ready-test
+test: $(VENV)/ready-test javascript
 	$(PY) -m ruff check --quiet .
 	$(PY) -m ruff format --check --quiet .
 	$(PY) -m ty check --quiet
-	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses $(WORKERS) --dist loadfile tests
+	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder tests
+
+# Style and types of what runs in a browser and in node, where node and its packages can be had.
+javascript:
+	@if ! command -v npm >/dev/null; then \
+		echo "no node here: the style and types of page/ and examples/ go unchecked"; \
+	elif said=$$($(MAKE) --no-print-directory --silent node_modules/.package-lock.json 2>&1); then \
+		npx --no-install biome check --error-on-warnings --log-level=warn && npx --no-install tsc --project .; \
+	elif echo "$$said" | grep -Eq "code (ENOTFOUND|EAI_AGAIN|ECONN|ETIMEDOUT|E[A-Z]+UNREACH|ERR_SOCKET|E40[37]|E5|SELF_|UNABLE_)"; \
+	then echo "npm cannot reach its registry: the style and types of page/ and examples/ go unchecked"; \
+	else echo "$$said" >&2; exit 1; fi
+
+node_modules/.package-lock.json: package-lock.json
+	npm ci --ignore-scripts --prefer-offline --no-audit --no-fund --fetch-retries=0 --loglevel=error
+	@touch $@
+
+# The page of a graph, in a browser, until Ctrl-C: make page GRAPH=onnx/resnet34.onnx PORT=8080
+GRAPH ?= trained/simple.onnx
+PORT ?= 8000
+page: .venv-page/ready node_modules/.package-lock.json
+	.venv-page/bin/python export.py page $(GRAPH) --out site
+	@(sleep 1; $(PYTHON) -m webbrowser http://127.0.0.1:$(PORT) >/dev/null 2>&1) &
+	$(PYTHON) -m http.server --bind 127.0.0.1 --directory site $(PORT)
+
+# Small packages alone: to show a graph takes no PyTorch.
+.venv-page/ready: requirements.txt
+	$(PYTHON) -m venv .venv-page
+	.venv-page/bin/python -m pip install --quiet --disable-pip-version-check \
+		$$(grep -E "^(onnx|numpy|pillow|tqdm|tabulate)==" requirements.txt) \
+		$$(sed -n "s/^\(onnxruntime==[^;]*\);.*/\1/p" requirements.txt)
+	@touch $@
 
 # On a machine with an NVIDIA GPU: the tests that need one, and a table of rates, in some minutes.
 # `make gpu DATA=chest_xray` measures on those films, not on drawings.
@@ -54,5 +84,5 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf $(VENV) demo .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-page demo site node_modules .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -7,6 +7,7 @@ answers as PyTorch on the validation and test images.
 `python export.py verify onnx/simple.onnx --data DIR` repeats that proof, on any machine and without the checkpoint.
 `python export.py threshold onnx/simple.onnx 0.3` changes the decision threshold of a graph, and nothing else;
 `--sensitivity 0.95` in place of the number takes the one that validation chose for that.
+`python export.py page onnx/simple.onnx --out site` makes a page of a graph, which asks it in the browser.
 """
 
 import argparse
@@ -22,15 +23,15 @@ from evaluation import ledger
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """`verify` and `threshold` as first word are commands; anything else is a list of checkpoints to export."""
+    """`verify`, `threshold` and `page` as first word are commands; else there is a list of checkpoints to export."""
     argv = sys.argv[1:] if argv is None else argv
-    commands = {"verify": parse_verify, "threshold": parse_threshold}
+    commands = {"verify": parse_verify, "threshold": parse_threshold, "page": parse_page}
     if argv and argv[0] in commands:
         return commands[argv[0]](argv[1:])
     parser = cli.Parser(
         description=__doc__.split("\n")[0],
-        epilog="Also: `export.py verify GRAPH` repeats the proof, `export.py threshold GRAPH P` changes the threshold; "
-        "each has a --help of its own.",
+        epilog="Also: `export.py verify GRAPH` repeats the proof, `export.py threshold GRAPH P` changes the threshold, "
+        "`export.py page GRAPH` makes a page for browsers; each has a --help of its own.",
     )
     parser.add_argument(
         "checkpoints", nargs="*", type=cli.checkpoint_path, help="such as runs/simple/model.pt, or its folder"
@@ -95,7 +96,28 @@ def parse_threshold(argv: list[str]) -> argparse.Namespace:
     return args
 
 
+def parse_page(argv: list[str]) -> argparse.Namespace:
+    parser = cli.Parser(
+        prog="export.py page",
+        description="Makes a folder for browsers of a graph: a page that reads films and asks the graph, and sends "
+        "nothing anywhere. Not for clinical use.",
+    )
+    parser.add_argument("graph", type=cli.some_path, help="such as onnx/simple.onnx; its certificate comes along")
+    parser.add_argument(
+        "--out", type=cli.folder_path, default=Path("site"), metavar="DIR", help="an earlier page there is replaced; "
+        "default: site"
+    )  # fmt: skip
+    args = parser.parse_args(argv)
+    args.command = "page"
+    return args
+
+
 def work(args: argparse.Namespace) -> int:
+    if args.command == "page":
+        from graphs import page
+
+        page.write(args.graph, args.out)
+        return 0
     from graphs import exporting  # PyTorch takes seconds to import: what is wrong with a call is said before
 
     if args.command != "threshold":  # a proof reads test labels: noted, and no look, as it chooses no number

@@ -399,14 +399,19 @@ def coherent(found: dict[str, NDArray], cuts: tuple[float, float]) -> bool:
     if not set(OUTPUTS) <= set(found):
         return False
     possible = np.stack([found["probability"] <= np.float32(cuts[1]), found["probability"] >= np.float32(cuts[0])], 1)
-    decided = possible[np.arange(len(possible)), found["decision"]]
-    refer = (possible.sum(1) != 1) | ~decided | ((found["flags"] & FORBIDDING) > 0)
     unfamiliar = (found["flags"] & FLAGS["unfamiliar"]) > 0
     return (
         np.array_equal(found["possible"], possible)
-        and np.array_equal(found["refer"], refer)
+        and refers(found)
         and np.array_equal(unfamiliar, found["unfamiliar"] > 1)
     )
+
+
+def refers(found: dict[str, NDArray]) -> bool:
+    """Whether `refer` follows from a graph's own decision, `possible` and `flags`."""
+    possible = found["possible"]
+    decided = possible[np.arange(len(possible)), found["decision"]]
+    return np.array_equal(found["refer"], (possible.sum(1) != 1) | ~decided | ((found["flags"] & FORBIDDING) > 0))
 
 
 def other_classes(found: dict[str, NDArray], wanted: NDArray, cuts: tuple[float, float], tolerance: float) -> NDArray:

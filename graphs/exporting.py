@@ -297,7 +297,7 @@ def change_threshold(path: Path, threshold: float | None, sensitivity: float | N
     except Problem as problem:
         raise Problem(f"{path}: {problem}") from problem
     content = building.sealed(graph)
-    check_decisions(path, content, threshold, doubts.known_of(graph))
+    check_decisions(path, content, threshold)
     if kept:
         before = kept.pop("found")
         earlier = [change for change in kept.get("threshold_changes", []) if change["sha256"] != before]
@@ -345,11 +345,8 @@ def load(path: Path) -> onnx.ModelProto:
     return building.examine(path)
 
 
-def check_decisions(path: Path, content: bytes, threshold: float, known: tuple | None) -> None:
-    """Old and new graph on the same pixels: equal outputs, but for decisions and `refer`, by the new threshold.
-
-    known: what doubts.known_of says of the graph.
-    """
+def check_decisions(path: Path, content: bytes, threshold: float) -> None:
+    """Old and new graph on the same pixels: equal outputs, but for decisions and `refer`, by the new threshold."""
     pixels = np.random.default_rng(0).integers(0, 256, (8, 40, 50), np.uint8)
     pixels >>= np.arange(8, dtype=np.uint8)[:, None, None]  # from bright to black
     try:
@@ -364,7 +361,7 @@ def check_decisions(path: Path, content: bytes, threshold: float, known: tuple |
         raise Problem(f"{path}: the changed graph does not run ({str(error).splitlines()[0]})") from error
     same = all(np.array_equal(before[name], after[name]) for name in names if name not in ("decision", "refer"))
     decided = np.array_equal(after["decision"], after["probability"] >= np.float32(threshold))
-    if not same or not decided or (known and not doubts.coherent(after, known[1])):
+    if not same or not decided or ("refer" in names and not doubts.refers(after)):
         raise Problem(f"{path}: the changed graph does not decide by the new threshold; it was left as it is")
 
 

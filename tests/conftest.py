@@ -8,10 +8,26 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import threads
+
 import data
 
 ROOT = Path(data.__file__).parent
 SIZE = 64  # pixels: small enough for a ResNet to take a step in well under a second
+
+
+if os.environ.get("OMP_NUM_THREADS") == "1":  # as `make test` asks for
+    threads.of_onnxruntime()
+
+# Started first, when workers share out the files: one that took a minute at the end would leave a core idle.
+LONGEST = ("test_exporting", "test_faults", "test_readme", "test_doubts", "test_unusual", "test_parallel", "test_proof",
+           "test_whole_path", "test_held_out", "test_train", "test_quickstart", "test_evaluate", "test_coverage",
+           "test_resume", "test_fuzz", "test_bench", "test_recording", "test_building", "test_anatomy")  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -16,7 +16,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 server = multiprocessing.get_context("forkserver")
-server.set_forkserver_preload(["torch", "onnx", "onnxruntime", "matplotlib.figure", "PIL.Image", "tabulate", "tqdm"])
+server.set_forkserver_preload([
+    "torch", "onnx", "onnxruntime", "matplotlib.figure", "matplotlib.backends.backend_agg", "PIL.Image", "tabulate",
+    "tqdm", "onnxscript", "torch._dynamo", "torch._functorch.aot_autograd", "torch.onnx._internal.exporter._core",
+])  # fmt: skip
 NEW_NAMESPACES = 0x10000000 | 0x00020000  # CLONE_NEWUSER and CLONE_NEWNS of Linux
 READ_ONLY, REMOUNT = 1, 32  # MS_RDONLY and MS_REMOUNT
 
@@ -66,9 +69,11 @@ def run(folder: Path, script: str, arguments: list, prepare: Prepare | None = No
 
 
 def _child(folder: Path, script: str, arguments: list[str], prepare: Prepare | None, encoding: str) -> None:
+    import threads
     import torch
 
     torch.set_num_threads(1)
+    threads.of_onnxruntime()
     streams = [os.open(folder / name, os.O_CREAT | os.O_WRONLY | os.O_TRUNC) for name in ("stdout.txt", "stderr.txt")]
     os.dup2(streams[0], 1)
     os.dup2(streams[1], 2)

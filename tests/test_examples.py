@@ -1,58 +1,31 @@
 """The example in JavaScript must give the numbers that onnxruntime gives in Python."""
 
+import importlib.util
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
+import node_tools
 import numpy as np
 import onnxruntime
 import pytest
 import torch
-from PIL import Image, ImageCms, ImageOps
+from film_files import WINDOW, dicom, stored
+from PIL import Image, ImageCms
 from predicting import bright_graph, doubtful_graph
 
 import export
+import predict
 import train
 
-EXAMPLES = Path(train.__file__).with_name("examples")
-# What npm says where there is no way to the registry. Anything else it fails with is a fault of ours.
-NO_REGISTRY = (
-    r"npm error code (ENOTFOUND|EAI_AGAIN|ECONN\w+|ETIMEDOUT|E\w+UNREACH|ERR_SOCKET_TIMEOUT"
-    r"|E403|E407|E5\d\d|SELF_SIGNED\w*|UNABLE_TO\w*)"
-)
-
-
-def run(*command: str | Path, cwd: Path, limit: float = 60) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, encoding="utf-8", timeout=limit, stdin=subprocess.DEVNULL
-    )
+ROOT = Path(train.__file__).parent
 
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory):
-    """A call of predict.mjs, installed in a temporary copy of examples/ from npm's cache or registry."""
-    paths = {name: shutil.which(name) for name in ("node", "npm")}
-    if missing := [name for name, path in paths.items() if not path]:
-        pytest.skip(f"no {' and no '.join(missing)} here")
-    version = run(paths["node"], "--version", cwd=EXAMPLES).stdout.strip()
-    if [int(part) for part in re.findall(r"\d+", version)[:2]] < [20, 9]:
-        pytest.skip(f"node 20.9 or newer is needed, not {version}")
-    folder = tmp_path_factory.mktemp("examples")
-    for name in ("package.json", "package-lock.json", "predict.mjs"):
-        shutil.copy(EXAMPLES / name, folder)
-    options = ["--ignore-scripts", "--prefer-offline", "--no-audit", "--no-fund", "--fetch-retries=0", "--logs-max=0"]
-    try:
-        installed = run(paths["npm"], "ci", *options, cwd=folder, limit=120)
-    except subprocess.TimeoutExpired:
-        shutil.rmtree(folder)
-        pytest.skip("npm's registry took longer than two minutes")
-    if reason := re.search(NO_REGISTRY, installed.stderr):
-        pytest.skip(f"npm cannot reach its registry: {reason[1]}")
-    assert installed.returncode == 0, installed.stderr
-    yield lambda *arguments: run(paths["node"], "predict.mjs", *arguments, cwd=folder)
-    shutil.rmtree(folder)  # 170 MB, and pytest would keep three of them
+    """A call of predict.mjs where its packages are."""
+    root = node_tools.project(tmp_path_factory)
+    return lambda *arguments: node_tools.run("node", "examples/predict.mjs", *arguments, cwd=root)
 
 
 @pytest.fixture(scope="module")
@@ -93,12 +66,16 @@ def films(tmp_path_factory, phantoms) -> Path:
     colours.save(folder / "profile.png", icc_profile=linear)
     Image.fromarray(sick).resize((301, 211)).save(folder / "grey.jpeg")
     colours.save(folder / "rgb.jpeg")
+    colours.convert("CMYK").save(folder / "cmyk.jpeg")
     colours.save(folder / "progressive.jpeg", progressive=True, subsampling=0)
     colours.save(folder / "turned.png", exif=exif)
     colours.save(folder / "turned.jpeg", exif=exif, quality=95)
     exif[0x112] = 5  # a mirror image that lies on its side
     Image.fromarray(sick).resize((301, 211)).save(folder / "mirrored.jpeg", exif=exif)
     colours.save(folder / "damaged.jpeg", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\1\x01\x12")
+    Image.fromarray(sick.astype(np.uint16) * 16).save(folder / "deep.png")
+    if importlib.util.find_spec("pydicom"):
+        (folder / "film.dcm").write_bytes(dicom(stored(12), **WINDOW))
     return folder
 
 
@@ -110,22 +87,28 @@ def test_node_and_python_give_the_same_answers(node, graph, films):
     found = [line.split("\t") for line in done.stdout.splitlines()]
     assert [line[0] for line in found] == [str(path) for path in paths]
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    bits = json.loads(session.get_modelmeta().custom_metadata_map["flags"])["bits"]
     expected, decisions = {}, []
-    for path, (_, probability, decision, refer) in zip(paths, found, strict=True):
-        image = Image.open(path)
-        pixels = np.asarray((image if path.stem == "damaged" else ImageOps.exif_transpose(image)).convert("L"))[None]
-        right = [output[0] for output in session.run(["probability", "decision", "refer"], {"image": pixels})]
+    for path, (_, probability, decision, refer, flags) in zip(paths, found, strict=True):
+        film = predict.read_film(str(path))
+        outputs = ["probability", "decision", "refer", "flags"]
+        right = [output[0] for output in session.run(outputs, {"image": film.grey[None]})]
         # JPEG decoders may differ by a grey level; these two, both libjpeg-turbo, have not been seen to.
         assert abs(float(probability) - right[0]) < (1e-2 if path.suffix == ".jpeg" else 1e-5), path.name
         assert (decision, refer) == ("yes" if right[1] else "no", "refer" if right[2] else "-"), path.name
+        own = int(right[3]) | bits["coloured"] * (film.saturation > predict.COLOURED)
+        own |= bits["guessed levels"] * film.guessed
+        assert flags == ("; ".join(name for name, bit in bits.items() if own & bit) or "-"), path.name
         expected[path.name] = right[0]
         decisions.append(decision)
     assert set(decisions) == {"yes", "no"}
     assert np.std(list(expected.values())) > 0.01  # films of which all get one number would show nothing
+    said = {Path(line[0]).name: line[4] for line in found}
+    assert "coloured" in said["rgb.png"] and "guessed levels" in said["deep.png"]
 
 
-def test_a_graph_of_an_earlier_version_says_nothing_of_referral(node, films, tmp_path):
-    for graph, expected in ((bright_graph(tmp_path / "x.onnx"), 3), (doubtful_graph(tmp_path / "y.onnx"), 4)):
+def test_a_graph_of_an_earlier_version_says_nothing_of_referral_and_flags(node, films, tmp_path):
+    for graph, expected in ((bright_graph(tmp_path / "x.onnx"), 3), (doubtful_graph(tmp_path / "y.onnx"), 5)):
         done = node(graph, films / "grey.png")
         assert done.returncode == 0 and len(done.stdout.split("\t")) == expected, done.stderr
 
@@ -136,8 +119,6 @@ def test_wrong_films_are_named_and_the_others_read(node, graph, films, tmp_path)
     (tmp_path / "cut.png").write_bytes((films / "rgb.png").read_bytes()[:3000])
     (tmp_path / "empty.png").touch()
     (tmp_path / "text.jpeg").write_text("no picture")
-    Image.fromarray(np.full((9, 8), 40_000, np.uint16)).save(tmp_path / "deep.png")
-    Image.open(films / "rgb.jpeg").convert("CMYK").save(tmp_path / "cmyk.jpeg")
     Image.open(films / "rgb.png").save(tmp_path / "x.gif")
     wrong = [*sorted(tmp_path.iterdir()), tmp_path / "none.jpeg", tmp_path]
     done = node(graph, *wrong, films / "grey.png")
@@ -148,7 +129,7 @@ def test_wrong_films_are_named_and_the_others_read(node, graph, films, tmp_path)
     for line, path in zip(lines, wrong, strict=True):
         assert re.match(rf"error: {re.escape(str(path))}: .{{10}}", line)
     assert "no such file" in lines[-2]
-    assert "but png with grey16" in next(line for line in lines if "deep.png" in line)
+    assert "image file is truncated" in next(line for line in lines if "cut.jpeg" in line)
 
 
 @pytest.mark.parametrize("content", [None, b"no graph", b""])
@@ -180,11 +161,12 @@ def test_a_call_without_films_shows_the_usage(node):
 
 
 def test_the_packages_are_pinned_and_from_npm_alone():
-    wanted = json.loads((EXAMPLES / "package.json").read_text())["dependencies"]
-    lock = json.loads((EXAMPLES / "package-lock.json").read_text())["packages"]
-    assert lock[""]["dependencies"] == wanted
-    for name, version in wanted.items():
-        assert lock[f"node_modules/{name}"]["version"] == version
+    said = json.loads((ROOT / "package.json").read_text())
+    lock = json.loads((ROOT / "package-lock.json").read_text())["packages"]
+    for kind in ("dependencies", "devDependencies"):
+        assert lock[""][kind] == said[kind]
+        for name, version in said[kind].items():
+            assert lock[f"node_modules/{name}"]["version"] == version
     for name, package in lock.items():
         assert not name or "integrity" in package
         assert package.get("resolved", "https://registry.npmjs.org/").startswith("https://registry.npmjs.org/")

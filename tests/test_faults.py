@@ -56,7 +56,7 @@ def base(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("base")
     make_folder(folder / "films", count=8)
     for script, arguments in (
-        ("train", ["--arch", "simple", "--data", "phantoms", "--size", 64, "--epochs", 2, "--device", "cpu",
+        ("train", ["--arch", "simple", "--data", "phantoms", "--size", 32, "--epochs", 2, "--device", "cpu",
                    "--out", folder / "runs", "--cache", folder / "cache"]),
         ("export", ["--all", "--runs", folder / "runs", "--onnx", folder / "onnx", "--cache", folder / "cache"]),
     ):  # fmt: skip
@@ -73,7 +73,7 @@ def attack_on(name: str, base: Path, place: Path) -> Attack:
     shared = ["--runs", place / "runs", "--cache", cache]
     return {
         "cache": Attack("data", ["show", "--data", films, "--size", 128, "--cache", place, "--out", place / "a.png"]),
-        "train": Attack("train", ["--arch", "simple", "--data", "phantoms", "--size", 64, "--epochs", 2,
+        "train": Attack("train", ["--arch", "simple", "--data", "phantoms", "--size", 32, "--epochs", 2,
                                   "--device", "cpu", "--out", place, "--cache", cache]),
         "export": Attack("export", [checkpoint, "--onnx", place, *shared], (ledger.NAME,)),
         # The report says which look at the test images it is.

@@ -52,6 +52,7 @@ SCRIPTS: dict[str, tuple[Callable, list[str], dict[str, tuple[str, ...]]]] = {
     "export.py verify": (export.main, ["verify", "x.onnx"], {"--runs": FOLDER, "--cache": FOLDER, "--data": (),
                                                              "--classes": ()}),
     "export.py threshold": (export.main, ["threshold", "x.onnx"], {"--sensitivity": SHARE}),
+    "export.py page": (export.main, ["page", "x.onnx"], {"--out": FOLDER}),
     "data.py download": (data.main, ["download"], {
         "--source": ("", "kermanyy"), "--size": ("100", *COUNT), "--out": FOLDER}),
     "data.py check": (data.main, ["check"], {**SOURCE, **SPLIT, "--json": FILE}),

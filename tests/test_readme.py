@@ -32,7 +32,7 @@ def blocks(language: str) -> list[str]:
 def test_the_deployment_example_runs(tmp_path, cache, phantoms, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     options = ["--data", "phantoms", "--size", "64", "--cache", str(cache)]
-    assert train.main(["--arch", "simple", "--epochs", "2", *options]) == 0
+    assert train.main(["--arch", "simple", "--epochs", "1", *options]) == 0
     assert export.main(["--all", "--cache", str(cache)]) == 0
     Image.fromarray(phantoms.images[0]).resize((300, 200)).save("film.jpeg")
     capsys.readouterr()
@@ -109,7 +109,7 @@ def desk(tmp_path, monkeypatch) -> Path:
     shutil.copytree(ROOT / "examples", "examples", ignore=shutil.ignore_patterns("node_modules"))
     Path("data").mkdir()
     Path("data/chest_xray").symlink_to(tmp_path / "chest_xray")
-    assert train.main(["--arch", "resnet34", "--epochs", "2", "--data", "chest_xray", "--size", "64"]) == 0
+    assert train.main(["--arch", "resnet34", "--epochs", "1", "--data", "chest_xray", "--size", "40"]) == 0
     return tmp_path
 
 

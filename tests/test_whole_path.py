@@ -1,7 +1,9 @@
 """The path that a user takes, on phantoms: train, export, evaluate; and evaluate.py's tables and files."""
 
 import collections
+import contextlib
 import csv
+import io
 import json
 import math
 import os
@@ -10,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -37,6 +40,7 @@ class World:
 
     def __init__(self, folder: Path, cache: Path) -> None:
         self.folder, self.cache = folder, cache
+        self.said, self.noted, self.first = "", "", dict[str, Any]()  # when it was called first
 
     def train(self, *options: str) -> int:
         return train.main(["--data", "phantoms", "--size", "32", "--cache", str(self.cache),
@@ -62,7 +66,10 @@ def world(tmp_path_factory, cache) -> World:
     assert made.train("--arch", "simple", "--epochs", "4") == 0
     assert made.train("--arch", "resnet34", "--epochs", "1") == 0
     assert made.export("--all") == 0
-    assert made.evaluate("--all") == 0
+    made.noted = (made.folder / "runs" / "test-ledger.jsonl").read_text()
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        assert made.evaluate("--all") == 0
+    made.said, made.first = said.getvalue(), made.results()
     return made
 
 
@@ -202,23 +209,16 @@ def test_everything_printed_says_synthetic_and_carries_its_numbers(world, capsys
     assert "notebook" not in out  # it takes all three networks, on the films that the notebooks had
 
 
-def test_the_last_lines_say_how_it_went_and_a_proof_was_no_look(world, capsys, tmp_path):
+def test_the_last_lines_say_how_it_went_and_a_proof_was_no_look(world):
     """As somebody reads them who looks at the end of the screen; their numbers come back from predictions.csv."""
-    mine = World(tmp_path, world.cache)
-    for name in ("simple", "resnet34"):
-        shutil.copytree(world.folder / "runs" / name, tmp_path / "runs" / name)
-    assert mine.export("--all") == 0
-    noted = (tmp_path / "runs" / "test-ledger.jsonl").read_text().splitlines()
-    assert [json.loads(line)["purpose"] for line in noted] == ["export.py", "export.py"]
-    capsys.readouterr()
-    assert mine.evaluate("--all") == 0
-    assert mine.results()["notes"][0].startswith("first look at these test images")
-    out = capsys.readouterr().out
+    assert [json.loads(line)["purpose"] for line in world.noted.splitlines()] == ["export.py", "export.py"]
+    assert world.first["notes"][0].startswith("first look at these test images")
+    out = world.said
     assert max(map(len, [line for line in out.splitlines() if not line.startswith("report: ")])) <= 100
-    assert out.splitlines()[-1] == f"report: {tmp_path / 'report' / 'report.html'}"
+    assert out.splitlines()[-1] == f"report: {world.folder / 'report' / 'report.html'}"
     last = " ".join(out.split("\n\n")[-1].split())
     for name in ("simple", "resnet34"):
-        films = [row for row in rows(tmp_path / "report" / "predictions.csv") if row["model"] == name]
+        films = [row for row in rows(world.folder / "report" / "predictions.csv") if row["model"] == name]
         truth, called = (np.array([row[key] == "PNEUMONIA" for row in films]) for key in ("class", "decision"))
         auroc = sklearn.metrics.roc_auc_score(truth, [float(row["probability"]) for row in films])
         said = re.search(rf"SYNTHETIC: {name}: finds ([\d,]+) of 1,000 pneumonias, calls ([\d,]+) of 1,000 normals "

@@ -1,6 +1,7 @@
 """Two processes on this machine against one: the same images, the same losses, the same network."""
 
 import csv
+import functools
 import os
 import socket
 import subprocess
@@ -9,10 +10,12 @@ from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 import torch
 from torch.distributed.constants import default_pg_timeout
 
+import data
 import models
 import train
 from basics.problems import Problem, UsageProblem
@@ -118,26 +121,63 @@ def test_who_has_met_waits_longer_later(monkeypatch, capfd):
     assert store.timeout == default_pg_timeout > timedelta(seconds=parallel.PATIENCE)
 
 
-SCRIPT = f"""
+LAUNCHED = f"""
 import sys; sys.path.insert(0, {str(HERE)!r})
-import torch, train
+import train
 from devices import hardware
-from training import batches, runs
 hardware.has_bf16 = lambda device: False
-class Doubled(batches.Batches):
-    def epoch(self, *arguments):
-        return ((images.double(), labels) for images, labels in super().epoch(*arguments))
-if sys.argv.pop(1) == "float64":
-    torch.set_default_dtype(torch.float64)
-    runs.Batches = Doubled
 sys.exit(train.main(sys.argv[1:]))
 """
+
+
+def launched(folder: Path, count: int, arguments: list[str]) -> list[subprocess.Popen]:
+    """As a user starts them."""
+    script = folder / "script.py"
+    script.write_text(LAUNCHED)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"] if count > 1 else []
+    return [subprocess.Popen([sys.executable, *launcher, str(script), *arguments], stdout=subprocess.PIPE, text=True,
+                             stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})]  # fmt: skip
+
+
+def one_of(rank: int, count: int, port: str, kind: str) -> None:
+    """A `prepare`: what torchrun tells the processes that it starts."""
+    from devices import hardware
+    from training import runs
+
+    hardware.has_bf16 = lambda device: False
+    runs.QUICK_IMAGES = 96  # two steps; a ResNet in float64 takes its time
+    if count > 1:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
+        os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    if kind == "float64":
+        torch.set_default_dtype(torch.float64)
+
+        class Doubled(Batches):
+            def epoch(self, *arguments):
+                return ((images.double(), labels) for images, labels in super().epoch(*arguments))
+
+        runs.Batches = Doubled
+
+
+def forked(folder: Path, count: int, arguments: list[str], kind: str) -> list[processes.Started]:
+    """As torchrun would start them, but without the seconds that each of them takes to import PyTorch."""
+    port = free_port()
+    places = [folder / f"said by {rank} of {count}" for rank in range(count)]
+    return [processes.Started(place, "train", arguments, functools.partial(one_of, rank, count, port, kind))
+            for rank, place in enumerate(places)]  # fmt: skip
+
+
+def ended(process: subprocess.Popen | processes.Started) -> processes.Done:
+    if isinstance(process, processes.Started):
+        return process.done()
+    said, error = process.communicate(timeout=300)
+    return processes.Done(process.returncode, said, error)
 
 
 @pytest.mark.parametrize(
     ("architecture", "kind", "more"),
     [
-        ("simple", "float32", []),
+        ("simple", "launched", []),
         # A fresh ResNet turns float32's rounding into 2 % of its gradient, and Adam's first steps are signs: at the
         # recipe's learning rate its losses agree for one step in float32, and for all of them in float64.
         ("resnet34", "float32", ["--epochs", "1", "--lr", "1e-6"]),
@@ -145,28 +185,25 @@ sys.exit(train.main(sys.argv[1:]))
     ],
 )
 def test_two_processes_train_the_network_that_one_trains(architecture, kind, more, tmp_path, cache, phantoms):
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     running, rows, weights = {}, [], []
-    for processes in (1, 2):  # both at once: one of them alone leaves a core idle
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"] if processes > 1 else []
-        out = tmp_path / f"runs{processes}"
-        command = [sys.executable, *launcher, str(script), kind, "--arch", architecture, "--data", "phantoms",
-                   "--size", "32", "--quick", "--epochs", "2", "--batch-size", "48", "--device", "cpu",
-                   "--val", "random", "--out", str(out), "--cache", str(cache), *more]  # fmt: skip
-        running[processes, out] = subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    data.load("phantoms", 32, cache)  # else both would draw them
+    for count in (1, 2):  # both at once: one of them alone leaves a core idle
+        out = tmp_path / f"runs{count}"
+        arguments = ["--arch", architecture, "--data", "phantoms", "--size", "32", "--quick", "--epochs", "2",
+                     "--batch-size", "48", "--device", "cpu", "--val", "random", "--out", str(out), "--cache",
+                     str(cache), *more]  # fmt: skip
+        running[count, out] = (
+            launched(tmp_path, count, arguments) if kind == "launched" else forked(tmp_path, count, arguments, kind)
         )
-    for (processes, out), process in running.items():
-        said, error = process.communicate(timeout=300)
-        assert process.returncode == 0, error
-        assert "Warning" not in error
-        assert said.count("epoch  1/") == 1  # one of them speaks
+    for (count, out), started in running.items():
+        done = [ended(process) for process in started]
+        assert not any(one.code for one in done), done
+        assert not any("Warning" in one.err for one in done), done
+        assert sum(one.out.count("epoch  1/") for one in done) == 1  # one of them speaks
         with open(out / f"quick-{architecture}" / "history.csv", newline="") as stream:
             rows.append(list(csv.DictReader(stream)))
         checkpoint = torch.load(out / f"quick-{architecture}" / "last.pt", weights_only=True)
-        assert checkpoint["processes"] == processes and "float32" in checkpoint["device"]
+        assert checkpoint["processes"] == count and "float32" in checkpoint["device"]
         weights.append(checkpoint["state"])
     for one, two in zip(*rows, strict=True):
         for loss in ("train_loss", "val_loss"):
@@ -177,10 +214,9 @@ def test_two_processes_train_the_network_that_one_trains(architecture, kind, mor
 
 
 def test_a_batch_smaller_than_the_processes_is_a_wrong_call(tmp_path, cache, phantoms):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3",
-               str(HERE / "train.py"), "--arch", "simple", "--data", "phantoms", "--size", "64", "--batch-size", "2",
-               "--device", "cpu", "--out", str(tmp_path / "runs"), "--cache", str(cache)]  # fmt: skip
-    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    assert done.returncode != 0
-    assert "error: --batch-size: 3 processes need batches of 3 or more" in done.stderr
+    arguments = ["--arch", "simple", "--data", "phantoms", "--size", "64", "--batch-size", "2",
+                 "--device", "cpu", "--out", str(tmp_path / "runs"), "--cache", str(cache)]  # fmt: skip
+    for done in map(ended, forked(tmp_path, 3, arguments, "float32")):
+        assert done.code == 2
+        assert "error: --batch-size: 3 processes need batches of 3 or more" in done.err
     assert not (tmp_path / "runs").exists()

@@ -1,24 +1,21 @@
 """report.html in a browser: nothing wider than the window, no error in the console, a text for every picture."""
 
 import contextlib
-import functools
 import html
-import http.server
 import json
 import re
-import shutil
 import subprocess
-import threading
 from collections.abc import Generator
 from pathlib import Path
 
+import browsing
 import pytest
+from browsing import BROWSER
 from results import make_comparisons, make_results, make_tables
 
 from evaluation import report
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here: `apt-get install chromium` brings one")
+pytestmark = browsing.needed
 WIDTHS = (390, 800, 1400)
 # Frames are as wide as is asked for, where a window has a least width.
 LOOKING = """<!doctype html><meta charset="utf-8"><title>looking</title><body>%s<script>
@@ -54,14 +51,8 @@ def served(folder: Path) -> Generator[str]:
     )
     (folder / "looking.html").write_text(LOOKING % frames, encoding="utf-8")
 
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, format: str, *given: object) -> None:  # of the base class, which prints each request
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/looking.html"
-        server.shutdown()
+    with browsing.served(folder) as server:
+        yield f"{browsing.address(server)}looking.html"
 
 
 def looked_at(address: str, profile: Path, dark: bool = False) -> tuple[list[dict], list[str]]:

@@ -23,7 +23,7 @@ from training import checkpoints, stress_views
 @pytest.fixture(scope="module")
 def run(cache, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs")
-    common = ["--data", "phantoms", "--size", "64", "--cache", str(cache), "--epochs", "2", "--out", str(out)]
+    common = ["--data", "phantoms", "--size", "32", "--cache", str(cache), "--epochs", "2", "--out", str(out)]
     assert train.main(["--arch", "simple", *common]) == 0
     return out / "simple" / "model.pt"
 
@@ -48,7 +48,7 @@ def test_the_table_is_the_checkpoints_and_the_counts_are_of_its_decisions(run, c
 
 
 def test_validated_on_films_as_they_are_it_is_shown_the_other_views_too(cache, capsys, tmp_path):
-    common = ["--data", "phantoms", "--size", "64", "--cache", str(cache), "--epochs", "1", "--out", str(tmp_path)]
+    common = ["--data", "phantoms", "--size", "32", "--cache", str(cache), "--epochs", "1", "--out", str(tmp_path)]
     assert train.main(["--arch", "simple", "--val", "random", *common]) == 0
     file = tmp_path / "simple" / "model.pt"
     assert not checkpoints.load_checkpoint(file)[0]["stress"]

@@ -22,12 +22,19 @@ from training import limits
 from training.checkpoints import load_checkpoint, save_checkpoint
 
 CPU = torch.device("cpu")
+SIZE = 40
 
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
     """The ledger of looks at test labels goes to runs/ of the folder that one is in."""
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def phantoms(cache) -> data.Dataset:
+    """Of the smallest size at which a ResNet's heat map still has several places, 2 x 2."""
+    return data.load("phantoms", SIZE, cache)
 
 
 def shaken(architecture: str, size: int) -> torch.nn.Module:
@@ -55,14 +62,14 @@ def limits_of(network: torch.nn.Module, phantoms: data.Dataset, normalisation=(0
 def checkpoints(tmp_path_factory, cache, phantoms) -> dict[str, Path]:
     """A checkpoint of each kind of network, with a temperature and a threshold that are not 1 and 0.5."""
     out = tmp_path_factory.mktemp("runs")
-    options = ["--data", "phantoms", "--cache", str(cache), "--size", "64", "--out", str(out), "--epochs", "2"]
+    options = ["--data", "phantoms", "--cache", str(cache), "--size", str(SIZE), "--out", str(out), "--epochs", "2"]
     assert train.main(["--arch", "simple", *options]) == 0
     checkpoint, network = load_checkpoint(out / "simple" / "model.pt")
     split = data.split(phantoms)
     found = {}
     for architecture in ("simple", "resnet34"):
         if architecture == "resnet34":
-            network = shaken(architecture, 64)
+            network = shaken(architecture, SIZE)
         content = {**checkpoint, "name": architecture, "architecture": architecture, "temperature": 1.7,
                    "state": network.state_dict()}  # fmt: skip
         content["limits"] = limits_of(network, phantoms, content["normalisation"])
@@ -129,13 +136,13 @@ def test_exporting_twice_gives_the_same_bytes_and_no_paths(exported, checkpoints
         assert trace.encode() not in content
 
 
-@pytest.mark.parametrize("size", [(64, 64), (31, 97), (300, 211), (1, 1), (64, 500)])
+@pytest.mark.parametrize("size", [(SIZE, SIZE), (31, 97), (300, 211), (1, 1), (SIZE, 500)])
 def test_the_graph_resizes_as_data_does(exported, checkpoints, size):
     """Raw pixels of any size through the graph, against images.decode and PyTorch, which share no code with it."""
     rng = np.random.default_rng(0)
     coarse = Image.fromarray(rng.integers(0, 256, (12, 12), np.uint8))
     image = coarse.resize(size[::-1], Image.Resampling.BICUBIC)
-    decoded = images.decode(np.asarray(image), 64).pixels
+    decoded = images.decode(np.asarray(image), SIZE).pixels
     checkpoint, network = load_checkpoint(checkpoints["simple"])
     raw = np.asarray(image)[None]
     resized = building.Deployed(network, checkpoint).resize(torch.from_numpy(raw.copy()))[0, 0].numpy()
@@ -148,14 +155,14 @@ def test_the_graph_resizes_as_data_does(exported, checkpoints, size):
 
 
 @pytest.mark.parametrize("fit", ["pad", "crop"])
-@pytest.mark.parametrize("size", [(64, 64), (300, 211), (31, 97), (1, 40)])
+@pytest.mark.parametrize("size", [(SIZE, SIZE), (300, 211), (31, 97), (1, 60)])
 def test_other_fits_are_in_the_graph_too(checkpoints, tmp_path, fit, size):
     checkpoint, network = load_checkpoint(checkpoints["simple"])
     checkpoint["fit"] = fit
     onnx.save(building.to_graph(network, checkpoint, "hash"), tmp_path / "x.onnx")
     coarse = Image.fromarray(np.random.default_rng(1).integers(0, 256, (12, 12), np.uint8))
     raw = np.asarray(coarse.resize(size[::-1], Image.Resampling.BICUBIC))
-    decoded = images.decode(raw, 64, fit).pixels
+    decoded = images.decode(raw, SIZE, fit).pixels
     mean, std = checkpoint["normalisation"]
     with torch.no_grad():
         logits = network(torch.from_numpy((decoded[None, None] / 255.0 - mean) / std).float()).numpy()

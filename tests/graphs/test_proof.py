@@ -12,7 +12,7 @@ import pytest
 from folders import make_folder
 from onnx import helper, numpy_helper
 from PIL import Image
-from test_exporting import edited, expected_of, scale_initializer
+from test_exporting import SIZE, edited, expected_of, scale_initializer
 
 import data
 import evaluate
@@ -31,10 +31,16 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
+def phantoms(cache) -> data.Dataset:
+    """Of the smallest size at which a ResNet's heat map still has several places, 2 x 2."""
+    return data.load("phantoms", SIZE, cache)
+
+
+@pytest.fixture(scope="module")
 def three(cache, tmp_path_factory) -> Path:
     """A folder with runs/ and onnx/: a small network that has learned something, in all three precisions."""
     folder = tmp_path_factory.mktemp("three")
-    options = ["--data", "phantoms", "--cache", str(cache), "--size", "64", "--out", str(folder / "runs")]
+    options = ["--data", "phantoms", "--cache", str(cache), "--size", str(SIZE), "--out", str(folder / "runs")]
     quickly = ["--recipe", "seed", "--lr", "2e-3", "--batch-size", "16", "--epochs", "16"]  # int8 may swap few images
     assert train.main(["--arch", "simple", *quickly, *options]) == 0
     assert export_three(folder, cache, "onnx") == 0

@@ -12,7 +12,7 @@ import export
 import train
 from training import checkpoints, stress_views
 
-FAST = ["--data", "phantoms", "--size", "64"]
+FAST = ["--data", "phantoms", "--size", "32"]
 
 
 def run(tmp_path, cache, *options: str) -> int:
@@ -123,7 +123,7 @@ def test_a_model_remembers_what_its_class_folders_are_called(tmp_path, capsys):
     assert train.main([*call, "--classes", "PNEUMONIA=sick", "NORMAL=healthy"]) == 0
     checkpoint, _ = checkpoints.load_checkpoint(tmp_path / "runs" / "quick-simple" / "model.pt")
     assert checkpoint["data"]["folders"] == {"NORMAL": ["healthy"], "PNEUMONIA": ["sick"]}
-    assert explain.main([str(tmp_path / "runs" / "quick-simple"), *common]) == 0
+    assert explain.main([str(tmp_path / "runs" / "quick-simple"), "--count", "1", *common]) == 0
     assert export.main(["--all", *folders, *common]) == 0
     assert export.main(["verify", str(tmp_path / "onnx" / "quick-simple.onnx"), *folders[:2], *common]) == 0
     assert evaluate.main(["--all", *folders, "--report", str(tmp_path / "report"), *common]) == 0

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import processes
 import pytest
 import torch
 
@@ -28,7 +29,7 @@ KILLS = int(os.environ.get("CXR_FAULTS") or 5)  # set by `make faults`
 
 
 def options(out, cache, *more: str) -> list[str]:
-    return ["--arch", "simple", "--data", "phantoms", "--size", "64", "--epochs", "5", "--batch-size", "16",
+    return ["--arch", "simple", "--data", "phantoms", "--size", "32", "--epochs", "5", "--batch-size", "16",
             "--device", "cpu", "--out", str(out), "--cache", str(cache), *more]  # fmt: skip
 
 
@@ -72,9 +73,8 @@ def one_thread():
 def undisturbed(tmp_path_factory, cache, phantoms) -> Path:
     """The folder of a run of `options`, in a process of its own as the killed ones are."""
     out = tmp_path_factory.mktemp("undisturbed")
-    process = start(RUN, options(out, cache))
-    _, errors = process.communicate()
-    assert process.returncode == 0, errors
+    done = processes.run(out / "said", "train", options(out, cache))
+    assert done.code == 0, done.err
     return out / "simple"
 
 
@@ -87,22 +87,20 @@ def test_killed_at_random_moments_a_run_ends_with_the_same_bits(tmp_path, cache,
     for _ in range(KILLS):
         if run_folder.finished(tmp_path / "simple"):
             shutil.rmtree(tmp_path / "simple")
-        process = start(RUN, options(tmp_path, cache, "--resume"))
+        started = processes.Started(tmp_path / "said", "train", options(tmp_path, cache, "--resume"))
         deadline = time.monotonic() + 60
-        while not (tmp_path / "simple" / "run.json").exists() and process.poll() is None:
+        while not (tmp_path / "simple" / "run.json").exists() and started.process.is_alive():
             assert time.monotonic() < deadline
             time.sleep(0.01)
         # The first is killed at once; the later ones while they start, train, write, or end.
-        time.sleep(moments.uniform(0, 0.4) + (3.0 if killed else 0.0) * moments.random())
-        process.kill()
-        process.communicate()
-        killed += process.returncode == -signal.SIGKILL
+        time.sleep(moments.uniform(0, 0.2) + (1.5 if killed else 0.0) * moments.random())
+        started.process.kill()
+        killed += started.done().code == -signal.SIGKILL
         for file in (tmp_path / "simple").glob("[!.]*.pt"):
             checkpoints.load_checkpoint(file, unfinished=True)  # whole, whatever the moment
     assert killed >= 3
-    process = start(RUN, options(tmp_path, cache, "--resume"))
-    _, errors = process.communicate()
-    assert process.returncode == 0, errors
+    done = processes.run(tmp_path / "said", "train", options(tmp_path, cache, "--resume"))
+    assert done.code == 0, done.err
     assert_same_run(tmp_path / "simple", undisturbed)
 
 
@@ -263,10 +261,10 @@ def test_a_full_disk_is_said_and_the_old_checkpoint_stays_whole(tmp_path, cache,
     assert train.main(options(tmp_path, cache)) == 143
     monkeypatch.undo()
     before = {name: (tmp_path / "simple" / name).read_bytes() for name in ("last.pt", "model.pt", "history.csv")}
-    limited = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({10**6}, {10**6}))\n" + RUN
+    limited = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({10**5}, {10**5}))\n" + RUN
     process = start(limited, options(tmp_path, cache, "--resume"))
     _, errors = process.communicate()
-    assert process.returncode == 1
+    assert process.returncode == 1, errors
     assert f"error: cannot write {tmp_path / 'simple'}" in errors and "Traceback" not in errors
     assert {name: (tmp_path / "simple" / name).read_bytes() for name in before} == before
     assert not list((tmp_path / "simple").glob(".*"))

@@ -92,7 +92,7 @@ def test_the_record_has_the_hash_of_the_model_that_lies_beside_it(tmp_path, cach
     import train
     from training import loop
 
-    options = ["--arch", "simple", "--data", "phantoms", "--size", "64", "--epochs", "3", "--device", "cpu"]
+    options = ["--arch", "simple", "--data", "phantoms", "--size", "32", "--epochs", "3", "--device", "cpu"]
     options += ["--cache", str(cache), "--out", str(tmp_path)]
     one_epoch = loop.Trainer.one_epoch
 

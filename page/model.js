@@ -1,0 +1,142 @@
+// A graph of export.py: what it says of itself, read and checked as predict.py does it.
+
+import { metadataOf } from './metadata.js'
+import { general, parsed, printable } from './numbers.js'
+
+/**
+ * What validation says of one rate, with its 95 % interval; null where there is none.
+ * @typedef {{value: number | null, low: number | null, high: number | null}} Rate
+ */
+/**
+ * A threshold that validation chose, and what it promises in words, or "".
+ * @typedef {{threshold: number, said: string, sensitivity?: Rate, specificity?: Rate, images?: number,
+ *   patients?: number}} Point
+ */
+/**
+ * @typedef {object} Model
+ * @property {string} name
+ * @property {string} label its name and the start of the file's SHA-256
+ * @property {[string, string]} classes the decision 1 is the second
+ * @property {number} threshold
+ * @property {string} rule how the threshold was chosen
+ * @property {number} temperature
+ * @property {number} size pixels of the square that the network sees
+ * @property {boolean} heatmap whether the graph has that output
+ * @property {string} fit how a film becomes that square: "stretch", "pad" or "crop"
+ * @property {string} use what it may be used for
+ * @property {boolean} synthetic whether its training data were drawings
+ * @property {boolean} quick whether a smoke run made it
+ * @property {string} trained the name of its training data
+ * @property {string} licence of these data, or ""
+ * @property {boolean} later whether it says what it does not know: graphs of earlier versions do not
+ * @property {Record<string, number>} flags bits by name
+ * @property {number} forbidding the bits that forbid an answer
+ * @property {string} promise of what is left possible, in words
+ * @property {Record<string, Point>} points operating points by name
+ */
+
+/** @typedef {Record<string, {data: ArrayLike<any>, dims: readonly number[]}>} Outputs */
+
+export const LATER = ['unfamiliar', 'flags', 'possible', 'refer'] // outputs that graphs of earlier versions lack
+const OUTPUTS = ['decision', 'logits', 'probability']
+const FACTS = ['classes', 'data', 'name', 'size', 'temperature', 'threshold'] // of the metadata
+/** @type {Record<string, string>} */
+const POINTS = { validation: 'misses and false alarms weigh alike', 0.5: 'what is more probable' }
+
+/**
+ * What a graph says of itself.
+ * @param {Uint8Array} content
+ * @param {string} hash its SHA-256
+ * @param {readonly string[]} outputs its names of them
+ * @returns {Model}
+ */
+export function modelOf(content, hash, outputs) {
+  const facts = metadataOf(content)
+  const missing = [...OUTPUTS.filter((name) => !outputs.includes(name)), ...FACTS.filter((name) => !facts.has(name))]
+  if (missing.length) throw new Error(`not a graph that export.py made: it has no ${missing.join(', no ')}`)
+  const json = (/** @type {string} */ name, missing = '{}') => parsed(facts.get(name) ?? missing)
+  const [data, flags, promise] = [json('data'), json('flags'), json('promise')]
+  const later = LATER.every((name) => outputs.includes(name))
+  const drawn = data.synthetic ? 'SYNTHETIC ' : ''
+  const bits = Object.entries(later ? flags.bits : {}).map(([name, bit]) => [printable(name), Number(bit)])
+  const kept = later ? `${general(100 * (1 - promise.alpha))} of 100` : ''
+  const points = Object.entries(json('operating_points')).map(([name, point]) => [
+    name,
+    { ...point, threshold: Number(point.threshold), said: promised(name, point) },
+  ])
+  return {
+    name: printable(/** @type {string} */ (facts.get('name'))),
+    label: printable(`${facts.get('name')} ${drawn}${hash.slice(0, 16)}`),
+    classes: json('classes'),
+    threshold: Number(json('threshold')),
+    rule: facts.get('threshold_rule') ?? '',
+    temperature: Number(json('temperature')),
+    size: Number(json('size')),
+    heatmap: outputs.includes('heatmap'),
+    fit: facts.get('fit') ?? 'stretch',
+    use: (drawn && `${drawn}training data; `) + (facts.get('intended_use') ?? 'not for clinical use'),
+    synthetic: Boolean(data.synthetic),
+    quick: json('quick', 'false') === true,
+    trained: printable(String(data.name ?? 'films of which it says nothing')),
+    licence: printable(data.licence?.licence ? `${data.licence.licence}: ${data.licence.cite ?? ''}` : ''),
+    later,
+    flags: Object.fromEntries(bits),
+    forbidding: later ? Number(flags.forbidding) : 0,
+    promise: later
+      ? `promise for films like validation's: the true class is left possible in ${kept} normal ones and ${kept} ` +
+        'pneumonias; both or neither: refer'
+      : '',
+    points: Object.fromEntries(points),
+  }
+}
+
+/**
+ * An operating point in words, by the worse ends of validation's intervals; "" where there are none.
+ * @param {string} name
+ * @param {Point} point
+ */
+function promised(name, point) {
+  const [found, alarms] = [point.sensitivity?.low, point.specificity?.low]
+  if (typeof found !== 'number' || typeof alarms !== 'number') return ''
+  return (
+    `${POINTS[name] ?? name}: finds at least ${Math.floor(100 * found)} of 100 pneumonias, false alarms in at most ` +
+    `${Math.ceil(100 - 100 * alarms)} of 100 normal films (validation, 95 % intervals)`
+  )
+}
+
+/**
+ * Raises an error when a graph's answers for two films are not what it says of itself.
+ * @param {Model} model
+ * @param {Outputs} found
+ */
+export function checkAnswers(model, found) {
+  if (String(model.classes) !== 'NORMAL,PNEUMONIA') {
+    throw new Error('its classes are not NORMAL and PNEUMONIA, in this order')
+  }
+  const { threshold, temperature, size } = model
+  if (!(threshold >= 0 && threshold <= 1 && temperature > 0 && temperature < 1e6 && size >= 1 && size <= 1e4)) {
+    throw new Error('its threshold, temperature or size is impossible')
+  }
+  const shape = (/** @type {string} */ name) => String(found[name].dims)
+  const logits = Array.from(found.logits.data)
+  if (
+    shape('probability') !== '2' ||
+    shape('decision') !== '2' ||
+    shape('logits') !== '2,2' ||
+    !logits.every(Number.isFinite)
+  ) {
+    throw new Error('it does not give finite answers, one for each film')
+  }
+  for (const i of [0, 1]) {
+    const odds = Math.min(500, Math.max(-500, (logits[2 * i + 1] - logits[2 * i]) / temperature))
+    const probability = found.probability.data[i]
+    if (!(Math.abs(probability - 1 / (1 + Math.exp(-odds))) <= 1e-5)) {
+      throw new Error('its probability does not follow from its logits and its temperature')
+    }
+    if (Number(found.decision.data[i]) !== (probability >= Math.fround(threshold) ? 1 : 0)) {
+      throw new Error('it does not decide by its threshold')
+    }
+  }
+  const odd = LATER.find((name) => model.later && shape(name) !== (name === 'possible' ? '2,2' : '2'))
+  if (odd) throw new Error(`its ${odd} is not one for each film`)
+}

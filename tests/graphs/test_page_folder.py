@@ -1,0 +1,66 @@
+"""The folder of a page: of graphs of ours alone, whole or not at all, and in nobody's place but an earlier page's."""
+
+import json
+import shutil
+
+import pytest
+
+import export
+from graphs import page as site
+
+GRAPH = site.ROOT / "trained" / "simple.onnx"
+needs_packages = pytest.mark.skipif(
+    not (site.ROOT / "node_modules" / site.RUNTIME).is_dir(), reason="no node_modules: npm ci"
+)
+
+
+def test_what_is_no_graph_of_ours_gets_no_page(tmp_path, capsys):
+    (tmp_path / "text.onnx").write_text("no graph")
+    folder = tmp_path / "site"
+    for graph, said in (("text.onnx", "cannot be used"), ("none.onnx", "no such file"), ("", "that is a folder")):
+        capsys.readouterr()
+        assert export.main(["page", str(tmp_path / graph), "--out", str(folder)]) == 1
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and error.startswith("error: ") and said in error and not folder.exists()
+    shutil.copy(GRAPH, tmp_path / "x.onnx")
+    (tmp_path / "x.json").write_text(json.dumps({"sha256": "another"}))
+    assert export.main(["page", str(tmp_path / "x.onnx"), "--out", str(folder)]) == 1
+    assert "the certificate of another graph" in capsys.readouterr().err
+
+
+@needs_packages
+def test_only_an_earlier_page_is_replaced(tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "site"
+    folder.mkdir()
+    assert export.main(["page", str(GRAPH), "--out", str(folder)]) == 0  # an empty folder
+    first = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert (folder / site.CERTIFICATE).read_bytes() == GRAPH.with_suffix(".json").read_bytes()
+    (folder / "mine.txt").write_text("of somebody")
+    capsys.readouterr()
+    assert export.main(["page", str(GRAPH), "--out", str(folder)]) == 2
+    assert "holds mine.txt, which is of no page" in capsys.readouterr().err
+    (folder / "mine.txt").unlink()
+    monkeypatch.setattr(site, "CREDIT", "changed")
+    monkeypatch.setattr(site, "not_for_webgpu", lambda graph: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        export.main(["page", str(GRAPH), "--out", str(folder)])
+    assert {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()} == first
+    assert [path.name for path in tmp_path.iterdir()] == ["site"]
+    monkeypatch.setattr(site, "not_for_webgpu", lambda graph: [])
+    assert export.main(["page", str(GRAPH), "--out", str(folder)]) == 0
+    assert json.loads((folder / "site.json").read_text())["credit"] == "changed"
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / site.CONTENTS).write_text("of somebody\nsite.json\n")
+    (other / "site.json").write_text("{}")
+    capsys.readouterr()
+    assert export.main(["page", str(GRAPH), "--out", str(other)]) == 2
+    assert "holds site.json, which is of no page" in capsys.readouterr().err
+
+
+def test_missing_packages_are_named(tmp_path, capsys, monkeypatch):
+    (tmp_path / "package.json").write_bytes((site.ROOT / "package.json").read_bytes())
+    monkeypatch.setattr(site, "ROOT", tmp_path)
+    assert export.main(["page", str(GRAPH), "--out", str(tmp_path / "site")]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "`npm ci`" in error and not (tmp_path / "site").exists()
