@@ -93,11 +93,15 @@ def lock(path: Path, busy: str) -> Generator[bool]:
 
 
 def _locked(path: Path) -> tuple[IO, bool]:
+    tries = 100
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             stream = open(path, "ab")  # noqa: SIM115
         except FileNotFoundError:  # whoever made the folder has removed it in between
+            tries -= 1
+            if not tries:  # no file can be made there, as in /proc
+                raise
             continue
         try:
             _lock_file(stream.fileno())

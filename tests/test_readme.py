@@ -12,6 +12,7 @@ from PIL import Image
 
 import export
 import train
+from evaluation import explanation
 from films import phantoms as drawings
 from training import recipes
 
@@ -116,6 +117,7 @@ def desk(tmp_path, monkeypatch) -> Path:
 def test_the_marked_commands_run_as_they_stand(desk, capsys, monkeypatch):
     recipe = recipes.RECIPES["default"]["simple"]
     monkeypatch.setitem(recipes.RECIPES["default"], "simple", replace(recipe, epochs=4))
+    monkeypatch.setattr(explanation, "DRAWN", 1)
     calls = runnable()
     assert {script for script, _ in calls} == set(STEPS) and len(calls) == 15
     for script, arguments in calls:

@@ -126,3 +126,18 @@ def test_a_name_that_is_no_text_can_be_written_and_hashed(tmp_path):
     disk.write_json(tmp_path / "x.json", {"file": name})
     assert disk.parse_json((tmp_path / "x.json").read_bytes()) == {"file": name}
     assert disk.sha256_of([name]) != disk.sha256_of(["film-.jpeg"])
+
+
+@pytest.mark.parametrize("place", ["x", "x/y"])
+def test_a_lock_where_no_file_can_be_made_is_an_error_and_no_endless_try(tmp_path, monkeypatch, place):
+    """As in /proc, where a folder is there, and no file can be opened in it for writing: ENOENT."""
+    tried = []
+
+    def nothing(path, *_):
+        tried.append(path)
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr("builtins.open", nothing)
+    with pytest.raises(Problem, match="cannot write to .*: No such file"), disk.lock(tmp_path / place, "busy"):
+        pass
+    assert 1 < len(tried) <= 100

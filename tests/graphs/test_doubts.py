@@ -33,11 +33,17 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+MADE: dict[str, tuple[dict, bytes]] = {}  # by architecture: an export takes seconds
+
+
 def make(architecture: str, precision: str, phantoms: data.Dataset) -> tuple[dict, bytes, bytes]:
     """A checkpoint, its graph without that part, and with it."""
-    network = shaken(architecture, 64)
-    known = FACTS | {"architecture": architecture, "limits": limits_of(network, phantoms)}
-    plain = precisions.to_precision(building.to_graph(network, known, "hash"), precision, noise(16, 64, 64))
+    if architecture not in MADE:
+        network = shaken(architecture, 64)
+        facts = FACTS | {"architecture": architecture, "limits": limits_of(network, phantoms)}
+        MADE[architecture] = facts, building.to_graph(network, facts, "hash").SerializeToString()
+    known, content = MADE[architecture]
+    plain = precisions.to_precision(onnx.load_from_string(content), precision, noise(16, 64, 64))
     return known, plain.SerializeToString(), doubts.attached(plain, known, 0.1).SerializeToString()
 
 
