@@ -14,7 +14,7 @@ from data import Dataset
 from films import seen, sources
 from graphs import sessions
 from metrics import measures
-from training import checkpoints, inference
+from training import averaging, checkpoints, inference
 from training.batches import Batches, table_on
 
 
@@ -62,15 +62,19 @@ def record_beside(path: Path, facts: dict) -> dict:
 
 
 def with_record(model: Model, others: list[Model]) -> Model:
-    """A graph that came without its record has that of the checkpoint it was made from, where that is here too."""
+    """A graph that came without its record has that of the checkpoint it was made from, where that is here too.
+
+    An ensemble's is of all its members, where all are here.
+    """
     if "unrecorded" not in model.facts:
         return model
     made_from = model.facts.get("checkpoint_sha256")
-    for other in others:
-        if other.network and made_from == disk.sha256_of_file(other.path):
-            facts = {key: value for key, value in model.facts.items() if key != "unrecorded"}
-            return replace(model, facts=facts | seen.of_checkpoint(other.facts))
-    return model
+    here = {disk.sha256_of_file(other.path): other.facts for other in others if other.network}
+    hashes = [one["checkpoint_sha256"] for one in model.facts.get("members", [])] or [made_from]
+    if not all(sha256 in here for sha256 in hashes) or (len(hashes) > 1 and averaging.digest(hashes) != made_from):
+        return model
+    facts = {key: value for key, value in model.facts.items() if key != "unrecorded"}
+    return replace(model, facts=facts | seen.united([seen.of_checkpoint(here[sha256]) for sha256 in hashes]))
 
 
 def logits(

@@ -41,14 +41,16 @@ def evaluate(
     by: str | None = None,
     audit: bool = False,
     left_out: str = "",
+    logits: np.ndarray | None = None,
 ) -> Result:
     """All there is to say of a model on the test side of a split: what feeds every table and file.
 
     prevalence: a share, for which PPV and NPV are asked; by: a manifest's column, for subgroups; audit: shortcuts too;
-    left_out: what was said of films that are not tested on.
+    left_out: what was said of films that are not tested on; logits: its answers to these, where they are known.
     """
     facts = model.facts
-    probabilities = probabilities_of(model, dataset, split.test, device)
+    logits = logits_of(model, dataset, split.test, device) if logits is None else logits
+    probabilities = measures.positive_probability(logits, facts["temperature"])
     points = facts.get("operating_points") or {
         "0.5": {"threshold": 0.5},
         "validation": {"threshold": facts["threshold"]},
@@ -65,15 +67,15 @@ def evaluate(
     )
 
 
-def probabilities_of(
+def logits_of(
     model: Model, dataset: Dataset, indices: np.ndarray, device: torch.device, reduced: bool = False
 ) -> np.ndarray:
-    """(N,) calibrated probabilities of pneumonia. Raises Problem where an answer is not finite."""
+    """(N, 2) logits. Raises Problem where an answer is not finite."""
     logits = tested_model.logits(model, dataset, indices, device, reduced)
     if not np.isfinite(logits).all():
         bad = int(np.sum(~np.isfinite(logits).all(1)))
         raise Problem(f"{model.path}: its answers are not finite for {bad:,} of {len(indices):,} test images")
-    return measures.positive_probability(logits, model.facts["temperature"])
+    return logits
 
 
 def described(
@@ -249,7 +251,8 @@ def shortcut_audit(model: Model, dataset: Dataset, split: Split, threshold: floa
     for change, strength, work in shortcuts.CHANGES:
         images = shortcuts.changed_table(dataset.images[split.test], work)
         changed = replace(dataset, images=images, labels=labels)
-        probabilities = probabilities_of(model, changed, np.arange(len(labels)), device, reduced=True)
+        logits = logits_of(model, changed, np.arange(len(labels)), device, reduced=True)
+        probabilities = measures.positive_probability(logits, model.facts["temperature"])
         add(change, strength, probabilities, measures.classification(labels, probabilities, threshold))
         print(f"{model.name}: {change} {strength}, AUROC {found[-1]['auroc']:.4f}", file=sys.stderr)
     outside = shortcuts.outside_scores(dataset, split.train, split.test)
@@ -259,7 +262,7 @@ def shortcut_audit(model: Model, dataset: Dataset, split: Split, threshold: floa
 
 
 def ensembles(
-    opened: dict[Path, tuple[Model, Dataset, Split]],
+    opened: dict[Path, tuple[Model, Dataset, Split, np.ndarray]],
     results: list[Result],
     prevalence: float | None = None,
     by: str | None = None,
@@ -271,13 +274,15 @@ def ensembles(
     made = []
     for name, members in comparisons.ensembles(results):
         known = [opened[Path(member.file)] for member in members]
-        if averaging.unlike([model.facts for model, _, _ in known]):
+        of_members = [model.facts for model, *_ in known]
+        if averaging.unlike(of_members):
             continue  # older runs did not keep their answers, or they validated on other images
         hashes = [member.sha256 for member in members]
-        facts: dict = averaging.combined([model.facts for model, _, _ in known], hashes)
+        facts: dict = averaging.combined(of_members, hashes)
         facts = {**facts, "kind": "ensemble", "shown_name": name, "left_out": members[0].left_out,
                  "file": ", ".join(member.file for member in members), "sha256": averaging.digest(hashes)}  # fmt: skip
-        probabilities = averaging.mean_probability([member.probabilities for member in members], facts["temperature"])
+        logits = averaging.log_mean([given for *_, given in known], [one["temperature"] for one in of_members])
+        probabilities = measures.positive_probability(logits, facts["temperature"])
         dataset, split = known[0][1], replace(known[0][2], notes=())
         made.append(described(facts, dataset, split, probabilities, facts["operating_points"], prevalence, by))
     return made
@@ -383,8 +388,10 @@ def evaluate_all(paths: list[Path], args: argparse.Namespace) -> tuple[list[Resu
             films = data.contents(loaded[key], {"test": split.test})
             look = ledger.note(args.runs, run, model.name, sha256, loaded[key].name, films, "evaluate.py")
             looks[films] = f"{ledger.in_words(look)} (films {films}), by {args.runs / ledger.NAME}"
-            results.append(evaluate(model, loaded[key], split, device, args.prevalence, args.by, args.audit, left_out))
-            known[model.path] = (model, loaded[key], split)
+            logits = logits_of(model, loaded[key], split.test, device)
+            results.append(evaluate(model, loaded[key], split, device, args.prevalence, args.by, args.audit, left_out,
+                                    logits))  # fmt: skip
+            known[model.path] = (model, loaded[key], split, logits)
             print(f"{model.name}: {len(split.test):,} test images", file=sys.stderr)
         except Problem as problem:
             if isinstance(problem, UsageProblem) and args.data is not None:  # the same for every model

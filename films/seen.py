@@ -64,6 +64,12 @@ def of_checkpoint(facts: dict) -> Record:
     return {name: np.asarray(facts[name]) for name in SHAPES if name in facts}
 
 
+def united(records: list[Record]) -> Record:
+    """The record of who has seen what any of them has; of parts that one lacks there is none."""
+    return {name: np.unique(np.concatenate([one[name] for one in records]), axis=0)
+            for name in records[0] if all(name in one for one in records)}  # fmt: skip
+
+
 def digest(kept: Record) -> str:
     """SHA-256 of a record: a graph's metadata has it, so that no other record passes for its own."""
     return sha256_of([part for name in sorted(kept) for part in (name, _bytes(kept[name]))])

@@ -92,7 +92,7 @@ def opened(paths: list[Path]) -> tuple[dict, torch.nn.Module, str]:
     members = [checkpoint for checkpoint, _ in loaded]
     if len(paths) == 1:
         return *loaded[0], hashes[0]
-    if len(set(hashes)) < len(hashes):
+    if len({member["weights_sha256"] for member in members}) < len(members):
         raise Problem(f"{', '.join(map(str, paths))}: the same network twice, and an ensemble is of different ones")
     if reason := averaging.unlike(members):
         raise Problem(f"{', '.join(map(str, paths))}: they {reason}; an ensemble is of several seeds of one network, "

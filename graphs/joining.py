@@ -17,6 +17,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from basics.problems import Problem
 from graphs.building import GRAPH_OUTPUTS, PIXELS, fact, facts_of
+from training import schema
 
 PART = "ensemble."  # how the names of its constants and values begin
 FOREIGN = "the graph is not made as export.py makes them: "
@@ -177,7 +178,10 @@ def check(graph: onnx.ModelProto) -> list[NodeProto]:
 
 def check_facts(facts: dict[str, str], temperatures: Sequence[float]) -> None:
     try:
-        said = [float(one["temperature"]) for one in fact(facts, "members")]
+        members = fact(facts, "members")
+        if not schema.RULES["members"][0](members):
+            raise ValueError(members)
+        said = [float(one["temperature"]) for one in members]
     except (KeyError, TypeError, ValueError) as error:
         raise Problem(f"{FOREIGN}its metadata do not say whose answers it averages") from error
     if len(said) != len(temperatures) or not np.allclose(said, temperatures, rtol=1e-6):

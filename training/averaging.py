@@ -57,13 +57,6 @@ def log_mean(logits: Sequence[NDArray], temperatures: Sequence[float]) -> NDArra
     return np.logaddexp.reduce(np.stack(parts)) - np.log(len(parts))
 
 
-def mean_probability(probabilities: Sequence[NDArray], temperature: float) -> NDArray[np.float64]:
-    """(N,) what an ensemble of that temperature says, from its members' calibrated (N,) probabilities."""
-    mean = np.mean(probabilities, axis=0)
-    with np.errstate(divide="ignore", over="ignore"):  # of 0 and of 1 it is 0 and 1
-        return 1 / (1 + np.exp((np.log1p(-mean) - np.log(mean)) / temperature))
-
-
 def unlike(members: Sequence[dict]) -> str:
     """Why these checkpoints cannot be averaged, in words that follow "they"; "" where they can."""
     first = members[0]
@@ -73,9 +66,12 @@ def unlike(members: Sequence[dict]) -> str:
     answers = [found for one in members if (found := one.get("validation_answers"))]
     if len(answers) < len(members):
         return "kept no validation answers: some are of an earlier version"
-    same = all(one["data"]["fingerprint"] == first["data"]["fingerprint"] and one["split"] == first["split"]
-               and equal(own, answers[0]) for one, own in zip(members, answers, strict=True))  # fmt: skip
-    return "" if same else "were not validated on the same films"
+    if any(one["data"]["fingerprint"] != first["data"]["fingerprint"] or one["split"] != first["split"]
+           for one in members):  # fmt: skip
+        return "were not validated on the same films"
+    views = [[row["view"] for row in one.get("stress") or []] for one in members]
+    same = all(of_one == views[0] and equal(own, answers[0]) for of_one, own in zip(views, answers, strict=True))
+    return "" if same else "were validated in different ways (train.py --val)"
 
 
 def equal(a: Any, b: Any) -> bool:
@@ -96,9 +92,8 @@ def combined(members: Sequence[dict], hashes: Sequence[str]) -> dict:
 
     first, answers = members[0], members[0]["validation_answers"]
     made = {key: value for key, value in first.items() if key not in ONE_MEMBERS}
-    records = [seen.of_checkpoint(one) for one in members]
-    made |= {key: torch.from_numpy(np.unique(np.concatenate([one[key] for one in records]), axis=0))
-             for key in records[0] if all(key in one for one in records)}  # fmt: skip
+    record = seen.united([seen.of_checkpoint(one) for one in members])
+    made |= {key: torch.from_numpy(values) for key, values in record.items()}
     made |= {
         "seed": None,
         "quick": any(one["quick"] for one in members),

@@ -162,6 +162,10 @@ def points(value: Any) -> bool:
         len(set(PROMISED) & set(point)) in (0, len(PROMISED)) for point in value.values())  # fmt: skip
 
 
+def normalisation(value: Any) -> bool:
+    return every(number(0, 1))(value) and len(value) == 2 and value[1] > 0
+
+
 FOLDERS = record(**dict.fromkeys(CLASSES, every(text)))
 
 RULES: dict[str, tuple[Rule, str]] = {
@@ -170,8 +174,7 @@ RULES: dict[str, tuple[Rule, str]] = {
     "classes": (one_of(list(CLASSES)), " and ".join(CLASSES) + ", in this order"),
     "size": (whole(32, 2048), "a side in pixels, 32 to 2048"),
     "fit": (one_of(*images.FITS), "one of " + ", ".join(images.FITS)),
-    "normalisation": (lambda value: every(number(0, 1))(value) and len(value) == 2 and value[1] > 0,
-                      "a mean and a deviation, 0 to 1"),
+    "normalisation": (normalisation, "a mean and a deviation, 0 to 1"),
     "temperature": (number(1e-3, 1e3), "a number above 0"),
     "threshold": (number(0, 1), "a number from 0 to 1"),
     "data": (record(("source", "skipped", "shapes", "folders"), name=text, fingerprint=text, synthetic=flag,
@@ -205,7 +208,7 @@ RULES: dict[str, tuple[Rule, str]] = {
     "promise": (record(alpha=number(0, 1), lowest_pneumonia=number(0, 1), highest_normal=number(0, 1)),
                 "a share and two probabilities"),
     "members": (every(record(name=text, checkpoint_sha256=text, temperature=number(1e-3, 1e3),
-                             normalisation=every(number(0, 1)))), "a row for each network that is averaged"),
+                             normalisation=normalisation)), "a row for each network that is averaged"),
     "precision": (record(name=one_of("fp32", "fp16", "int8")), "one that this program knows"),
     "heatmap": (record(bias=number()), "a description of a heat map"),
 }  # fmt: skip

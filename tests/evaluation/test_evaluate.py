@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.special
 import sklearn.metrics
 import torch
 from evaluating import World, knowing
@@ -137,7 +138,8 @@ def opened(world: World, names: tuple[str, ...], dataset: data.Dataset) -> tuple
     made = [tested_model.open_model(world.runs / name / "model.pt") for name in names]
     split = data.split(world.dataset())
     results = [testing.evaluate(model, dataset, split, CPU) for model in made]
-    return {model.path: (model, dataset, split) for model in made}, results
+    logits = [testing.logits_of(model, dataset, split.test, CPU) for model in made]
+    return {model.path: (model, dataset, split, given) for model, given in zip(made, logits, strict=True)}, results
 
 
 def test_test_labels_choose_nothing(world):
@@ -197,6 +199,21 @@ def test_what_is_promised_is_of_validation_films_as_they_are_and_delivered_on_te
         assert f"{member} promises 0.95 of each class; delivers " in out
 
 
+def test_an_ensemble_of_networks_that_are_too_sure_keeps_their_order(world):
+    """Their probabilities are 0 and 1 in any arithmetic; its own are made of logits."""
+    known, results = opened(world, ("simple-s3", "simple-s4"), world.dataset())
+    for model, _, _, logits in known.values():
+        logits *= 3000
+        answers = model.facts["validation_answers"]
+        model.facts["validation_answers"] = {**answers, "logits": answers["logits"] * 3000}
+    (made,) = testing.ensembles(known, results)
+    each = [scipy.special.log_softmax(logits.astype(float) / model.facts["temperature"], 1)
+            for model, _, _, logits in known.values()]  # fmt: skip
+    odds = np.diff(scipy.special.logsumexp(each, 0))[:, 0]
+    assert np.min(each) < -40  # of what is that sure, 1 less the probability is 0 in float64
+    np.testing.assert_allclose(made.probabilities, expit(odds / made.temperature), rtol=1e-9)
+
+
 def test_the_graph_of_an_ensemble_is_the_ensemble_that_was_reported(world, tmp_path, capsys):
     paths = [str(world.runs / name) for name in ("simple-s4", "simple-s3")]  # another order than evaluate's
     options = ["--data", str(world.data), "--cache", str(world.cache), "--runs", str(world.runs)]
@@ -214,6 +231,14 @@ def test_the_graph_of_an_ensemble_is_the_ensemble_that_was_reported(world, tmp_p
     assert made["points"]["validation"]["threshold"] == ensemble["points"]["validation"]["threshold"]
     for key in PROMISE:
         assert made["referral"][key] == pytest.approx(ensemble["referral"][key])
+    # Without its certificate it has the record of all its members, where they are there; with one missing it has none.
+    graph.with_suffix(".json").rename(tmp_path / "kept")
+    opened_models = [tested_model.open_model(Path(path)) for path in (*both, graph)]
+    known = tested_model.with_record(opened_models[2], opened_models)
+    assert "unrecorded" not in known.facts and set(known.facts["seen_images"].tolist()) == set(
+        opened_models[0].facts["seen_images"].tolist() + opened_models[1].facts["seen_images"].tolist())  # fmt: skip
+    assert "unrecorded" in tested_model.with_record(opened_models[2], opened_models[1:]).facts
+    (tmp_path / "kept").rename(graph.with_suffix(".json"))
     # Its own films are known, and decisions by another threshold are its own.
     assert made["recorded"] and not made["left_out"]
     assert export.main(["threshold", str(graph), "0.3"]) == 0 and export.main(["verify", str(graph), *options]) == 0

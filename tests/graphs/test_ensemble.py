@@ -83,7 +83,6 @@ def test_its_probability_is_the_mean_of_its_members_sharpened_by_its_own_tempera
     np.testing.assert_allclose(found["probability"], expected, atol=1e-6)
     np.testing.assert_allclose(np.exp(found["logits"].astype(float))[:, 1], np.mean(each, 0), atol=1e-6)
     np.testing.assert_array_equal(found["decision"], found["probability"] >= np.float32(0.3))
-    np.testing.assert_allclose(averaging.mean_probability(each, 0.8), expected, atol=1e-12)
 
 
 def test_pytorch_and_numpy_give_the_graphs_logits():
@@ -107,8 +106,6 @@ def test_answers_are_finite_where_members_are_as_sure_as_can_be():
     found = run(whole(networks, facts), noise(4, 64, 64))
     assert np.abs(found["logits"]).max() > 200  # exp of it is 0 in float32
     assert all(np.isfinite(values).all() for values in found.values())
-    zero, one = averaging.mean_probability([np.array([0.0, 1.0])] * 2, 0.7)
-    assert (zero, one) == (0, 1)
 
 
 def test_its_limits_are_those_of_its_first_member_and_it_keeps_what_they_say(phantoms):
@@ -181,7 +178,11 @@ def test_a_member_that_normalises_otherwise_or_has_other_layers_is_refused(simpl
 def test_the_metadata_name_as_many_members_as_there_are(simple):
     graph = onnx.load_from_string(simple)
     facts = building.facts_of(graph)
-    for said, words in ((json.loads(facts["members"])[:2], "other networks than it computes with"), (None, "whose")):
+    rows = json.loads(facts["members"])
+    for said, words in ((rows[:2], "other networks than it computes with"), (None, "whose"),
+                        ([{**rows[0], "normalisation": [0.5]}, *rows[1:]], "whose"),
+                        ([{**rows[0], "normalisation": [0.5, 0]}, *rows[1:]], "whose"),
+                        (["xy"] * 3, "whose")):  # fmt: skip
         helper.set_model_props(graph, {**{key: value for key, value in facts.items() if key != "members"},
                                        **({"members": json.dumps(said)} if said else {})})  # fmt: skip
         with pytest.raises(Problem, match=words):
@@ -228,7 +229,8 @@ def test_temperature_and_thresholds_are_those_of_the_mean_and_what_one_member_sa
 @pytest.mark.parametrize(("other", "words"), [
     (answers(size=96), "differ in size: 64, 96"),
     (answers(architecture="simple"), "differ in architecture: resnet34, simple"),
-    (answers(18), "were not validated on the same films"),
+    (answers(18), "were validated in different ways"),
+    (answers(stress=[{"view": "as it is"}]), "were validated in different ways"),
     (answers(split={"seed": 2}), "were not validated on the same films"),
     (answers(data={"fingerprint": "1"}), "were not validated on the same films"),
     ({key: value for key, value in answers().items() if key != "validation_answers"}, "kept no validation answers"),
