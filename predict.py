@@ -205,6 +205,8 @@ def load(path: Path, wanted: str, threads: int) -> Model:
         drawn = "SYNTHETIC " if data["synthetic"] else ""
         label = printable(f"{facts['name']} {drawn}{hashlib.sha256(content).hexdigest()[:16]}")
         use = (f"{drawn}training data; " if drawn else "") + facts.get("intended_use", "not for clinical use")
+        if json.loads(facts.get("quick", "false")) is True:
+            use = f"a smoke run: its answers mean nothing; {use}"
         model = Model(session, label, [classes[0], classes[1]], threshold, temperature, size, "heatmap" in outputs,
                       facts.get("fit", "stretch"), use, flags, forbidding, promise, points,
                       contextlib.nullcontext() if wanted == PROVIDERS["cpu"] else threading.Lock())  # fmt: skip
@@ -1141,7 +1143,7 @@ def number(text: str, kind: type = float, low: float = 0, high: float = 1) -> fl
     with contextlib.suppress(ValueError):
         if low <= (value := kind(text)) <= high:
             return value
-    raise argparse.ArgumentTypeError(f"{text!r} is not a{' whole' if kind is int else ''} number, {low} to {high}")
+    raise argparse.ArgumentTypeError(f"{text!r} is not a{' whole' if kind is int else ''} number from {low} to {high}")
 
 
 class Parser(argparse.ArgumentParser):

@@ -39,7 +39,7 @@ def draw_film(axes: list[Axes], graph: Path) -> None:
     strength = heat / heat.max()
     axes[1].imshow(strength, cmap="viridis", alpha=0.6 * np.minimum(2 * strength, 1), vmin=0, vmax=1)
     axes[0].set_title("a film", fontsize=10)
-    axes[1].set_title("what speaks for pneumonia", fontsize=10)
+    axes[1].set_title("where covering it changes the answer", fontsize=10)
     row = f"{probability:.4f}  {decision}  {FILM}"
     said = axes[0].text(0, 1.04 * len(film.grey), row, family="monospace", fontsize=10, va="top")
     said.set_in_layout(False)  # it may reach below the next picture

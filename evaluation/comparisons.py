@@ -80,7 +80,8 @@ def answer(results: list[Result]) -> tuple[list[dict], list[str]]:
     of that. Holm rejects whatever lies below LEVEL over their number, so that is the level of what is detectable.
     """
     found, notes = [], []
-    groups = groups_of(results)
+    # What a smoke run found means nothing: it answers where there is nothing else, and is called that.
+    groups = groups_of([result for result in results if not result.quick] or results)
     several = len({members[0].architecture for _, members in groups} & set(terms.ARCHITECTURES)) > 1
     for question, first, second in QUESTIONS:
         pairs = [(a, b) for a in groups for b in groups

@@ -25,7 +25,7 @@ from evaluation.result import Result, shown
 from evaluation.tested_model import Model
 from films import seen
 from metrics import estimation, measures, prevalence
-from training import averaging
+from training import averaging, checkpoints
 
 WORST = 4  # misses, and as many false alarms, that a report shows as pictures
 OWN = "the graph's own"  # operating point of a graph whose threshold was changed after its export
@@ -99,6 +99,11 @@ def described(
     threshold = at[decides]["threshold"]
     decisions = measures.decide(probabilities, threshold)
     promise = referral.promised(facts)
+    notes = list(split.notes)
+    if facts["kind"] == "checkpoint" and (when := checkpoints.stopped(facts)):
+        notes.append(
+            f"WARNING: the training of {facts['shown_name']} was stopped {when}: train.py --resume finishes it"
+        )
     kept = ("state", "training", "history", *seen.SHAPES, "validation_answers", "limits")
     return Result(
         name=facts["shown_name"],
@@ -126,7 +131,7 @@ def described(
         aurc=estimation.aurc(sample, probabilities, threshold),
         referral=promise and referral.delivered(labels, probabilities, patients, promise),
         shortcut_audit=None,
-        notes=list(split.notes),
+        notes=notes,
         stress=facts.get("stress") or None,  # checkpoints of earlier versions, and of other --val, have none
         training=training_facts(facts) if facts["kind"] == "checkpoint" else None,
         checkpoint_sha256=facts.get("checkpoint_sha256"),

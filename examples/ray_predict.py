@@ -5,6 +5,7 @@ predict.py's; finding films, handing them out, starting again what died, and wri
 """
 
 import argparse
+import functools
 import logging
 import os
 import re
@@ -45,18 +46,23 @@ class Worker:
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = predict.Parser(
-        description="The rows of predict.py for very many films, by Ray. Not for clinical use.",
-        epilog="Also predict.py's --threshold, --sensitivity, --refer, --strict and --batch-size.",
-    )
+    parser = predict.Parser(description="The rows of predict.py for very many films, by Ray. Not for clinical use.")
     parser.add_argument("model", help="an .onnx file that export.py made")
     parser.add_argument("films", metavar="FILMS", help="a folder that all machines see, or s3://bucket/films")
     parser.add_argument("rows", metavar="ROWS", help="a new folder for Parquet files, or s3://bucket/rows")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes with the graph; default: one a core")
-    parser.add_argument("--gpus", type=float, metavar="G", default=0, help="of a worker, such as 1 or 0.5; default: 0")
-    own, others = parser.parse_known_args(argv)
-    return argparse.Namespace(**{**vars(predict.parse([own.model, own.films, *others])), **vars(own),
-                                 "model": Path(own.model)})  # fmt: skip
+    whole = functools.partial(predict.number, kind=int, low=1, high=100_000)
+    parser.add_argument("--workers", type=whole, metavar="N", help="processes with the graph; default: one a core")
+    parser.add_argument("--gpus", type=functools.partial(predict.number, high=64), metavar="G", default=0,
+                        help="of a worker, such as 1 or 0.5; default: 0")  # fmt: skip
+    for name, kind in (("threshold", predict.number), ("sensitivity", predict.number), ("refer", predict.number),
+                       ("batch-size", whole)):  # fmt: skip
+        parser.add_argument(f"--{name}", type=kind, metavar="N", help="predict.py's")
+    parser.add_argument("--strict", action="store_true", help="predict.py's")
+    args = parser.parse_args(argv)
+    if args.threshold is not None and args.sensitivity is not None:
+        parser.error("--threshold or --sensitivity, not both")
+    args.model, args.heatmaps = Path(args.model), None
+    return args
 
 
 def work(args: argparse.Namespace) -> int:

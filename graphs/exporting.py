@@ -63,6 +63,9 @@ def export(paths: list[Path], args: argparse.Namespace) -> int:
         args.looked(checkpoint["name"], checkpoint_hash, dataset.name, about["test"], "export.py")
     if "limits" not in checkpoint:
         which = what if len(paths) == 1 else f"{what}: one of them"
+        if "members" not in checkpoint and (when := checkpoints.stopped(checkpoint)):
+            raise Problem(f"{what}: its training was stopped {when}: the same train.py command with --resume "
+                          "finishes it, and then there is a graph to make")  # fmt: skip
         print(f"note: {which} is of an earlier version, which kept no limits: the graph has no output "
               f"{', '.join(doubts.OUTPUTS)}; train again for these")  # fmt: skip
     expected = proof.reference(network, checkpoint, dataset, split, alpha=args.promise)

@@ -1,6 +1,9 @@
 """A graph as a page for browsers: a folder that any host of files serves, and that sends nothing anywhere."""
 
+import glob
 import os
+import shlex
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +16,7 @@ from basics import disk
 from basics.problems import Problem, UsageProblem, printable
 
 ROOT = Path(__file__).resolve().parent.parent
+EARLIER = "earlier"  # page, in a temporary folder while another takes its place
 CONTENTS, MAKER = "contents.txt", "pneumonia: export.py page"  # the mark of a folder of ours, and its first line
 GRAPH, CERTIFICATE = "model/graph.onnx", "model/certificate.json"  # whatever they are called: an address is no path
 RUNTIME = "onnxruntime-web"
@@ -47,6 +51,8 @@ def write(graph: Path, out: Path) -> None:
     Raises Problem where the graph is none of export.py's, a package is missing, or `out` holds something else.
     """
     label, shown, out = checked(graph), printable(str(out)), Path(os.path.abspath(out))
+    if not out.name:
+        raise UsageProblem(f"{shown}: --out names a folder that can be replaced")
     refuse_others(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +60,8 @@ def write(graph: Path, out: Path) -> None:
             disk.lock(out.with_name(f".{out.name}.lock"), f"{out}: another process is writing it"),
             tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.", suffix=".part") as temporary,
         ):
-            made, earlier = Path(temporary) / "page", Path(temporary) / "earlier"
+            restore(out, Path(temporary))
+            made, earlier = Path(temporary) / "page", Path(temporary) / EARLIER
             fill(made, graph)
             if out.exists():
                 out.rename(earlier)
@@ -69,7 +76,7 @@ def write(graph: Path, out: Path) -> None:
         raise Problem(f"cannot write {error.filename or out}: {error.strerror or error}") from error
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     print(f"{shown}: the page of {label}, {size / 1e6:.1f} MB; any host of files serves it, and so does\n"
-          f"python -m http.server --bind 127.0.0.1 --directory {shown}    "
+          f"python -m http.server --bind 127.0.0.1 --directory {shlex.quote(shown)}    "
           "# then open http://127.0.0.1:8000")  # fmt: skip
 
 
@@ -97,13 +104,26 @@ def refuse_others(out: Path) -> None:
         return
     if not out.is_dir() or out.is_symlink():
         raise UsageProblem(f"{out}: not a folder; --out names another place")
-    there = {path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir()}
     try:
         maker, *ours = (out / CONTENTS).read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):
         maker, ours = "", []
-    if others := sorted(there - {CONTENTS, *(ours if maker == MAKER else [])}):
+    if maker == MAKER:
+        known = {CONTENTS, *ours} | {parent.as_posix() for name in ours for parent in Path(name).parents}
+        others = sorted({path.relative_to(out).as_posix() for path in out.rglob("*")} - known)
+    else:
+        others = sorted(entry.name for entry in os.scandir(out))
+    if others:
         raise UsageProblem(f"{out}: holds {others[0]}, which is of no page; --out names another folder")
+
+
+def restore(out: Path, but: Path) -> None:
+    """Puts back the page that a killed process had moved away, and removes what such a process has left."""
+    for leftover in out.parent.glob(f".{glob.escape(out.name)}.*.part"):
+        if leftover != but:
+            if not out.exists() and (leftover / EARLIER).is_dir():
+                (leftover / EARLIER).rename(out)
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def fill(folder: Path, graph: Path) -> None:

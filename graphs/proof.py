@@ -433,6 +433,8 @@ def together(rows: list[dict]) -> dict:
     for key in ("probability_max", "logit_max", "logit_relative", "unfamiliar_max", "tolerance", "grey_levels"):
         values = [row[key] for row in rows if row.get(key) is not None]
         worst |= {key: max(values, key=lambda value: (np.isnan(value), value))} if values else {}
+    if any(row["tolerance"] is None for row in rows):  # then the largest differences are those that may be any
+        worst |= {"tolerance": None}
     return worst | {
         "batch": str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}",
         "n": sum(counts),

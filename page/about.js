@@ -18,7 +18,8 @@ export async function fetched(file) {
  */
 export function introduce(model, site) {
   const whose = /^(Kermany|PneumoniaMNIST)/.test(model.trained) ? 'children aged 1 to 5, one hospital' : ''
-  const whom = model.synthetic ? 'SYNTHETIC: from drawings, not from films' : `from films: ${whose || model.trained}`
+  const films = whose ? 'from films of children aged 1 to 5, of one hospital' : `from films: ${model.trained}`
+  const whom = model.synthetic ? 'SYNTHETIC: from drawings, not from films' : films
   const quick = model.quick ? ' A smoke run: its answers mean nothing.' : ''
   the('whom').textContent = `${model.name} has learned ${whom}.${quick}`
   const { certificate } = site.graph
@@ -42,7 +43,7 @@ export function introduce(model, site) {
 export function offerExamples(site, take) {
   const buttons = site.examples.map(({ file, thumbnail, about }) => {
     const image = made('img', { src: thumbnail, alt: '', width: 72, height: 72 })
-    const button = made('button', { type: 'button', title: file }, [image, made('span', {}, [about])])
+    const button = made('button', { type: 'button', title: file, 'aria-label': about }, [image, made('span', {}, [about])])
     button.onclick = () => take(() => example(file))
     return made('li', {}, [button])
   })

@@ -58,6 +58,7 @@ export function modelOf(content, hash, outputs) {
   const [data, flags, promise] = [json('data'), json('flags'), json('promise')]
   const later = LATER.every((name) => outputs.includes(name))
   const drawn = data.synthetic ? 'SYNTHETIC ' : ''
+  const quick = json('quick', 'false') === true
   const bits = Object.entries(later ? flags.bits : {}).map(([name, bit]) => [printable(name), Number(bit)])
   const kept = later ? `${general(100 * (1 - promise.alpha))} of 100` : ''
   const points = Object.entries(json('operating_points')).map(([name, point]) => [
@@ -74,9 +75,12 @@ export function modelOf(content, hash, outputs) {
     size: Number(json('size')),
     heatmap: outputs.includes('heatmap'),
     fit: facts.get('fit') ?? 'stretch',
-    use: (drawn && `${drawn}training data; `) + (facts.get('intended_use') ?? 'not for clinical use'),
+    use:
+      (quick ? 'a smoke run: its answers mean nothing; ' : '') +
+      (drawn && `${drawn}training data; `) +
+      (facts.get('intended_use') ?? 'not for clinical use'),
     synthetic: Boolean(data.synthetic),
-    quick: json('quick', 'false') === true,
+    quick,
     trained: printable(String(data.name ?? 'films of which it says nothing')),
     licence: printable(data.licence?.licence ? `${data.licence.licence}: ${data.licence.cite ?? ''}` : ''),
     later,

@@ -182,7 +182,9 @@ def test_what_is_promised_is_said_first(graph, folder, capsys):
         assert call(graph, folder, *options) == 0
         said = lines_of(capsys)[1][:-1]
         assert re.fullmatch(
-            rf"tiny \w{{16}}, threshold {threshold}, on the CPU; research; not for clinical use", said[0]
+            rf"tiny \w{{16}}, threshold {threshold}, on the CPU; a smoke run: its answers mean nothing; research; "
+            "not for clinical use",
+            said[0],
         )
         assert said[1:] == [*([expected] if expected else []), promise] and max(map(len, said)) <= 150
 

@@ -64,8 +64,19 @@ def read_archive(path: Path) -> object:
         return read_plain(path)
     except FileNotFoundError as error:
         raise Problem(f"{path}: no such file") from error
+    except IsADirectoryError as error:
+        raise Problem(f"{path}: this folder holds no model.pt: a finished epoch of train.py leaves one") from error
     except Exception as error:  # on a damaged pickle, torch's unpickler raises everything there is
         raise Problem(f"{path}: not a whole checkpoint ({_reason(error)})") from error
+
+
+def stopped(checkpoint: dict) -> str:
+    """What to know of a checkpoint whose training was stopped: "after 1 of 2 epochs"; "" of any other."""
+    planned = checkpoint.get("recipe", {}).get("epochs")
+    done = len(checkpoint.get("history", []))
+    # What validation decides of the best epoch comes last.
+    whole = "operating_points" in checkpoint or not isinstance(planned, int) or done >= planned
+    return "" if whole else f"after {done} of {planned} epochs"
 
 
 def load_checkpoint(path: Path, unfinished: bool = False) -> tuple[dict, nn.Module]:

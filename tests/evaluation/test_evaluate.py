@@ -53,6 +53,25 @@ def test_a_checkpoint_without_operating_points_still_works(world, tmp_path, caps
     assert found["referral"] is None
 
 
+def test_a_training_that_was_stopped_is_said_to_be_and_makes_no_graph(world, tmp_path, capsys):
+    checkpoint, network = checkpoints.load_checkpoint(world.runs / "simple" / "model.pt")
+    for key in ("operating_points", "validation_answers", "limits", "stress"):
+        del checkpoint[key]  # what comes at the end
+    checkpoint |= {"state": network.state_dict(), "history": checkpoint["history"][:1], "epoch": 1}
+    checkpoints.save_checkpoint(tmp_path / "model.pt", checkpoint)
+    call = [str(tmp_path / "model.pt"), *world.common]
+    assert evaluate.main([*call, "--report", str(world.folder / "report")]) == 0
+    said = "the training of simple was stopped after 1 of 2 epochs: train.py --resume finishes it"
+    assert said in " ".join(capsys.readouterr().out.split())
+    assert any(said in note for note in world.results()["notes"])
+    assert export.main([*call, "--onnx", str(tmp_path)]) == 1
+    assert "its training was stopped after 1 of 2 epochs" in capsys.readouterr().err
+    assert not (tmp_path / "simple.onnx").exists()
+    (tmp_path / "empty").mkdir()
+    assert export.main([str(tmp_path / "empty"), *world.common]) == 1
+    assert "this folder holds no model.pt" in capsys.readouterr().err
+
+
 # --------------------------------------------------------------------------------- the graph's own threshold
 
 

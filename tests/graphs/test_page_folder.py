@@ -55,7 +55,7 @@ def test_only_an_earlier_page_is_replaced(tmp_path, capsys, monkeypatch):
     (other / "site.json").write_text("{}")
     capsys.readouterr()
     assert export.main(["page", str(GRAPH), "--out", str(other)]) == 2
-    assert "holds site.json, which is of no page" in capsys.readouterr().err
+    assert "holds contents.txt, which is of no page" in capsys.readouterr().err
 
 
 def test_missing_packages_are_named(tmp_path, capsys, monkeypatch):
@@ -64,3 +64,36 @@ def test_missing_packages_are_named(tmp_path, capsys, monkeypatch):
     assert export.main(["page", str(GRAPH), "--out", str(tmp_path / "site")]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "`npm ci`" in error and not (tmp_path / "site").exists()
+
+
+@needs_packages
+def test_what_a_killed_process_moved_away_is_put_back_and_its_leftovers_go(tmp_path, monkeypatch, capsys):
+    folder, left = tmp_path / "site [1]", tmp_path / ".site [1].abc.part"
+    assert export.main(["page", str(GRAPH), "--out", str(folder)]) == 0
+    assert f"--directory '{folder}'" in capsys.readouterr().out
+    left.mkdir()
+    folder.rename(left / site.EARLIER)  # as between the two renames
+    (tmp_path / ".other.abc.part").mkdir()
+    monkeypatch.setattr(site, "not_for_webgpu", lambda graph: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        export.main(["page", str(GRAPH), "--out", str(folder)])
+    assert (folder / "index.html").is_file() and not left.exists() and (tmp_path / ".other.abc.part").exists()
+
+
+@needs_packages
+@pytest.mark.parametrize("kind", ["link", "folder"])
+def test_links_and_folders_of_others_are_kept(tmp_path, capsys, kind):
+    folder = tmp_path / "site"
+    assert export.main(["page", str(GRAPH), "--out", str(folder)]) == 0
+    if kind == "link":
+        (folder / "mine").symlink_to(tmp_path)
+    else:
+        (folder / "mine").mkdir()
+    capsys.readouterr()
+    assert export.main(["page", str(GRAPH), "--out", str(folder)]) == 2
+    assert "holds mine, which is of no page" in capsys.readouterr().err and (folder / "mine").exists()
+
+
+def test_the_root_of_all_folders_is_no_place(capsys):
+    assert export.main(["page", str(GRAPH), "--out", "/"]) == 2
+    assert "names a folder that can be replaced" in capsys.readouterr().err

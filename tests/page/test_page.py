@@ -475,7 +475,7 @@ def test_it_fits_the_window_and_every_part_has_a_name(sites, opened):
     assert page.inner_text("#film-name") == page.inner_text("#rows tr:nth-child(2) button")
     assert page.get_attribute("#rows tr:nth-child(2)", "aria-current") == "true"
     assert re.fullmatch(
-        r"Not for clinical use\. simple-int8 .* children aged 1 to 5, one hospital\.", page.inner_text("header")
+        r"Not for clinical use\. simple-int8 .* children aged 1 to 5, of one hospital\.", page.inner_text("header")
     )
     page.mouse.wheel(0, 5000)
     box = page.locator("header").bounding_box()
