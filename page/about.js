@@ -43,10 +43,7 @@ export function introduce(model, site) {
 export function offerExamples(site, take) {
   const buttons = site.examples.map(({ file, thumbnail, about }) => {
     const image = made('img', { src: thumbnail, alt: '', width: 72, height: 72 })
-    const button = made('button', { type: 'button', title: file, 'aria-label': about }, [
-      image,
-      made('span', {}, [about]),
-    ])
+    const button = made('button', { type: 'button', title: file, ariaLabel: about }, [image, made('span', {}, [about])])
     button.onclick = () => take(() => example(file))
     return made('li', {}, [button])
   })
