@@ -82,13 +82,15 @@ def answer(results: list[Result]) -> tuple[list[dict], list[str]]:
     found, notes = [], []
     # What a smoke run found means nothing: it answers where there is nothing else, and is called that.
     groups = groups_of([result for result in results if not result.quick] or results)
-    several = len({members[0].architecture for _, members in groups} & set(terms.ARCHITECTURES)) > 1
+    several = len({members[0].architecture for _, members in groups_of(results)} & set(terms.ARCHITECTURES)) > 1
+    smoke = len({result.quick for result in results}) > 1
     for question, first, second in QUESTIONS:
         pairs = [(a, b) for a in groups for b in groups
                  if (a[1][0].architecture, b[1][0].architecture) == (first, second)]  # fmt: skip
         honest = [(a, b) for a, b in pairs if all(same_images(a[1][0], member) for member in (*a[1], *b[1]))]
         if not pairs and several:
-            notes.append(f"{question} cannot be answered: it takes a run of {first} and one of {second}")
+            notes.append(f"{question} cannot be answered: it takes a run of {first} and one of {second}"
+                         f"{', and smoke runs do not count' if smoke else ''}")  # fmt: skip
         elif pairs and not honest:
             notes.append(f"{question} cannot be answered: {first} and {second} were tested on different images")
         found += [compare(question, a, b) for a, b in honest]

@@ -392,3 +392,16 @@ def test_ensembles_are_named_after_their_seeds(seeds):
     assert (first, second) == ("simple (ensemble of 3)", "resnet34 (ensemble of 2)")
     assert [member.name for member in three] == ["simple-s0", "simple-s1", "simple-s2"]
     assert measures.auroc(films()[0], np.mean([member.probabilities for member in three], 0)) > 0.8
+
+
+def test_smoke_runs_answer_no_question_beside_others(seeds):
+    full = [replace(result, quick=False) for result in seeds]
+    smoke = [replace(result, quick=True, name=f"quick-{result.name}") for result in seeds]
+    alone = comparisons.answer(full)
+    assert alone[0] and [pair["sentence"] for pair in comparisons.answer([*full, *smoke])[0]] == [
+        pair["sentence"] for pair in alone[0]
+    ]
+    assert comparisons.answer(smoke)[0]  # where there is nothing else
+    simple = [result for result in full if result.architecture == "simple"]
+    found, notes = comparisons.answer([*simple, *smoke])
+    assert not found and any("smoke runs do not count" in note for note in notes)
