@@ -5,11 +5,10 @@
 
 import { readFile } from 'node:fs/promises'
 import * as ort from 'onnxruntime-web/wasm' // onnxruntime for browsers, which node runs too: no native library
+import { COLOURED } from '../page/answers.js'
 import { metadataOf } from '../page/metadata.js'
 import { readFilm } from '../page/reading/film.js' // reads films as predict.py does, here and in a browser
 import { host } from './host.mjs'
-
-const COLOURED = 15 // mean saturation, 0 to 255, above which it is a photograph
 
 // One thread: the answer then does not depend on the machine, and no worker keeps node from ending.
 ort.env.wasm.numThreads = 1

@@ -63,9 +63,6 @@ def export(paths: list[Path], args: argparse.Namespace) -> int:
         args.looked(checkpoint["name"], checkpoint_hash, dataset.name, about["test"], "export.py")
     if "limits" not in checkpoint:
         which = what if len(paths) == 1 else f"{what}: one of them"
-        if "members" not in checkpoint and (when := checkpoints.stopped(checkpoint)):
-            raise Problem(f"{what}: its training was stopped {when}: the same train.py command with --resume "
-                          "finishes it, and then there is a graph to make")  # fmt: skip
         print(f"note: {which} is of an earlier version, which kept no limits: the graph has no output "
               f"{', '.join(doubts.OUTPUTS)}; train again for these")  # fmt: skip
     expected = proof.reference(network, checkpoint, dataset, split, alpha=args.promise)
@@ -85,7 +82,7 @@ def export(paths: list[Path], args: argparse.Namespace) -> int:
 def opened(paths: list[Path]) -> tuple[dict, torch.nn.Module, str]:
     """A checkpoint, its network and its file's SHA-256; of several those of their ensemble.
 
-    Raises Problem where one is missing or damaged, or where several cannot be averaged.
+    Raises Problem where one is missing, damaged or unfinished, or where several cannot be averaged.
     """
     for path in paths:
         if path.suffix.lower() == ".onnx" and path.is_file():
@@ -93,6 +90,10 @@ def opened(paths: list[Path]) -> tuple[dict, torch.nn.Module, str]:
                           "proves the graph again")  # fmt: skip
     loaded, hashes = [checkpoints.load_checkpoint(path) for path in paths], [disk.sha256_of_file(p) for p in paths]
     members = [checkpoint for checkpoint, _ in loaded]
+    for path, member in zip(paths, members, strict=True):
+        if when := checkpoints.stopped(member):
+            raise Problem(f"{path}: its training was stopped {when}: the same train.py command with --resume "
+                          "finishes it, and then there is a graph to make")  # fmt: skip
     if len(paths) == 1:
         return *loaded[0], hashes[0]
     if len({member["weights_sha256"] for member in members}) < len(members):

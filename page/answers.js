@@ -38,7 +38,7 @@ const COLUMNS = /** @type {(keyof Row)[]} */ (
     ' ',
   )
 )
-const COLOURED = 15 // mean saturation, 0 to 255, above which it is a photograph
+export const COLOURED = 15 // mean saturation, 0 to 255, above which it is a photograph
 // What spreadsheets take for the beginning of a formula (OWASP, CSV Injection), with the apostrophes that defuse it.
 const FORMULA = /^'*[=+\-@\t\r\n＝＋－＠]/
 const GUESSES = ['negative', 'turned', 'upside down', 'mirrored'] // flags that could be wrong; others are measured

@@ -64,9 +64,12 @@ def test_a_training_that_was_stopped_is_said_to_be_and_makes_no_graph(world, tmp
     said = "the training of simple was stopped after 1 of 2 epochs: train.py --resume finishes it"
     assert said in " ".join(capsys.readouterr().out.split())
     assert any(said in note for note in world.results()["notes"])
-    assert export.main([*call, "--onnx", str(tmp_path)]) == 1
-    assert "its training was stopped after 1 of 2 epochs" in capsys.readouterr().err
-    assert not (tmp_path / "simple.onnx").exists()
+    looks = (world.runs / ledger.NAME).read_text()
+    for others in ([], [str(world.runs / "simple-s3"), "--ensemble"]):
+        assert export.main([call[0], *others, *call[1:], "--onnx", str(tmp_path)]) == 1
+        assert "model.pt: its training was stopped after 1 of 2 epochs" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.onnx"))
+    assert (world.runs / ledger.NAME).read_text() == looks  # no proof has read a label
     (tmp_path / "empty").mkdir()
     assert export.main([str(tmp_path / "empty"), *world.common]) == 1
     assert "this folder holds no model.pt" in capsys.readouterr().err
