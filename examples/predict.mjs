@@ -8,7 +8,7 @@ import * as ort from 'onnxruntime-web/wasm' // onnxruntime for browsers, which n
 import { COLOURED } from '../page/answers.js'
 import { metadataOf } from '../page/metadata.js'
 import { readFilm } from '../page/reading/film.js' // reads films as predict.py does, here and in a browser
-import { host } from './host.mjs'
+import { codec } from './codec.mjs'
 
 // One thread: the answer then does not depend on the machine, and no worker keeps node from ending.
 ort.env.wasm.numThreads = 1
@@ -36,7 +36,7 @@ async function open(path) {
  * @param {string} path
  */
 async function answer({ session, bits }, path) {
-  const { grey, height, width, saturation, guessed } = await readFilm(await readFile(path), host)
+  const { grey, height, width, saturation, guessed } = await readFilm(await readFile(path), codec)
   // The graph resizes by itself.
   const found = await session.run({ image: new ort.Tensor('uint8', grey, [1, height, width]) })
   const { probability, decision, refer, flags } = found

@@ -27,10 +27,13 @@ VENDOR = {
         "ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm",
         "ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify.mjs", "ort-wasm-simd-threaded.asyncify.wasm")},
     **{f"@cornerstonejs/codec-{name}/dist/{file}_decode.{kind}": f"{file}_decode.{kind}"
-       for name, file in (("charls", "charlswasm"), ("openjpeg", "openjpegwasm")) for kind in ("js", "wasm")},
+       for name, file in (("charls", "charlswasm"), ("libjpeg-turbo-8bit", "libjpegturbowasm"),
+                          ("openjpeg", "openjpegwasm")) for kind in ("js", "wasm")},
 }  # fmt: skip
 # What these define, as modules: a worker that the page's security policy binds takes no other scripts.
-GLOBALS = {"charlswasm_decode.js": "CharLSWASM", "openjpegwasm_decode.js": "OpenJPEGWASM"}
+GLOBALS = {"charlswasm_decode.js": "CharLSWASM", "libjpegturbowasm_decode.js": "libjpegturbowasm_decode",
+           "openjpegwasm_decode.js": "OpenJPEGWASM"}  # fmt: skip
+LICENCES = ("LICENSE", "package.json")  # where a package says its own
 THUMBNAIL = 144  # pixels of a side
 EXAMPLES = {  # of examples/films, what they are in the set that they come from
     "IM-0433-0001": "normal",
@@ -41,7 +44,8 @@ EXAMPLES = {  # of examples/films, what they are in the set that they come from
 CREDIT = (
     "The films to try: Kermany, Zhang, Goldbaum, Mendeley Data rscbjbr9sj, version 2, CC BY 4.0 "
     "(creativecommons.org/licenses/by/4.0), made smaller, one of them turned. Networks of this project have learned "
-    "from them: what they say of them says nothing of how good they are."
+    "from them: what they say of them says nothing of how good they are. JPEGs are read by libjpeg-turbo, "
+    "which is based in part on the work of the Independent JPEG Group."
 )
 
 
@@ -179,7 +183,7 @@ def files_of(graph: Path) -> Iterator[tuple[Path, str]]:
     for source, name in VENDOR.items():
         yield modules / source, f"vendor/{name}"
         package = "/".join(source.split("/")[: 2 if source.startswith("@") else 1])
-        if (licence := modules / package / "LICENSE").is_file():
+        if licence := next((path for path in map((modules / package).joinpath, LICENCES) if path.is_file()), None):
             yield licence, f"vendor/LICENSE-{package.rpartition('/')[2]}"
     yield graph, GRAPH
     if (certificate := graph.with_suffix(".json")).is_file():

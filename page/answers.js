@@ -2,36 +2,10 @@
 
 import { fixed, grouped, numbered, numberText, printable, shortest } from './numbers.js'
 
-/** @typedef {import('./model.js').Model} Model */
-/**
- * What the graph's outputs are for one film; those from `unfamiliar` on are not there in graphs of earlier versions.
- * @typedef {object} Found
- * @property {number} probability a float32
- * @property {bigint} decision
- * @property {number} [unfamiliar]
- * @property {bigint} [flags]
- * @property {boolean[]} [possible]
- * @property {bigint} [refer]
- */
-/**
- * What is known of a file before it has a row.
- * @typedef {object} Read
- * @property {string} file
- * @property {number} [height]
- * @property {number} [width]
- * @property {number} [saturation] mean, 0 to 255
- * @property {boolean} [guessed] how many bits its levels have: the file does not say so
- * @property {string} [warning]
- * @property {string} [error]
- * @property {Found} [found]
- */
-/**
- * A row; null where there is nothing.
- * @typedef {{file: string, probability: number | null, decision: string | null, threshold: number,
- *   refer: boolean | null, flags: string | null, possible: string | null, unfamiliar: number | null,
- *   width: number | null, height: number | null, warning: string | null, error: string | null, heatmap: null,
- *   model: string}} Row
- */
+/** @typedef {import('./types.d.ts').Found} Found */
+/** @typedef {import('./types.d.ts').Model} Model */
+/** @typedef {import('./types.d.ts').Read} Read */
+/** @typedef {import('./types.d.ts').Row} Row */
 
 const COLUMNS = /** @type {(keyof Row)[]} */ (
   'file probability decision threshold refer flags possible unfamiliar width height warning error heatmap model'.split(

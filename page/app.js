@@ -3,26 +3,17 @@
 import { fetched, introduce, offerExamples } from './about.js'
 import { csvOf, rowOf, summaryOf } from './answers.js'
 import { offerComputing, wasmPool } from './computing.js'
-import { redraw, showAnswer, showCaption, showHeat, showPicture } from './detail.js'
+import { redraw, showAnswer, showCaption, showHeat, showPicture, visit } from './detail.js'
 import { made, the } from './dom.js'
 import { chosenFilms, droppedFilms } from './files.js'
-import { addRow, markRow, showRow, showThumbnail } from './list.js'
+import { addRow, markRow, returnTo, showRow, showThumbnail } from './list.js'
 import { firstLine, fixed, grouped, numbered } from './numbers.js'
-import { PASSES } from './occlusion.js'
 import { Pool } from './pool.js'
 import { offerPoints } from './settings.js'
 
-/** @typedef {import('./answers.js').Read} Read */
-/** @typedef {import('./model.js').Model} Model */
-/** @typedef {{name: string, file: File, read: Read | null}} Film */
-/**
- * What export.py says of this folder, in site.json.
- * @typedef {object} Site
- * @property {{file: string, bytes: number, sha256: string, certificate: string | null, on_cpu: string[]}} graph
- * @property {string} runtime
- * @property {{file: string, thumbnail: string, about: string}[]} examples
- * @property {string} credit of the examples
- */
+/** @typedef {import('./types.d.ts').Film} Film */
+/** @typedef {import('./types.d.ts').Model} Model */
+/** @typedef {import('./types.d.ts').Site} Site */
 
 /** @type {Site} */
 let site
@@ -111,6 +102,7 @@ function listen() {
   }
   the('strength').oninput = redraw
   the('explain').onclick = explain
+  the('back').onclick = () => chosen && returnTo(chosen)
   the('csv').onclick = save
   the('clear').onclick = clear
 }
@@ -157,7 +149,7 @@ async function add(source) {
   reading -= 1
   done += 1
   rate = (1000 * done) / (performance.now() - started)
-  if (!chosen) choose(film, false)
+  if (!chosen) choose(film)
   soon()
 }
 
@@ -214,15 +206,16 @@ function rowFor(film) {
 
 /**
  * @param {Film} film
- * @param {boolean} [byHand] then it is shown where a narrow screen would hide it
+ * @param {boolean} [opened] by hand, and not walked over; not known where nobody chose it
  */
-async function choose(film, byHand = true) {
-  if (film === chosen) return
+async function choose(film, opened) {
+  const other = film !== chosen
   chosen = film
   the('detail').hidden = false
-  if (byHand) the('detail').scrollIntoView({ block: 'nearest' })
   markRow(film)
-  showAnswer(rowFor(film), model)
+  if (other) showAnswer(rowFor(film), model)
+  if (opened !== undefined) visit(opened)
+  if (!other) return
   showPicture(null)
   showCaption(model, 'none')
   if (film.read?.error && !film.read.width) return
@@ -238,11 +231,10 @@ async function explain() {
   const film = chosen
   if (!film) return
   const passes = /** @type {HTMLProgressElement} */ (the('passes'))
-  passes.max = PASSES
   passes.value = 0
   showCaption(model, 'works')
-  const progress = (/** @type {number} */ done) => {
-    if (film === chosen) passes.value = done
+  const progress = (/** @type {number} */ share) => {
+    if (film === chosen) passes.value = share
   }
   try {
     const map = await pool.ask('occlude', { file: film.file, name: film.name }, { first: true, progress })

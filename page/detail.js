@@ -4,7 +4,6 @@ import { flagsOf, forbidden, reasons } from './answers.js'
 import { made, showFacts, the } from './dom.js'
 import { draw, drawScale, mixed, overFilm, topOf } from './drawing.js'
 import { fixed, general } from './numbers.js'
-import { PASSES } from './occlusion.js'
 
 /** @typedef {import('./app.js').Film} Film */
 /** @typedef {import('./answers.js').Row} Row */
@@ -59,6 +58,16 @@ export function showAnswer(row, model) {
     ['warning', row.warning ?? ''],
     ['graph', row.model],
   ])
+}
+
+/**
+ * Brings the film into sight.
+ * @param {boolean} opened then the focus goes there too, where it stands above the table and not beside it
+ */
+export function visit(opened) {
+  const above = the('back').offsetParent !== null
+  the('detail').scrollIntoView({ block: above ? 'start' : 'nearest' })
+  if (above && opened) the('detail').focus({ preventScroll: true })
 }
 
 /**
@@ -148,5 +157,4 @@ export function showCaption(model, state) {
   the('caption').textContent = state === 'done' ? `${kind} It is no map of the illness.` : ''
   the('explain').hidden = state !== 'can'
   the('passes').hidden = state !== 'works'
-  the('explain').textContent = `Show where it looks (${PASSES} passes)`
 }

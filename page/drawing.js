@@ -1,6 +1,6 @@
 // A film, and over it in colours where the network sees pneumonia: as predict.py --heatmaps draws it.
 
-import { evenly } from './occlusion.js'
+import { evenly } from './numbers.js'
 import { BICUBIC, resized } from './resizing.js'
 
 /** @typedef {{heat: Float32Array, rows: number, columns: number}} Heat */

@@ -13,7 +13,7 @@ const rows = new WeakMap()
 /**
  * Adds a row that waits for its answer.
  * @param {Film} film
- * @param {(film: Film) => void} choose
+ * @param {(film: Film, opened: boolean) => void} choose whether it was opened, and not walked over by the arrow keys
  */
 export function addRow(film, choose) {
   const name = made('button', { type: 'button', title: film.name }, [film.name])
@@ -24,7 +24,7 @@ export function addRow(film, choose) {
     made('td'),
     made('td', {}, ['waits']),
   ])
-  row.onclick = () => choose(film)
+  row.onclick = (event) => choose(film, event.isTrusted)
   row.onkeydown = (event) => {
     const next = { ArrowDown: row.nextElementSibling, ArrowUp: row.previousElementSibling }[event.key]
     if (!next) return
@@ -69,4 +69,14 @@ export function showThumbnail(film, { grey, height, width }) {
 export function markRow(film) {
   for (const row of the('rows').querySelectorAll('[aria-current]')) row.removeAttribute('aria-current')
   rows.get(film)?.setAttribute('aria-current', 'true')
+}
+
+/**
+ * Leads back to the row of a film.
+ * @param {Film} film
+ */
+export function returnTo(film) {
+  const row = rows.get(film)
+  row?.scrollIntoView({ block: 'center' })
+  row?.querySelector('button')?.focus({ preventScroll: true })
 }

@@ -1,40 +1,10 @@
 // A graph of export.py: what it says of itself, read and checked as predict.py does it.
 
 import { metadataOf } from './metadata.js'
-import { general, parsed, printable } from './numbers.js'
+import { fixed, general, parsed, printable } from './numbers.js'
 
-/**
- * What validation says of one rate, with its 95 % interval; null where there is none.
- * @typedef {{value: number | null, low: number | null, high: number | null}} Rate
- */
-/**
- * A threshold that validation chose, and what it promises in words, or "".
- * @typedef {{threshold: number, said: string, sensitivity?: Rate, specificity?: Rate, images?: number,
- *   patients?: number}} Point
- */
-/**
- * @typedef {object} Model
- * @property {string} name
- * @property {string} label its name and the start of the file's SHA-256
- * @property {[string, string]} classes the decision 1 is the second
- * @property {number} threshold
- * @property {string} rule how the threshold was chosen
- * @property {number} temperature
- * @property {number} size pixels of the square that the network sees
- * @property {boolean} heatmap whether the graph has that output
- * @property {string} fit how a film becomes that square: "stretch", "pad" or "crop"
- * @property {string} use what it may be used for
- * @property {boolean} synthetic whether its training data were drawings
- * @property {boolean} quick whether a smoke run made it
- * @property {string} trained the name of its training data
- * @property {string} licence of these data, or ""
- * @property {boolean} later whether it says what it does not know: graphs of earlier versions do not
- * @property {Record<string, number>} flags bits by name
- * @property {number} forbidding the bits that forbid an answer
- * @property {string} promise of what is left possible, in words
- * @property {Record<string, Point>} points operating points by name
- */
-
+/** @typedef {import('./types.d.ts').Model} Model */
+/** @typedef {import('./types.d.ts').Point} Point */
 /** @typedef {Record<string, {data: ArrayLike<any>, dims: readonly number[]}>} Outputs */
 
 export const LATER = ['unfamiliar', 'flags', 'possible', 'refer'] // outputs that graphs of earlier versions lack
@@ -95,16 +65,18 @@ export function modelOf(content, hash, outputs) {
 }
 
 /**
- * An operating point in words, by the worse ends of validation's intervals; "" where there are none.
+ * An operating point in words: the rates that validation found, and their intervals rounded outwards; or "".
  * @param {string} name
  * @param {Point} point
  */
-function promised(name, point) {
-  const [found, alarms] = [point.sensitivity?.low, point.specificity?.low]
-  if (typeof found !== 'number' || typeof alarms !== 'number') return ''
+function promised(name, { sensitivity, specificity }) {
+  const found = [sensitivity?.value, sensitivity?.low, sensitivity?.high].map((rate) => 100 * (rate ?? NaN))
+  const alarms = [specificity?.value, specificity?.high, specificity?.low].map((rate) => 100 - 100 * (rate ?? NaN))
+  if ([...found, ...alarms].some(Number.isNaN)) return ''
   return (
-    `${POINTS[name] ?? name}: finds at least ${Math.floor(100 * found)} of 100 pneumonias, false alarms in at most ` +
-    `${Math.ceil(100 - 100 * alarms)} of 100 normal films (validation, 95 % intervals)`
+    `${POINTS[name] ?? name}: found ${fixed(found[0], 0)} of 100 pneumonias (95 % interval ${Math.floor(found[1])} to ` +
+    `${Math.ceil(found[2])}), called ${fixed(alarms[0], 0)} of 100 normal films ill (${Math.floor(alarms[1])} to ` +
+    `${Math.ceil(alarms[2])}), in validation`
   )
 }
 

@@ -108,3 +108,13 @@ export function firstLine(error) {
   const said = error instanceof Error ? error.message || error.name : String(error)
   return printable(said.trim().split('\n')[0] || 'Error')
 }
+
+/**
+ * The nearest whole number; of two the even one, as Python's round.
+ * @param {number} value
+ */
+export function evenly(value) {
+  const down = Math.floor(value)
+  if (value - down !== 0.5) return Math.round(value)
+  return down % 2 ? down + 1 : down
+}

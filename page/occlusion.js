@@ -1,9 +1,10 @@
 // Where a network sees it, of one that has no heat map: by how much its answer falls where a grey patch covers the film.
 
+import { evenly } from './numbers.js'
 import { BILINEAR, resized } from './resizing.js'
 
 const CELLS = 10 // to a side of the film; the patch covers 2 x 2 of them
-export const PASSES = (CELLS - 1) ** 2 + 1 // through the network for each film
+const PASSES = (CELLS - 1) ** 2 + 1 // through the network for each film
 const BATCH = 16
 
 /**
@@ -14,7 +15,7 @@ const BATCH = 16
  * @param {{size: number, temperature: number}} model
  * @param {(pixels: Uint8Array, count: number, height: number, width: number) => Promise<ArrayLike<number>>} logitsOf
  * two for each of so many films
- * @param {(done: number) => void} progress of PASSES
+ * @param {(share: number) => void} progress
  */
 export async function occlusion(pixels, height, width, model, logitsOf, progress) {
   // The film is no larger than the network sees it.
@@ -38,7 +39,7 @@ export async function occlusion(pixels, height, width, model, logitsOf, progress
     }
     const logits = await logitsOf(covered, count, rows, columns)
     for (let k = 0; k < count; k++) odds.push((logits[2 * k + 1] - logits[2 * k]) / model.temperature)
-    progress(first + count)
+    progress((first + count) / PASSES)
   }
   return spread(odds, places)
 }
@@ -62,14 +63,4 @@ function spread(odds, places) {
 /** @param {number} side */
 function borders(side) {
   return Array.from({ length: CELLS + 1 }, (_, i) => Math.trunc(i * (side / CELLS)))
-}
-
-/**
- * The nearest whole number; of two the even one, as Python's round.
- * @param {number} value
- */
-export function evenly(value) {
-  const down = Math.floor(value)
-  if (value - down !== 0.5) return Math.round(value)
-  return down % 2 ? down + 1 : down
 }

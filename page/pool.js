@@ -1,12 +1,15 @@
 // Several workers, each with the graph: what is asked of them, in order, and a new one for one that failed.
 
+const TOGETHER = 'answer' // the task of which a worker does several jobs at once
+const MOST = 8 // of them
+
 /**
  * @typedef {object} Job
  * @property {string} task
  * @property {any} given
  * @property {(result: any) => void} resolve
  * @property {(error: Error) => void} reject
- * @property {(done: number) => void} [progress]
+ * @property {(share: number) => void} [progress]
  */
 /**
  * What a worker opens.
@@ -17,10 +20,10 @@
  * @property {'wasm' | 'webgpu'} provider
  */
 
-/** One worker, which does one job at a time. */
+/** One worker, which does the jobs of one message at a time. */
 class Helper {
-  /** @type {Job | null} */
-  job = null
+  /** @type {Job[]} */
+  jobs = []
   #worker
   #id = 0
 
@@ -30,18 +33,16 @@ class Helper {
     const source = `import ${JSON.stringify(new URL('./worker.js', import.meta.url).href)}`
     const address = URL.createObjectURL(new Blob([source], { type: 'text/javascript' }))
     this.#worker = new Worker(address, { type: 'module' })
-    const done = (/** @type {(job: Job) => void} */ settle, broken = false) => {
-      const { job } = this
-      this.job = null
-      if (job) settle(job)
+    const done = (/** @type {(job: Job, i: number) => void} */ settle, broken = false) => {
+      this.jobs.splice(0).forEach(settle)
       free(broken)
     }
     this.#worker.onmessage = ({ data }) => {
       URL.revokeObjectURL(address)
-      if (data.id !== this.#id || !this.job) return
-      if (data.progress !== undefined) this.job.progress?.(data.progress)
+      if (data.id !== this.#id || !this.jobs.length) return
+      if (data.progress !== undefined) this.jobs[0].progress?.(data.progress)
       else if (data.error !== undefined) done((job) => job.reject(new Error(data.error)), data.broken)
-      else done((job) => job.resolve(data.result), data.broken)
+      else done((job, i) => job.resolve(data.results[i]), data.broken)
     }
     this.#worker.onerror = (event) => {
       event.preventDefault()
@@ -50,16 +51,15 @@ class Helper {
     }
   }
 
-  /** @param {Job} job */
-  start(job) {
-    this.job = job
-    this.#worker.postMessage({ id: ++this.#id, task: job.task, given: job.given })
+  /** @param {Job[]} jobs of one task */
+  start(jobs) {
+    this.jobs = jobs
+    this.#worker.postMessage({ id: ++this.#id, task: jobs[0].task, given: jobs.map((job) => job.given) })
   }
 
   stop() {
     this.#worker.terminate()
-    this.job?.reject(new Error('stopped'))
-    this.job = null
+    for (const job of this.jobs.splice(0)) job.reject(new Error('stopped'))
   }
 }
 
@@ -89,7 +89,7 @@ export class Pool {
    * What is asked of the next worker that is free.
    * @param {string} task
    * @param {any} given
-   * @param {{first?: boolean, progress?: (done: number) => void}} [options] first: before all that waits
+   * @param {{first?: boolean, progress?: (share: number) => void}} [options] first: before all that waits
    * @returns {Promise<any>}
    */
   ask(task, given, { first = false, progress } = {}) {
@@ -129,14 +129,14 @@ export class Pool {
     })
     this.#helpers.add(helper)
     return new Promise((resolve, reject) => {
-      helper.start({ task: 'open', given: this.#setup, resolve, reject })
+      helper.start([{ task: 'open', given: this.#setup, resolve, reject }])
     })
   }
 
   #next() {
     if (this.#stopped) return
     for (const helper of this.#helpers) {
-      if (!helper.job && this.#waiting.length) helper.start(/** @type {Job} */ (this.#waiting.shift()))
+      if (!helper.jobs.length && this.#waiting.length) helper.start(this.#waiting.splice(0, this.#share()))
     }
     if (this.#waiting.length && this.#helpers.size < this.#most) {
       this.#hire().catch((error) => {
@@ -144,5 +144,12 @@ export class Pool {
         this.#next()
       })
     }
+  }
+
+  /** How many jobs a worker takes: several films, but not those that other workers could begin with. */
+  #share() {
+    const others = this.#waiting.findIndex(({ task }) => task !== TOGETHER)
+    const films = others < 0 ? this.#waiting.length : others
+    return Math.max(1, Math.min(MOST, Math.floor(films / this.#most)))
   }
 }

@@ -35,8 +35,8 @@ export function offerPoints(model, changed) {
       the('predictive'),
       found
         ? [
-            ['PPV', share(found.ppv)],
-            ['NPV', share(found.npv)],
+            [`PPV ${fixed(found.ppv[0], 3)}`, inWords(model.classes[1], found.ppv)],
+            [`NPV ${fixed(found.npv[0], 3)}`, inWords(model.classes[0], found.npv)],
           ]
         : [],
     )
@@ -50,8 +50,19 @@ export function offerPoints(model, changed) {
   show()
 }
 
-/** @param {number[]} found as it is, and at worst */
-function share([value, worst]) {
-  if (Number.isNaN(value)) return 'undefined'
-  return `${fixed(value, 3)}${Number.isNaN(worst) ? '' : `, at worst ${fixed(worst, 3)}`}`
+/**
+ * @param {string} called the decision
+ * @param {number[]} shares that are right, as it is and at worst
+ */
+function inWords(called, [share, worst]) {
+  if (Number.isNaN(share)) return `no film is called ${called}`
+  const atWorst = Number.isNaN(worst) ? '' : `; at worst ${outOf100(worst)}`
+  return `of 100 films called ${called}, ${outOf100(share)} are${atWorst}`
+}
+
+/** @param {number} share that is not called all or none unless it is */
+function outOf100(share) {
+  const count = fixed(100 * share, 0)
+  if (count === '100' && share < 1) return 'more than 99'
+  return count === '0' && share > 0 ? 'less than 1' : count
 }

@@ -9,6 +9,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import threads
+from browsing import chromium as chromium
+from browsing import opened as opened
+from browsing import sites as sites
 
 import data
 

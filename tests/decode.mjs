@@ -6,10 +6,10 @@ import { pathToFileURL } from 'node:url'
 
 const [project, list] = process.argv.slice(2)
 const { readFilm } = await import(pathToFileURL(`${project}/page/reading/film.js`).href)
-const { host } = await import(pathToFileURL(`${project}/examples/host.mjs`).href)
+const { codec } = await import(pathToFileURL(`${project}/examples/codec.mjs`).href)
 for (const file of JSON.parse(await readFile(list, 'utf8'))) {
   try {
-    const { grey, ...said } = await readFilm(await readFile(file), host)
+    const { grey, ...said } = await readFilm(await readFile(file), codec)
     await writeFile(`${file}.grey`, grey)
     console.log(JSON.stringify(said))
   } catch (error) {

@@ -1,13 +1,13 @@
-// One frame in JPEG's family, of which DICOM files hold several: decoded here, by the host, or by a module that is
-// loaded when the first such film comes. All sizes are compared with the header's before anything is decoded.
+// One frame in JPEG's family, of which DICOM files hold several: decoded here, or by a module that is loaded when the
+// first such film comes. All sizes are compared with the header's before anything is decoded.
 
 import { numbersOf, viewOf } from './bytes.js'
-import { decodedBy, frameOf } from './jpeg.js'
+import { decoded, frameOf } from './jpeg.js'
 import { losslessValues } from './lossless.js'
 
 /** @typedef {import('./dicom.js').Header} Header */
 /** @typedef {import('./frames.js').Frame} Frame */
-/** @typedef {import('./film.js').Host} Host */
+/** @typedef {import('./film.js').Codec} Codec */
 
 const BASELINE = '1.2.840.10008.1.2.4.50'
 
@@ -15,20 +15,14 @@ const BASELINE = '1.2.840.10008.1.2.4.50'
  * JPEG of 8 bits, lossy.
  * @param {Uint8Array} encoded
  * @param {Header} header
- * @param {Host} host
+ * @param {Codec} codec
  * @returns {Promise<Frame>}
  */
-export async function decodedJpeg(encoded, header, host) {
+export async function decodedJpeg(encoded, header, codec) {
   const frame = frameOf(encoded)
   checkFrame(header, frame.width, frame.height, frame.components.length)
   if (frame.precision !== 8) throw new Error(`samples of ${frame.precision} bits: predict.py reads them`)
-  const { data, channels } = await decodedBy(host, frame)
-  const { samples, rows, columns } = header
-  const values = new Uint8Array(rows * columns * samples)
-  for (let i = 0, from = 0, to = 0; i < rows * columns; i++, from += channels) {
-    for (let k = 0; k < samples; k++) values[to++] = data[from + k]
-  }
-  return { values, colours: coloursOf(frame, header), planes: false }
+  return { values: await decoded(frame, codec), colours: coloursOf(frame, header), planes: false }
 }
 
 /**
@@ -65,13 +59,13 @@ export function decodedLossless(encoded, header) {
  * JPEG-LS (ISO/IEC 14495-1), by CharLS.
  * @param {Uint8Array} encoded
  * @param {Header} header
- * @param {Host} host
+ * @param {Codec} codec
  * @returns {Promise<Frame>}
  */
-export async function decodedJpegLs(encoded, header, host) {
+export async function decodedJpegLs(encoded, header, codec) {
   const frame = frameOf(encoded)
   checkFrame(header, frame.width, frame.height, frame.components.length)
-  const charls = await host.codec('charls')
+  const charls = await codec('charls')
   const { values, decoder } = decodedInModule(charls, 'JpegLSDecoder', encoded, frame.precision, false)
   const planes = decoder.getInterleaveMode() === 0 && header.samples === 3
   decoder.delete()
@@ -84,13 +78,13 @@ export async function decodedJpegLs(encoded, header, host) {
  * JPEG 2000 (ITU-T T.800), and its high-throughput kind (T.814), by OpenJPEG.
  * @param {Uint8Array} encoded
  * @param {Header} header
- * @param {Host} host
+ * @param {Codec} codec
  * @returns {Promise<Frame>}
  */
-export async function decodedJpeg2000(encoded, header, host) {
+export async function decodedJpeg2000(encoded, header, codec) {
   const { width, height, components, precision, signed, depths } = sizeOf2000(encoded)
   checkFrame(header, width, height, components)
-  const openjpeg = await host.codec('openjpeg')
+  const openjpeg = await codec('openjpeg')
   // The module clips negative numbers of 8 bits to 0. It is told that they have no sign: then half the range is added.
   const middle = signed && precision <= 8 ? 2 ** (precision - 1) : 0
   const own = middle ? encoded.slice() : encoded

@@ -62,18 +62,3 @@ export class Saturation {
     return cells ? total / cells : 0
   }
 }
-
-/**
- * Mean saturation of a whole picture, 0 to 255.
- * @param {Uint8Array | Uint8ClampedArray} data red, green and blue, `channels` bytes a pixel
- * @param {number} channels
- * @param {number} height
- * @param {number} width
- */
-export function meanSaturation(data, channels, height, width) {
-  const saturation = new Saturation(height, width, false)
-  for (let y = 0, at = 0; y < height; y++) {
-    for (let x = 0; x < width; x++, at += channels) saturation.add(y, x, data[at], data[at + 1], data[at + 2])
-  }
-  return saturation.mean()
-}

@@ -23,7 +23,7 @@ import { nameOf } from './syntaxes.js'
  * @property {boolean} signed
  * @property {number} frames
  */
-/** @typedef {import('./film.js').Host} Host */
+/** @typedef {import('./film.js').Codec} Codec */
 
 /** @type {import('./tags.js').Name[]} */
 const NEEDED = [
@@ -40,15 +40,15 @@ const [EXPLICIT_BIG, DEFLATED, IMPLICIT] = ['1.2.840.10008.1.2.2', '1.2.840.1000
 
 /**
  * @param {Uint8Array} content the bytes of a DICOM file
- * @param {Host} host
+ * @param {Codec} codec
  * @returns {Promise<{grey: Uint8Array, height: number, width: number, mode: string, warning: string, guessed: boolean,
  *   saturation: number}>}
  * @throws {Error} of one line, which names the part that cannot be used
  */
-export async function readDicom(content, host) {
+export async function readDicom(content, codec) {
   const header = await openDicom(content)
   const { photometric, rows, columns, frames } = header
-  const frame = await firstFrame(header, host)
+  const frame = await firstFrame(header, codec)
   const grey = namingPart('pixels', () => {
     if (header.samples === 3) return greyOfColours(frame, header)
     const values = storedValues(frame.values, header)

@@ -1,5 +1,5 @@
-// The bytes of a JPEG, PNG or DICOM file to the grey levels that a viewer shows, as predict.py decodes them: in a
-// browser or in node, which differ in how they decode a JPEG.
+// The bytes of a JPEG, PNG or DICOM file to the grey levels that a viewer shows, as predict.py decodes them, in a
+// browser and in node.
 
 import { textOf } from './bytes.js'
 import { isJpeg, readJpeg } from './jpeg.js'
@@ -18,31 +18,25 @@ import { upright } from './turning.js'
  * @property {boolean} guessed whether the file does not say how many bits its levels have
  * @property {'jpeg' | 'png' | 'dicom'} kind
  */
-/**
- * @typedef {object} Host what a platform decodes by itself
- * @property {(content: Uint8Array) => Promise<{data: Uint8Array | Uint8ClampedArray, channels: number, width: number,
- *   height: number}>} jpeg the pixels of a JPEG, row by row, `channels` bytes each: not turned, profiles ignored; of
- *   four colours, RGB
- * @property {(name: string) => Promise<any>} codec what makes the module of a decoder of ./codecs.js
- */
+/** @typedef {(name: string) => Promise<any>} Codec Emscripten's module of a decoder that JavaScript lacks, by npm's name */
 
 /**
  * @param {Uint8Array} content the bytes of a file
- * @param {Host} host
+ * @param {Codec} codec
  * @returns {Promise<Film>}
  * @throws {Error} of one line, with the reason
  */
-export async function readFilm(content, host) {
+export async function readFilm(content, codec) {
   if (content.length > MAX_BYTES) throw new Error(`a file of more than ${counted(MAX_BYTES)} bytes`)
   if (textOf(content.subarray(128, 132)) === 'DICM') {
     const { readDicom } = await import('./dicom.js') // the larger half of this folder, which most films do not need
-    return { ...(await readDicom(content, host)), kind: 'dicom' }
+    return { ...(await readDicom(content, codec)), kind: 'dicom' }
   }
   const kind = isJpeg(content) ? 'jpeg' : 'png'
   if (kind === 'png' && !isPng(content)) {
     throw new Error(content.length ? 'not a JPEG, PNG or DICOM file' : 'the file is empty')
   }
-  const picture = kind === 'jpeg' ? await readJpeg(content, host) : await readPng(content)
+  const picture = kind === 'jpeg' ? await readJpeg(content, codec) : await readPng(content)
   const { orientation, grey, height, width, ...said } = picture
   return { ...said, ...upright(grey, height, width, orientation), kind }
 }

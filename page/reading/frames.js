@@ -8,7 +8,7 @@ import { CODINGS, isEncapsulated, nameOf, RLE } from './syntaxes.js'
 
 /** @typedef {import('./dicom.js').Header} Header */
 /** @typedef {import('./bytes.js').Values} Values */
-/** @typedef {import('./film.js').Host} Host */
+/** @typedef {import('./film.js').Codec} Codec */
 /**
  * @typedef {object} Frame
  * @property {Values} values with all bits that are allocated: of each pixel its samples, or plane by plane
@@ -36,10 +36,10 @@ const DECODERS = { jpeg: decodedJpeg, lossless: decodedLossless, jpegls: decoded
 
 /**
  * @param {Header} header
- * @param {Host} host
+ * @param {Codec} codec
  * @returns {Promise<Frame>}
  */
-export async function firstFrame(header, host) {
+export async function firstFrame(header, codec) {
   const name = oneLine(nameOf(header.syntax))
   const coding = CODINGS.get(header.syntax)
   if (isEncapsulated(header.syntax) && !coding && header.syntax !== RLE) {
@@ -49,7 +49,7 @@ export async function firstFrame(header, host) {
     const planes = checkedPlanes(header)
     if (!isEncapsulated(header.syntax)) return asRgb(nativeFrame(header, planes), header)
     const encoded = firstEncoded(header)
-    if (coding) return asRgb(await DECODERS[coding](encoded, header, host), header)
+    if (coding) return asRgb(await DECODERS[coding](encoded, header, codec), header)
     return asRgb({ values: runLengths(encoded, header), colours: header.photometric, planes: true }, header)
   } catch (error) {
     throw named(`pixels in ${name}`, error)

@@ -1,11 +1,11 @@
-// The grey levels of a JPEG, by whatever decodes JPEG here. That decoder is given a copy without the EXIF data and
-// colour profiles that browsers would apply, and which says that its colours are not to be converted: then the first of
-// three channels is the brightness that Pillow too takes from the file, whoever decodes, and not one computed from
-// clipped colours. ITU-T T.81 (JPEG), T.871 (JFIF), T.872, 6.5.3 (Adobe's marker).
+// The grey levels of a JPEG, by libjpeg-turbo, as Pillow has them: a browser's own decoder takes six times as long, and
+// applies profiles. It is given a copy which says that its colours are not to be converted: then the first of three
+// channels is the brightness that Pillow too takes from the file, and not one computed from clipped colours.
+// ITU-T T.81 (JPEG), T.871 (JFIF), T.872, 6.5.3 (Adobe's marker).
 
 import { joined } from './bytes.js'
-import { luma, meanSaturation } from './colours.js'
-import { checkSize, Unusable } from './limits.js'
+import { luma } from './colours.js'
+import { checkSize } from './limits.js'
 import { orientationOf } from './turning.js'
 
 /**
@@ -20,11 +20,9 @@ import { orientationOf } from './turning.js'
  * @property {Uint8Array | null} exif EXIF data from their byte order on
  * @property {Uint8Array[]} rest all that decoding needs: tables, frame and scans
  */
-/** @typedef {import('./film.js').Host} Host */
+/** @typedef {import('./film.js').Codec} Codec */
 
 const MAX_SCANS = 100 // of a progressive JPEG, which has about 10; each is a pass over the whole picture
-/** Pillow's names of pixels of so many components. @type {Record<number, string>} */
-const MODES = { 1: 'L', 3: 'RGB', 4: 'CMYK' }
 const DAMAGED = 'broken data stream when reading image file'
 const [START, END, SCAN] = [0xd8, 0xd9, 0xda] // markers
 
@@ -35,46 +33,53 @@ export function isJpeg(content) {
 
 /**
  * @param {Uint8Array} content the bytes of a JPEG
- * @param {Host} host
+ * @param {Codec} codec
  * @returns {Promise<{grey: Uint8Array, height: number, width: number, mode: string, warning: string, guessed: boolean,
  *   saturation: number, orientation: number}>} not turned yet
  * @throws {Error} with the reason
  */
-export async function readJpeg(content, host) {
+export async function readJpeg(content, codec) {
   const frame = frameOf(content)
-  const { width, height, components } = frame
+  const { width, height, components, precision } = frame
   checkSize(width, height)
-  if (frame.precision !== 8) throw new Error(`cannot handle ${frame.precision}-bit layers`)
-  if (![1, 3, 4].includes(components.length)) throw new Error(`cannot handle ${components.length}-layer images`)
-  const { data, channels } = await decodedBy(host, frame)
+  if (precision !== 8) throw new Error(`cannot handle ${precision}-bit layers`)
+  const said = { height, width, warning: '', guessed: false, orientation: orientationOf(frame.exif) }
+  const data = await decoded(frame, codec)
+  if (components.length === 1) return { ...said, grey: data, mode: 'L', saturation: 0 }
   const grey = new Uint8Array(width * height)
-  const rgb = components.length > 1 && !isLuminance(frame)
-  for (let i = 0, from = 0; i < grey.length; i++, from += channels) {
+  const rgb = !isLuminance(frame)
+  for (let i = 0, from = 0; i < grey.length; i++, from += 3) {
     grey[i] = rgb ? luma(data[from], data[from + 1], data[from + 2]) : data[from]
   }
-  let saturation = 0 // of three colours that are RGB, predict.py measures none
-  if (components.length === 3 && !rgb) saturation = saturationOf(data, channels, height, width)
-  if (components.length === 4) saturation = meanSaturation(data, channels, height, width)
-  const mode = MODES[components.length]
-  const orientation = orientationOf(frame.exif)
-  return { grey, height, width, mode, warning: '', guessed: false, saturation, orientation }
+  // Of three colours that are RGB, predict.py measures none.
+  return { ...said, grey, mode: 'RGB', saturation: rgb ? 0 : saturationOf(data, height, width) }
 }
 
 /**
- * The channels of a JPEG, as they are in the file: no conversion of colours, nothing turned. Of four colours, RGB.
- * @param {Host} host
+ * One or three channels of a JPEG, row by row, as they are in the file: no conversion of colours, nothing turned.
  * @param {Frame} frame
- * @returns {Promise<{data: Uint8Array | Uint8ClampedArray, channels: number}>} row by row, `channels` bytes a pixel
+ * @param {Codec} codec
+ * @returns {Promise<Uint8Array>}
+ * @throws {Error} also of damage that libjpeg would repair: who knows what of such a film is left
  */
-export async function decodedBy(host, frame) {
-  const { data, channels, width, height } = await host.jpeg(unadorned(frame)).catch((error) => {
-    // What decoders say of damage would be another line in each host.
-    throw error instanceof Unusable ? error : new Error(DAMAGED)
-  })
-  if (width !== frame.width || height !== frame.height || data.length < width * height * channels) {
-    throw new Error(`${width} x ${height} pixels, where its head says ${frame.width} x ${frame.height}`)
+export async function decoded(frame, codec) {
+  const { width, height, components } = frame
+  if (components.length === 4) throw new Error('four colours, for printing: predict.py reads them')
+  if (![1, 3].includes(components.length)) throw new Error(`cannot handle ${components.length}-layer images`)
+  const turbo = await codec('libjpeg-turbo-8bit')
+  const decoder = new turbo.JPEGDecoder()
+  try {
+    const file = unadorned(frame)
+    decoder.getEncodedBuffer(file.length).set(file)
+    decoder.decode()
+    const data = decoder.getDecodedBuffer()
+    if (data.length !== width * height * components.length) throw new Error(DAMAGED)
+    return data.slice() // the module's memory is its own
+  } catch {
+    throw new Error(DAMAGED)
+  } finally {
+    decoder.delete()
   }
-  return { data, channels }
 }
 
 /**
@@ -169,33 +174,29 @@ function noteApplication(found, kind, body) {
 }
 
 /**
- * A JPEG of the same pixels that says nothing but that its colours are as they are; of four colours, Adobe's.
+ * A JPEG of the same pixels that says nothing but that its colours are as they are.
  * @param {Frame} frame
  */
-function unadorned(frame) {
-  const { components, rest } = frame
-  const transform = components.length === 4 ? (frame.transform ?? 0) : 0
-  const adobe = Uint8Array.of(0xff, 0xee, 0, 14, ...new TextEncoder().encode('Adobe'), 0, 100, 0, 0, 0, 0, transform)
-  const parts = [Uint8Array.of(0xff, START), ...(components.length > 1 ? [adobe] : []), ...rest]
-  return joined(parts)
+function unadorned({ components, rest }) {
+  const adobe = Uint8Array.of(0xff, 0xee, 0, 14, ...new TextEncoder().encode('Adobe'), 0, 100, 0, 0, 0, 0, 0)
+  return joined([Uint8Array.of(0xff, START), ...(components.length > 1 ? [adobe] : []), ...rest])
 }
 
 /**
  * Mean saturation of the first quarter of the rows, by blocks of up to 8 x 8 pixels, nearly as predict.py measures it;
  * 0 where all of them are grey but for JPEG's noise.
- * @param {Uint8Array | Uint8ClampedArray} data brightness and two differences of colour, `channels` bytes a pixel
- * @param {number} channels
+ * @param {Uint8Array} data brightness and two differences of colour
  * @param {number} height
  * @param {number} width
  */
-function saturationOf(data, channels, height, width) {
+function saturationOf(data, height, width) {
   const side = [8, 4, 2].find((count) => Math.min(height, width) >= 32 * count) ?? 1 // 32 blocks across, if it can be
   const [rows, columns] = [Math.ceil(height / 4 / side), Math.ceil(width / side)]
   let [total, coloured] = [0, false]
   for (let cell = 0; cell < rows * columns; cell++) {
     const [top, left] = [side * Math.floor(cell / columns), side * (cell % columns)]
     const [bottom, right] = [Math.min(top + side, height), Math.min(left + side, width)]
-    const [y, cb, cr] = meanOf(data, channels, width, [top, bottom], [left, right])
+    const [y, cb, cr] = meanOf(data, width, [top, bottom], [left, right])
     coloured = coloured || Math.abs(cb - 128) > 3 || Math.abs(cr - 128) > 3 // 128 is no colour
     const blue = y + 1.772 * (cb - 128)
     const red = y + 1.402 * (cr - 128)
@@ -208,17 +209,16 @@ function saturationOf(data, channels, height, width) {
 
 /**
  * The mean of each of three channels over a block.
- * @param {Uint8Array | Uint8ClampedArray} data
- * @param {number} channels
+ * @param {Uint8Array} data
  * @param {number} width of the picture
  * @param {[number, number]} rows the first one, and the one behind the last one
  * @param {[number, number]} columns likewise
  */
-function meanOf(data, channels, width, [top, bottom], [left, right]) {
+function meanOf(data, width, [top, bottom], [left, right]) {
   const sums = [0, 0, 0]
   for (let y = top; y < bottom; y++) {
     for (let x = left; x < right; x++) {
-      for (let k = 0; k < 3; k++) sums[k] += data[(y * width + x) * channels + k]
+      for (let k = 0; k < 3; k++) sums[k] += data[3 * (y * width + x) + k]
     }
   }
   return sums.map((sum) => sum / ((bottom - top) * (right - left)))

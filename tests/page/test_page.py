@@ -1,8 +1,5 @@
-"""The page in Chromium: the rows of predict.py, nothing sent, nothing wider than the window, and clear errors."""
+"""The page in Chromium: the rows of predict.py, nothing sent, and clear errors."""
 
-import contextlib
-import functools
-import gzip
 import hashlib
 import io
 import json
@@ -17,74 +14,14 @@ from film_files import WINDOW, dicom
 from PIL import Image
 from predicting import POINTS, bright_graph, doubtful_graph, film_of, table
 
-import export
 import predict
 from films import phantoms
 from graphs import page as site
 from metrics import measures
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright here: requirements-test.txt has it")
 GRAPH, EXAMPLES = site.ROOT / "trained" / "simple.onnx", site.ROOT / "examples" / "films"
-pytestmark = [
-    browsing.needed,
-    pytest.mark.skipif(not (site.ROOT / "node_modules" / site.RUNTIME).is_dir(), reason="no node_modules: npm ci"),
-]
-LIGHTEST = 100_000  # bytes: of what shows, and, as hosts compress it, of all but graph, runtime, decoders and films
+pytestmark = [browsing.needed, browsing.runtime]
 EXACT = set(predict.COLUMNS) - {"probability", "unfamiliar"}
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=browsing.BROWSER, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def sites(tmp_path_factory):
-    """A call that makes the page of a graph, and serves it once; the address, and the folder."""
-    with contextlib.ExitStack() as stack:
-
-        @functools.cache
-        def made(graph: Path) -> tuple[str, Path]:
-            folder = tmp_path_factory.mktemp("site") / "page"
-            assert export.main(["page", str(graph), "--out", str(folder)]) == 0
-            return browsing.address(stack.enter_context(browsing.served(folder))), folder
-
-        yield made
-
-
-@pytest.fixture
-def opened(chromium):
-    """A call that opens a page as soon as it takes films; at the end it has complained of nothing, and asked no other.
-
-    A page that is expected to complain says so by `complains`.
-    """
-    pages = []
-
-    def call(address: str, complains: bool = False, **options):
-        page = chromium.new_context(**options).new_page()
-        page.said, page.asked = [], []
-        page.on("console", lambda message: page.said.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: page.said.append(str(error)))
-        page.context.on("request", lambda request: page.asked.append(request.url))
-        pages.append((page, address, complains))
-        page.goto(address)
-        page.wait_for_selector("#trouble:not([hidden])" if complains else "#drop:not([hidden])")
-        return page
-
-    yield call
-    for page, address, complains in pages:
-        assert complains or page.said == []
-        assert [url for url in page.asked if not url.startswith((address, f"blob:{address}"))] == []
-        page.context.close()
-
-
-def finished(page, count: int) -> str:
-    """What the page says when all films have their answers."""
-    page.wait_for_selector(f"body.rests:has(#rows tr:nth-child({count}):last-child)", timeout=60_000)
-    return page.inner_text("#status")
 
 
 def saved(page) -> list[dict]:
@@ -169,7 +106,7 @@ def test_a_folder_that_is_dropped_gets_the_rows_of_predict(sites, opened, twenty
     assert len(expected) == 22 and sum(bool(row["error"]) for row in expected) == 2
     page = opened(sites(GRAPH)[0])
     browsing.drop(page, twenty)
-    said = finished(page, 22)
+    said = browsing.finished(page, 22)
     found = saved(page)
     compare(found, expected)
     for name in ("cut.jpeg", "text.png"):
@@ -195,12 +132,12 @@ def test_two_drops_at_once_and_a_film_of_50_megapixels(sites, opened, tmp_path, 
     page = opened(sites(GRAPH)[0])
     browsing.drop(page, big)
     browsing.drop(page, small)
-    finished(page, 4)
+    browsing.finished(page, 4)
     compare(saved(page), expected)
     page.click("#clear")
     assert page.locator("#rows tr").count() == 0 and page.is_hidden("#results")
     browsing.drop(page, small)
-    finished(page, 3)
+    browsing.finished(page, 3)
     compare(saved(page), expected[1:])
 
 
@@ -212,7 +149,7 @@ def test_operating_points_and_what_they_mean(sites, opened, tmp_path, monkeypatc
                         (0.81, 0, 0), (0.9, 512, 2), (0.97, 16 | 8, 0.75)])]  # fmt: skip
     page = opened(sites(graph)[0])
     page.set_input_files("#files", films)
-    finished(page, len(films))
+    browsing.finished(page, len(films))
     names = page.eval_on_selector_all("#point option", "options => options.map(option => option.value)")
     assert names[0] == "validation" and sorted(names) == sorted(POINTS)
     notes = set()
@@ -229,13 +166,18 @@ def test_operating_points_and_what_they_mean(sites, opened, tmp_path, monkeypatc
     assert notes == {"yesNORMAL", "noNORMAL", "yesPNEUMONIA", "noPNEUMONIA"}
     page.select_option("#point", "sensitivity 95 %")
     rates = [POINTS["sensitivity 95 %"][key] for key in ("sensitivity", "specificity")]
-    for percent in ("10", "0", "62.5"):
+    for percent, words in (("10", ("52", "more than 99")), ("0", ("0", "100")), ("62.5", ("94", "95")),
+                           ("0.01", ("less than 1", "more than 99")), ("100", ("100", "0"))):  # fmt: skip
         page.fill("#prevalence", percent)
-        lines = page.locator("#predictive dd").all_inner_texts()
-        for line, key in zip(lines, ("ppv", "npv"), strict=True):
-            right = [measures.at_prevalence(*(rate[end] for rate in rates), float(percent) / 100)[key]
-                     for end in ("value", "low")]  # fmt: skip
-            assert line == f"{right[0]:.3f}, at worst {right[1]:.3f}"
+        terms, lines = (page.locator(f"#predictive {part}").all_inner_texts() for part in ("dt", "dd"))
+        right, low = ([measures.at_prevalence(*(rate[end] for rate in rates), float(percent) / 100)[key]
+                       for key in ("ppv", "npv")] for end in ("value", "low"))  # fmt: skip
+        assert terms == [f"PPV {right[0]:.3f}", f"NPV {right[1]:.3f}"]
+        for line, called, word in zip(lines, ("PNEUMONIA", "NORMAL"), words, strict=True):
+            assert line.startswith(f"of 100 films called {called}, {word} are; at worst ")
+        worst = [re.sub(r".* at worst ", "", line) for line in lines]
+        if percent == "10":
+            assert worst == [f"{100 * share:.0f}" for share in low]
     page.fill("#prevalence", "101")
     assert page.inner_text("#typed") == "A number from 0 to 100, please." and page.is_hidden("#rates")
     assert page.inner_text("header") == (
@@ -252,7 +194,7 @@ def test_a_graph_that_contradicts_itself_or_fails_gives_no_answer(sites, opened,
     expected = predicted(graph, tmp_path / "right.csv", *films)
     page = opened(sites(graph)[0])
     page.set_input_files("#files", films)
-    finished(page, len(films))
+    browsing.finished(page, len(films))
     failed, right = [[row["error"] for row in rows] for rows in (saved(page), expected)]
     assert all(errors.pop(3).startswith("the graph failed: ") for errors in (failed, right))
     assert failed == right and any("refer is" in error for error in failed)
@@ -275,7 +217,7 @@ def test_a_graph_of_an_earlier_version_and_its_heat_map(sites, opened, tmp_path,
     assert all(row["warning"] for row in expected)
     page = opened(sites(graph)[0])
     page.set_input_files("#files", films)
-    finished(page, len(films))
+    browsing.finished(page, len(films))
     compare(saved(page), expected)
     # The heat map of this graph is the film over 200: its colours, as strong as predict.py draws them.
     page.wait_for_selector("#colours:not([hidden])")
@@ -423,77 +365,9 @@ def test_nothing_leaves_even_if_it_wanted_to(sites, opened, tmp_path):
     page.said.clear()
 
 
-def test_the_page_is_light_and_its_parts_are_short(sites, opened):
-    address, folder = sites(GRAPH)
-    page = opened(address)
-    asked = {url.removeprefix(address) for url in page.asked if url.startswith(address)}
-    assert "app.js" in asked and not [name for name in asked if "asyncify" in name], "without a GPU nothing for one"
-    other = ("vendor", "model", "examples", "reading")  # runtime, graph, films, and what reads them
-    shows = [folder / (name or "index.html") for name in asked if not name.startswith(other)]
-    assert len(shows) > 15 and sum(path.stat().st_size for path in shows) < LIGHTEST
-    own = [path for path in folder.rglob("*") if path.is_file() and path.relative_to(folder).parts[0] not in other[:3]]
-    assert len(own) > 30 and sum(len(gzip.compress(path.read_bytes())) for path in own) < LIGHTEST
-    for path in own:
-        text = path.read_text(encoding="utf-8")
-        assert len(text.splitlines()) < 300, path.name
-        assert "http://" not in text.replace("http://localhost:8000", "").replace("http://www.w3.org/2000/svg", "")
-        assert "https://" not in text
-    html = (folder / "index.html").read_text(encoding="utf-8")
-    policy = html.partition('Content-Security-Policy" content="')[2].partition('"')[0].split("; ")
-    assert sorted(policy) == ["base-uri 'none'", "connect-src 'self'", "default-src 'none'", "form-action 'none'",
-                              "img-src 'self'", "script-src 'self' 'wasm-unsafe-eval'", "style-src 'self'",
-                              "worker-src 'self' blob:"]  # fmt: skip
-
-
-def test_it_fits_the_window_and_every_part_has_a_name(sites, opened):
-    page = opened(sites(GRAPH)[0], viewport={"width": 390, "height": 844})
-    assert fits(page)
-    page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.id") == "choose"
-    page.set_input_files("#files", sorted(EXAMPLES.glob("*.jpeg")))
-    finished(page, 4)
-    page.wait_for_selector("#explain:not([hidden])")
-    for width in (390, 800, 1400):
-        page.set_viewport_size({"width": width, "height": 900})
-        for scheme in ("light", "dark"):
-            page.emulate_media(color_scheme=scheme)
-            assert fits(page), (width, scheme)
-            colours = page.evaluate(
-                "[document.documentElement, document.getElementById('detail')]"
-                ".map((part) => (({ color, backgroundColor }) => [color, backgroundColor])(getComputedStyle(part)))"
-            )
-            for ink, ground in colours:
-                light, dark = (brightness(colour) for colour in (ink, ground))
-                assert (light > dark) == (scheme == "dark") and abs(light - dark) > 120
-    nameless = page.evaluate("""() => [...document.querySelectorAll('button, select, input, canvas[role], progress')]
-      .filter((part) => !(part.ariaLabel || part.textContent.trim() || part.labels?.length))
-      .map((part) => part.outerHTML)""")
-    assert nameless == []
-    assert page.evaluate("[...document.images].every((image) => image.naturalWidth && image.hasAttribute('alt'))")
-    page.focus("#rows tr:nth-child(1) button")
-    page.keyboard.press("ArrowDown")
-    assert page.inner_text("#film-name") == page.inner_text("#rows tr:nth-child(2) button")
-    assert page.get_attribute("#rows tr:nth-child(2)", "aria-current") == "true"
-    assert re.fullmatch(
-        r"Not for clinical use\. simple-int8 .* children aged 1 to 5, of one hospital\.", page.inner_text("header")
-    )
-    page.mouse.wheel(0, 5000)
-    box = page.locator("header").bounding_box()
-    assert box and box["y"] == 0, "what the model is stays in sight"
-
-
-def brightness(colour: str) -> float:
-    """Of "rgb(1, 2, 3)", 0 to 255."""
-    return sum(map(int, re.findall(r"\d+", colour)[:3])) / 3
-
-
-def fits(page) -> bool:
-    return page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-
-
 def test_a_film_to_try_and_its_reasons(sites, opened):
     page = opened(sites(GRAPH)[0])
     page.click("#examples button:has-text('on its side')")
-    finished(page, 1)
+    browsing.finished(page, 1)
     assert "refer: turned?" in page.inner_text("#rows")
     assert "a person should read this film" in page.inner_text("#why") and "lie on its side" in page.inner_text("#why")

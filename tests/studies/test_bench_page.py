@@ -29,7 +29,8 @@ def test_a_turn_that_fails_is_no_rate():
 def test_both_read_the_same_films_and_a_ratio_is_printed(capsys):
     films = SCRIPT.parent / "examples" / "films"
     assert bench_page.main([str(SCRIPT.parent / "trained" / "simple.onnx"), str(films), "--repeats", "1"]) == 0
-    browser, python, ratio = capsys.readouterr().out.splitlines()
+    browser, python, first, ratio = capsys.readouterr().out.splitlines()
     values = [float(re.search(r"[\d.]+", line)[0]) for line in (browser, python.removeprefix("predict.py"), ratio)]
-    assert browser.endswith(")") and ratio.endswith("simple.onnx, 4 films, 1 turns")
+    assert browser.endswith(")") and first.startswith("page, first turn: ")
+    assert ratio.endswith("simple.onnx, 4 films, 1 turns")
     assert values[2] == pytest.approx(values[0] / values[1], abs=0.02)
