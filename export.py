@@ -6,7 +6,7 @@ answers as PyTorch on the validation and test images.
 
 `python export.py verify onnx/simple.onnx --data DIR` repeats that proof, on any machine and without the checkpoint.
 `python export.py threshold onnx/simple.onnx 0.3` changes the decision threshold of a graph, and nothing else;
-`--sensitivity 0.95` in place of the number takes the one that validation chose for that.
+`--sensitivity 0.95` in place of the number takes the one that validation chose for that, and `validation` goes back.
 `python export.py page onnx/simple.onnx --out site` makes a page of a graph, which asks it in the browser.
 """
 
@@ -78,6 +78,11 @@ def parse_verify(argv: list[str]) -> argparse.Namespace:
     return args
 
 
+def probability_or_validation(text: str) -> float | str:
+    """An argparse type: the name of the operating point that a graph is exported with, or a number."""
+    return text if text == "validation" else cli.probability(text)
+
+
 def parse_threshold(argv: list[str]) -> argparse.Namespace:
     parser = cli.Parser(
         prog="export.py threshold",
@@ -85,12 +90,13 @@ def parse_threshold(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("graphs", nargs="+", type=cli.some_path, help="such as onnx/simple.onnx")
     if not any(word.startswith("--s") for word in argv):  # the other way to say it
-        parser.add_argument("threshold", type=cli.probability, metavar="P", help="0 to 1")
+        parser.add_argument("threshold", type=probability_or_validation, metavar="P",
+                            help='0 to 1; or "validation", for the one that the graph was exported with')  # fmt: skip
     parser.add_argument("--sensitivity", type=cli.probability, metavar="S", help="in place of P: the threshold that "
                         "validation chose to find that share of pneumonias: 0.95 or 0.99")  # fmt: skip
     parser.set_defaults(threshold=None)
     args = parser.parse_args(argv)
-    if args.sensitivity is not None and re.fullmatch(r"[\d.]+", str(args.graphs[-1])):
+    if args.sensitivity is not None and re.fullmatch(r"[\d.]+|validation", str(args.graphs[-1])):
         parser.error("P or --sensitivity, not both")
     args.command = "threshold"
     return args

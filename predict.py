@@ -46,6 +46,7 @@ FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
 OUTPUTS = {"probability", "decision", "logits"}
 LATER = {"unfamiliar": (2,), "flags": (2,), "possible": (2, 2), "refer": (2,)}  # outputs: their shape for two films
 GUESSES = ("negative", "turned", "upside down", "mirrored")  # flags that could be wrong; the others are measured
+LEGEND = '; in the column refer, "?": it may be so, "+2": 2 more reasons or flags (--csv has all)'
 LEFT = {(0, 0): "neither", (1, 0): "NORMAL", (0, 1): "PNEUMONIA", (1, 1): "both"}  # of the classes, by `possible`
 POINTS = {"validation": "misses and false alarms weigh alike", "0.5": "what is more probable"}  # by name
 FACTS = ("classes", "data", "threshold", "temperature", "size")  # of the graph's metadata
@@ -57,6 +58,7 @@ MAX_SIDE = 10_000  # to "pad" makes a square of the longer side
 MAX_SCANS = 100  # of a progressive JPEG, which has about 10; each is a pass over the whole picture
 MARKER = re.compile(rb"\xff+([^\x00\xff])")  # of a part of a JPEG
 EXIF = b"Exif\0\0"  # how such data begin in a JPEG
+DICOM_PACKAGES = "pydicom pylibjpeg pylibjpeg-openjpeg pylibjpeg-libjpeg pyjpegls"  # as in requirements-dicom.txt
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue: ITU-R BT.601, as Pillow converts
 COLOURS = ("Red", "Green", "Blue")
 NEEDED = ("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored",
@@ -124,7 +126,7 @@ class Model:
     flags: dict[str, int]  # bits by name; none of an earlier graph, which has no output of LATER
     forbidding: int  # the bits that forbid an answer
     promise: str  # of what is left possible, in words
-    points: dict[str, tuple[float, str]]  # operating points: threshold, and what validation promises of it
+    points: dict[str, tuple[float, str]]  # operating points: threshold, and what validation found of it
     turn: contextlib.AbstractContextManager  # held while it runs: a GPU takes one batch at a time, a CPU several
 
     def run(self, pixels: np.ndarray, *outputs: str) -> list[np.ndarray]:
@@ -276,13 +278,21 @@ def told(facts: dict[str, str], outputs: set[str]) -> tuple[dict[str, int], int,
 
 
 def promised(name: str, point: dict) -> str:
-    """An operating point in words, by the worse ends of validation's intervals; "" where there are none."""
+    """An operating point in words: the rates that validation found, and their intervals rounded outwards; or ""."""
     if "sensitivity" not in point:
         return ""
-    found, alarms = np.floor(100 * point["sensitivity"]["low"]), np.ceil(100 - 100 * point["specificity"]["low"])
-    return "" if np.isnan(found + alarms) else (
-        f"{POINTS.get(name, name)}: finds at least {found:.0f} of 100 pneumonias, false alarms in at most {alarms:.0f} "
-        "of 100 normal films (validation, 95 % intervals)")  # fmt: skip
+    found = [100 * point["sensitivity"][end] for end in ("value", "low", "high")]
+    alarms = [100 - 100 * point["specificity"][end] for end in ("value", "high", "low")]
+    return "" if np.isnan(found + alarms).any() else (
+        f"{POINTS.get(name, name)}: found {found[0]:.0f} of 100 pneumonias (95 % interval {np.floor(found[1]):.0f} to "
+        f"{np.ceil(found[2]):.0f}), called {alarms[0]:.0f} of 100 normal films ill ({np.floor(alarms[1]):.0f} to "
+        f"{np.ceil(alarms[2]):.0f}), in validation")  # fmt: skip
+
+
+def sensitivities(points: Iterable[str]) -> str:
+    """Those that there are operating points for, as --sensitivity takes them: "0.95 or 0.99"; "" for none."""
+    found = [re.fullmatch(r"sensitivity (\d+(?:\.\d+)?) %", name) for name in points]
+    return " or ".join(f"{float(percent[1]) / 100:g}" for percent in found if percent)
 
 
 def check_answers(model: Model, found: dict[str, np.ndarray]) -> None:
@@ -585,7 +595,7 @@ def open_dicom(content: bytes) -> Any:
     try:
         import pydicom
     except ImportError as error:
-        raise ValueError("a DICOM file: pip install -r requirements-dicom.txt reads them") from error
+        raise ValueError(f"a DICOM file: pip install {DICOM_PACKAGES} reads them") from error
     if int(pydicom.__version__.partition(".")[0]) < 3:
         raise ValueError(f"pydicom {pydicom.__version__} is too old: pip install -U pydicom")
     from pydicom import config
@@ -622,10 +632,10 @@ def decoded(header: Any) -> tuple[np.ndarray, str]:
         raise ValueError(f"a DICOM file in {name}, which pydicom does not decode") from error
     packages = "; ".join(decoder.missing_dependencies)
     if not decoder.is_available:
-        raise ValueError(f"a DICOM file in {name} ({packages}): pip install -r requirements-dicom.txt decodes it")
+        raise ValueError(f"a DICOM file in {name} ({packages}): pip install {DICOM_PACKAGES} decodes it")
     part = f"pixels in {name}"
     if "jpeg" in packages and "rle" not in packages:  # Pillow alone decodes some of them
-        part += f" (pip install -r requirements-dicom.txt may help: {packages})"
+        part += f" (pip install {DICOM_PACKAGES} may help: {packages})"
     with naming_part(part):
         # pydicom would cut unused bits off in some syntaxes only, and knows colours of 8 bits alone.
         options: Any = {"correct_unused_bits": False, "as_rgb": header.BitsAllocated == 8}
@@ -1059,13 +1069,18 @@ def table_line(model: Model, probability: str, decision: str, refer: str, file: 
 
 
 def line_of(row: dict, model: Model, args: argparse.Namespace) -> str:
-    """A row in the table, with the first reason to refer, or else the first flag, and how many more there are."""
+    """A row in the table."""
+    probability = "-" if row["probability"] is None else f"{row['probability']:.4f}"
+    decision = row["decision"] or ("error" if row["error"] else "no answer")
+    return table_line(model, probability, decision, note_of(row, model, args), row["file"])
+
+
+def note_of(row: dict, model: Model, args: argparse.Namespace) -> str:
+    """The first reason to refer, or else the first flag, and how many more there are, with the marks of LEGEND."""
     why = reasons(row, model, args) if row["refer"] else []
     words = [*dict.fromkeys([*why, *filter(None, (row["flags"] or "").split("; "))])]
     note = words[0] + "?" * (words[0] in GUESSES) + f" +{len(words) - 1}" * (len(words) > 1) if words else ""
-    probability = "-" if row["probability"] is None else f"{row['probability']:.4f}"
-    decision = row["decision"] or ("error" if row["error"] else "no answer")
-    return table_line(model, probability, decision, "refer: " * bool(why) + note, row["file"])
+    return "refer: " * bool(why) + note
 
 
 @contextlib.contextmanager
@@ -1245,10 +1260,10 @@ def settle(args: argparse.Namespace, model: Model) -> list[str]:
     """Sets the threshold; returns what the graph promises, on lines of at most 150 characters."""
     if args.strict and not model.flags:
         raise Problem("--strict: this graph flags no films, and export.py makes one that does of a new checkpoint", 2)
-    name = f"sensitivity {100 * (args.sensitivity or 0):g} %"
-    if args.sensitivity is not None and name not in model.points:
-        raise Problem(f"no operating point {name} in this graph, but {', '.join(model.points) or 'none at all'}", 2)
     if args.sensitivity is not None:
+        if (name := f"sensitivity {100 * args.sensitivity:g} %") not in model.points:
+            there = f"but for {found}" if (found := sensitivities(model.points)) else "nor for any other"
+            raise Problem(f"--sensitivity {args.sensitivity:g}: no operating point for it in this graph, {there}", 2)
         args.threshold, said = model.points[name]
     else:
         args.threshold = model.threshold if args.threshold is None else args.threshold
@@ -1270,7 +1285,11 @@ def predict(args: argparse.Namespace, model: Model, stream: io.TextIOBase, earli
             else:
                 earlier[printable(file)] -= 1
 
-    source = in_chunks(files(), args.batch_size, args.workers, functools.partial(read_and_answer, model, args))
+    left, marked = files(), False
+    if (first := next(left, None)) is None:
+        return nothing_left(skipped, counts, passed_over)
+    left = itertools.chain([first], left)
+    source = in_chunks(left, args.batch_size, args.workers, functools.partial(read_and_answer, model, args))
     if not args.json:
         print(table_line(model, "probability", "decision", "refer", "file"))
     with contextlib.closing(source), tqdm(total=total, unit=" films", disable=not shown) as bar:
@@ -1280,6 +1299,7 @@ def predict(args: argparse.Namespace, model: Model, stream: io.TextIOBase, earli
                 csv.writer(stream, lineterminator="\n").writerows(map(cell, row.values()) for row in rows)
                 stream.flush()
             print("\n".join(json.dumps(row) if args.json else line_of(row, model, args) for row in rows), flush=True)
+            marked = marked or (not args.json and any(set("?+") & set(note_of(row, model, args)) for row in rows))
             for row, kind in ((row, kind) for row in rows for kind in ("error", "warning") if row[kind]):
                 say(f"{kind}: {row['file']}: {row[kind]}")
                 counts[kind] += 1
@@ -1295,7 +1315,21 @@ def predict(args: argparse.Namespace, model: Model, stream: io.TextIOBase, earli
     before = f"{numbered(skipped, 'file')} done before; " if skipped else ""
     failed = f"{numbered(counts['error'], 'error')}, {numbered(counts['warning'], 'warning')}"
     say(f"{classes}{';' if model.flags else ','} {failed}; {before}"
-        f"{counts['files'] / (time.monotonic() - started):,.1f} files/s")  # fmt: skip
+        f"{counts['files'] / (time.monotonic() - started):,.1f} files/s{LEGEND * marked}")  # fmt: skip
+    return code_of(counts)
+
+
+def nothing_left(skipped: int, counts: collections.Counter, passed_over: collections.Counter) -> int:
+    """Says that all files were done before, and how; returns the exit code."""
+    if passed_over:
+        say(f"note: passed over in folders: {counted(passed_over)}")
+    silent = f", {counts['silent']:,} without an answer" if counts["silent"] else ""
+    failed = numbered(counts["error"], "error")
+    say(f"nothing was left to do: {numbered(skipped, 'file')} done before; {failed}{silent}")
+    return code_of(counts)
+
+
+def code_of(counts: collections.Counter) -> int:
     return 1 if counts["error"] else 3 if counts["silent"] else 0
 
 

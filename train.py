@@ -57,10 +57,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--lr", type=cli.positive_number, nargs="+", metavar="RATE",
                         help="highest learning rate; default: the recipe's. Several: each is trained, and the one that "
                         "validates best is kept under the model's name, all of them under OUT/sweep")  # fmt: skip
-    parser.add_argument("--val", **cli.choices(terms.VALIDATIONS), default="stress",
+    parser.add_argument("--val", **cli.choices(terms.VALIDATIONS),
                         help="what epoch, temperature and threshold are chosen on: validation films as they might look "
-                        "elsewhere (stress, default), as they are (random), or as they are, from patients with "
-                        "neighbouring names (block)")  # fmt: skip
+                        "elsewhere (stress, default), as they are (random, default with --quick), or as they are, from "
+                        "patients with neighbouring names (block)")  # fmt: skip
     parser.add_argument("--folds", type=cli.whole_number(2, 100), metavar="K",
                         help="train K times, each time validating on another Kth of the patients")  # fmt: skip
     parser.add_argument("--flip", action="store_true", help="also mirror images at random (it mirrors the heart)")
@@ -80,6 +80,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
                         help="also write each epoch to OUT/NAME/tensorboard: tensorboard --logdir OUT")  # fmt: skip
     parser.add_argument("--verbose", action="store_true", help="print stress validation view by view")
     args = parser.parse_args(argv)
+    args.val = args.val or ("random" if args.quick else "stress")  # 19 views take longer than a smoke run trains
     if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
         parser.error("--tensorboard needs a package that is not here: pip install tensorboard")
     if args.name is not None and (args.all or not is_folder_name(args.name)):

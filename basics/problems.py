@@ -5,6 +5,8 @@ import os
 import sys
 from collections.abc import Callable
 
+from basics import progress
+
 
 class Problem(Exception):
     """Something the person at the keyboard can mend; its text says what, in which file, and what to do."""
@@ -29,7 +31,8 @@ def run(work: Callable[[], int]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that this terminal cannot show
     try:
-        code = _exit_code(work)
+        with progress.command():
+            code = _exit_code(work)
     except SystemExit as done:  # of argparse, which has printed the help or what is wrong with the call
         raise SystemExit(_flushed(done.code if isinstance(done.code, int) else 0)) from None
     return _flushed(code)

@@ -17,6 +17,7 @@ from matplotlib.font_manager import findfont, get_font
 from numpy.typing import NDArray
 
 from basics.problems import printable
+from basics.progress import Progress
 from evaluation import marks
 from evaluation.markup import number, with_interval
 from evaluation.result import Result, shown
@@ -48,7 +49,12 @@ def draw(results: list[Result]) -> dict[str, bytes]:
     """{file name: PNG bytes} of the figures that these results allow."""
     # File names and model names are no formulas, whatever dollar signs they hold.
     with matplotlib.rc_context({"text.parse_math": False, "savefig.dpi": 130}):
-        return {name: png(figure) for name, figure in make(results).items()}
+        made, drawn = make(results), {}
+        with Progress(len(made), "drawing", "figures", leave=False, delay=2) as progress:
+            for name, figure in made.items():
+                drawn[name] = png(figure)
+                progress.update()
+        return drawn
 
 
 def make(results: list[Result]) -> dict[str, Figure]:

@@ -58,20 +58,32 @@ def columns(text: str) -> int:
     return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
-def cut(name: str, room: int) -> str:
-    """A name without its middle where it takes more columns: what tells seeds and precisions apart is at its end."""
-    if columns(name) <= room:
-        return name
-    kept = (f"{name[: n - n // 3]}…{name[len(name) - n // 3 :]}" for n in range(room - 1, 0, -1))
-    return next((short for short in kept if columns(short) <= room), "…")
+def wrapped(name: str, room: int) -> str:
+    """A name in lines of so many columns, all of it: what tells models apart may be anywhere.
+
+    A line ends after a hyphen, an underscore or a blank where it can.
+    """
+    lines = [""]
+    for part in re.split(r"(?<=[-_ ])", name):
+        if lines[-1] and columns(lines[-1] + part.rstrip()) > room:
+            lines.append("")
+        for c in part:
+            if lines[-1] and c != " " and columns(lines[-1] + c) > room:
+                lines.append("")
+            lines[-1] += c
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def screen_table(headers: list[str], rows: Sequence[Sequence[str | int]]) -> str:
-    """A table in few columns of a terminal: first cells to the left, others to the right; a heading may have lines."""
+    """A table in few columns of a terminal: first cells to the left, others to the right.
+
+    Headings and first cells may have lines.
+    """
     heads = [head.split("\n") for head in headers]
     deep = max(map(len, heads))
     lines = [[head[i - deep + len(head)] if i >= deep - len(head) else "" for head in heads] for i in range(deep)]
-    body = [[str(value) for value in row] for row in rows]
+    body = [[name, *(map(str, row[1:]) if i == 0 else [""] * (len(row) - 1))]
+            for row in rows for i, name in enumerate(str(row[0]).split("\n"))]  # fmt: skip
     wide = [max(columns(line[i]) for line in lines + body) for i in range(len(headers))]
     lines += [["-" * width for width in wide], *body]
     padded = [[" " * (width - columns(text)) for text, width in zip(line, wide, strict=True)] for line in lines]

@@ -11,7 +11,7 @@ from tabulate import tabulate
 
 from basics.problems import printable
 from evaluation import comparisons, marks, referral, tables
-from evaluation.markup import columns, cut, number, p_value, screen_table, with_interval
+from evaluation.markup import columns, number, p_value, screen_table, with_interval, wrapped
 from evaluation.result import Result, repeats, shown
 from evaluation.tables import Table
 
@@ -178,7 +178,7 @@ def print_short(results: list[Result], form: str, wide: int) -> None:
 
 
 def fitting(table: Table, wide: int) -> tuple[Table, list[str]]:
-    """A table in so many columns of a terminal: names are cut, and columns left out, which are named."""
+    """A table in so many columns of a terminal: names get lines, and columns are left out, which are named."""
     for count in range(len(LESS) + 1):
         gone = LESS[:count]
         kept = [i for i, head in enumerate(table.headers) if head not in gone]
@@ -189,7 +189,7 @@ def fitting(table: Table, wide: int) -> tuple[Table, list[str]]:
         room = wide - taken + max(names, columns(headers[0]))
         if room >= min(names, NAME):
             break
-    rows = [[cut(row[0], max(room, 1)), *row[1:]] for row in rows]
+    rows = [[wrapped(row[0], max(room, 1)), *row[1:]] for row in rows]
     return table._replace(headers=headers, rows=rows), [name.replace("\n", " ") for name in gone]
 
 

@@ -10,6 +10,7 @@ import torch
 
 from basics import disk
 from basics.problems import Problem
+from basics.progress import Progress
 from data import Dataset
 from films import seen, sources
 from graphs import sessions
@@ -86,8 +87,10 @@ def logits(
     assert model.network is not None  # a model is one of the two
     network = model.network.to(device).to(memory_format=torch.channels_last)
     table = table_on(dataset.images, device)
-    batches = Batches(table, dataset.labels, indices, 128, device, tuple(model.facts["normalisation"]))
-    return inference.network_logits(network, batches, reduced)
+    many = min(128, inference.EVALUATION_BATCH[device.type])  # a batch of a ResNet takes some seconds on a CPU
+    batches = Batches(table, dataset.labels, indices, many, device, tuple(model.facts["normalisation"]))
+    with Progress(len(indices), f"answers of {model.name}", leave=False, delay=2) as progress:
+        return inference.network_logits(network, batches, reduced, moved=progress.update)
 
 
 def graph_logits(model: Model, images: np.ndarray) -> np.ndarray:

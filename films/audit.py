@@ -16,6 +16,7 @@ import numpy as np
 from tabulate import tabulate
 
 from basics import problems
+from basics.progress import Progress
 from films import giveaways, looks, patients, sources
 
 # Thresholds were measured on Kermany's 5,232 training images at 224 x 224; beside each stands what they have.
@@ -145,12 +146,17 @@ def likeness(images: np.ndarray, pairs: Sequence[tuple[int, ...]]) -> np.ndarray
         return np.zeros(0, np.float32)
     used, place = np.unique([pair[:2] for pair in pairs], return_inverse=True)
     area = images.shape[1] * images.shape[2]
-    cells = np.concatenate([  # uint8: 4 kB an image
-        (looks.cell_sums(chunk, FINE, FINE) / area).round().astype(np.uint8) for chunk in looks.chunks(images, used)
-    ])  # fmt: skip
+    chunks = looks.chunks(images, used, "looking at near duplicates")
+    parts = [(looks.cell_sums(chunk, FINE, FINE) / area).round().astype(np.uint8) for chunk in chunks]
+    cells = np.concatenate(parts)  # 4 kB an image
     ends = place.reshape(-1, 2).T  # (2, M)
-    parts = range(0, len(pairs), looks.CHUNK)
-    return np.concatenate([_correlations(cells[ends[:, part : part + looks.CHUNK]]) for part in parts])
+    found = []
+    with Progress(len(pairs), "comparing near duplicates", "pairs", leave=False, delay=2) as progress:
+        for part in range(0, len(pairs), looks.CHUNK):
+            some = ends[:, part : part + looks.CHUNK]
+            found.append(_correlations(cells[some]))
+            progress.update(some.shape[1])
+    return np.concatenate(found)
 
 
 def _correlations(cells: np.ndarray) -> np.ndarray:
@@ -176,7 +182,7 @@ def flags(images: np.ndarray) -> dict[str, list[int]]:
     """
     masks: dict[str, list] = {"constant": [], "nearly black": [], "saturated": [], "inverted-looking": []}
     pattern = (FILM - FILM.mean()) / np.linalg.norm(FILM - FILM.mean())
-    for chunk in looks.chunks(images):
+    for chunk in looks.chunks(images, doing="looking for odd images"):
         mean = chunk.mean((1, 2))
         constant = np.array([image.std() for image in chunk]) < CONSTANT  # one by one: std makes float64 copies
         cells = looks.cell_sums(chunk, 16, 16) / (chunk.shape[1] * chunk.shape[2]) - mean[:, None, None]

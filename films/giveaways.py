@@ -15,6 +15,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from basics.progress import Progress
 from films import looks
 from metrics import intervals, measures
 
@@ -284,12 +285,17 @@ def out_of_fold(
     groups: Sequence[str] | Sequence[int],
     folds: int = FOLDS,
     parts: Sequence[int] = (),
+    moved: Callable[[], None] = lambda: None,
 ) -> NDArray[np.float64]:
-    """(N,) scores, each by a model that was fitted to films of other groups. Input as for CheapModel and folds_of."""
+    """(N,) scores, each by a model that was fitted to films of other groups. Input as for CheapModel and folds_of.
+
+    `moved` is called after each of the folds.
+    """
     fold, scores = folds_of(labels, groups, folds), np.zeros(len(labels))
     for k in np.unique(fold):
         model = CheapModel.fit(features[fold != k], labels[fold != k], parts)
         scores[fold == k] = model.scores(features[fold == k])
+        moved()
     return scores
 
 
@@ -332,10 +338,13 @@ def measured(
     chosen = chosen[thinned(dataset.labels[chosen], MEASURED_AT_MOST)]
     labels, own = dataset.labels[chosen], [groups[i] for i in chosen]
     tables, what = _features(dataset, chosen)
-    scores = {name: out_of_fold(table, labels, own) for name, table in tables.items()}
     kinds = {name: tables[name] for name in TOGETHER if name in tables}
     parts = [table.shape[1] for table in kinds.values()]
-    scores["together"] = out_of_fold(np.concatenate(list(kinds.values()), 1), labels, own, parts=parts)
+    total = FOLDS * (len(tables) + 1)
+    with Progress(total, "what tells without lungs", "fits", leave=False, delay=2) as progress:
+        scores = {name: out_of_fold(table, labels, own, moved=progress.update) for name, table in tables.items()}
+        every = np.concatenate(list(kinds.values()), 1)
+        scores["together"] = out_of_fold(every, labels, own, parts=parts, moved=progress.update)
     what["together"] = ", ".join(kinds)
     folds = f"{FOLDS} by {'patient' if dataset.has_patients else 'image'}"
     rows = [_row(name, what[name], labels, scores[name], own) for name in scores]
@@ -349,7 +358,7 @@ def _features(dataset: Dataset, chosen: NDArray[np.int64]) -> tuple[dict[str, Fe
     """What is seen of these films, by the names of the rows, and in words what each is."""
     seen = WITHOUT_LUNGS | WITH_LUNGS
     parts: dict[str, list[Features]] = {name: [] for name in seen}
-    for chunk in looks.chunks(dataset.images, chosen):
+    for chunk in looks.chunks(dataset.images, chosen, "looking around the lungs"):
         for name, (_, features) in seen.items():
             parts[name].append(features(chunk))
     tables, what = {name: np.concatenate(parts[name]) for name in seen}, {name: seen[name][0] for name in seen}

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from basics.progress import Progress
+
 CHUNK, CHUNK_PIXELS = 256, 1 << 24  # images at a time, and fewer of large ones
 ROWS, COLUMNS = 16, 17
 LARGE = 256  # looks_of() makes films smaller first that have twice this side or more, and then has sides of
@@ -29,7 +31,7 @@ def perceptual_hash(images: np.ndarray) -> NDArray[np.uint64]:
     if images.ndim != 3 or min(images.shape[1:]) < 32:
         raise ValueError(f"images must be (N, S, S) with S of at least 32, not {images.shape}")
     hashes = []
-    for chunk in chunks(images):
+    for chunk in chunks(images, doing="looking for near duplicates"):
         sums = cell_sums(chunk, ROWS, COLUMNS)
         hashes.append(np.packbits(sums[:, :, 1:] > sums[:, :, :-1]).reshape(-1, 32).view(np.uint64))
     return np.concatenate(hashes)
@@ -80,12 +82,18 @@ def resembling(looks: NDArray[np.uint64], others: NDArray[np.uint64]) -> NDArray
     return found[::2] | found[1::2]
 
 
-def chunks(images: np.ndarray, chosen: np.ndarray | None = None) -> Iterator[np.ndarray]:
-    """The images, or the chosen ones, a few at a time; one empty chunk where there are none."""
+def chunks(images: np.ndarray, chosen: np.ndarray | None = None, doing: str = "") -> Iterator[np.ndarray]:
+    """The images, or the chosen ones, a few at a time; one empty chunk where there are none.
+
+    Says how far it is where `doing` names what is being done with them.
+    """
     step = max(1, min(CHUNK, CHUNK_PIXELS // (images.shape[1] * images.shape[2])))
-    for start in range(0, max(len(images if chosen is None else chosen), 1), step):
-        part = slice(start, start + step)
-        yield images[part if chosen is None else chosen[part]]
+    count = len(images if chosen is None else chosen)
+    with Progress(count, doing, quiet=not doing, leave=False, delay=2) as progress:
+        for start in range(0, max(count, 1), step):
+            part = slice(start, start + step)
+            yield images[part if chosen is None else chosen[part]]
+            progress.update(min(step, count - start))
 
 
 def cell_sums(chunk: np.ndarray, rows: int, columns: int) -> np.ndarray:

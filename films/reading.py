@@ -21,6 +21,7 @@ MAX_SIDE = 10_000  # to "pad" makes a square of the longer side
 MAX_SCANS = 100  # of a progressive JPEG, which has about 10; each is a pass over the whole picture
 MARKER = re.compile(rb"\xff+([^\x00\xff])")  # of a part of a JPEG
 EXIF = b"Exif\0\0"  # how such data begin in a JPEG
+DICOM_PACKAGES = "pydicom pylibjpeg pylibjpeg-openjpeg pylibjpeg-libjpeg pyjpegls"  # as in requirements-dicom.txt
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue: ITU-R BT.601, as Pillow converts
 COLOURS = ("Red", "Green", "Blue")
 NEEDED = ("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored",
@@ -188,7 +189,7 @@ def open_dicom(content: bytes) -> Any:
     try:
         import pydicom
     except ImportError as error:
-        raise ValueError("a DICOM file: pip install -r requirements-dicom.txt reads them") from error
+        raise ValueError(f"a DICOM file: pip install {DICOM_PACKAGES} reads them") from error
     if int(pydicom.__version__.partition(".")[0]) < 3:
         raise ValueError(f"pydicom {pydicom.__version__} is too old: pip install -U pydicom")
     from pydicom import config
@@ -225,10 +226,10 @@ def decoded(header: Any) -> tuple[np.ndarray, str]:
         raise ValueError(f"a DICOM file in {name}, which pydicom does not decode") from error
     packages = "; ".join(decoder.missing_dependencies)
     if not decoder.is_available:
-        raise ValueError(f"a DICOM file in {name} ({packages}): pip install -r requirements-dicom.txt decodes it")
+        raise ValueError(f"a DICOM file in {name} ({packages}): pip install {DICOM_PACKAGES} decodes it")
     part = f"pixels in {name}"
     if "jpeg" in packages and "rle" not in packages:  # Pillow alone decodes some of them
-        part += f" (pip install -r requirements-dicom.txt may help: {packages})"
+        part += f" (pip install {DICOM_PACKAGES} may help: {packages})"
     with naming_part(part):
         # pydicom would cut unused bits off in some syntaxes only, and knows colours of 8 bits alone.
         options: Any = {"correct_unused_bits": False, "as_rgb": header.BitsAllocated == 8}

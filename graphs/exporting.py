@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import hashlib
-import math
 import re
 import sys
 from collections.abc import Generator
@@ -16,6 +15,7 @@ import torch
 from google.protobuf.message import DecodeError
 
 import data
+import predict
 from basics import disk
 from basics.problems import Problem
 from devices import hardware
@@ -286,9 +286,10 @@ def threshold_command(args: argparse.Namespace) -> int:
     return 0
 
 
-def change_threshold(path: Path, threshold: float | None, sensitivity: float | None = None) -> None:
+def change_threshold(path: Path, threshold: float | str | None, sensitivity: float | None = None) -> None:
     """The certificate is written first: whoever is killed in between has a graph that is refused, and can call again.
 
+    threshold: a number, or "validation" for the one that the graph was exported with.
     sensitivity: in place of the threshold, what validation chose one for.
     Raises Problem when the graph is none of export.py's, or when anything but decisions would change.
     """
@@ -296,6 +297,8 @@ def change_threshold(path: Path, threshold: float | None, sensitivity: float | N
     rule, promised = "set by hand", ""
     if threshold is None:
         rule, threshold, promised = chosen_point(path, graph, sensitivity or 0)
+    elif isinstance(threshold, str):
+        rule, threshold, promised = point_of_export(path, graph)
     try:
         old = building.set_threshold(graph, threshold, rule)
     except Problem as problem:
@@ -317,22 +320,32 @@ def change_threshold(path: Path, threshold: float | None, sensitivity: float | N
 
 
 def chosen_point(path: Path, graph: onnx.ModelProto, sensitivity: float) -> tuple[str, float, str]:
-    """The name of an operating point, its threshold, and a line on what validation promises of it, or "".
+    """The name of an operating point, its threshold, and a line on what validation found of it, or "".
 
     Raises Problem where validation chose no threshold for that sensitivity.
     """
     facts, name = building.facts_of(graph), f"sensitivity {100 * sensitivity:g} %"
     points = building.fact(facts, "operating_points") if "operating_points" in facts else {}
     if not schema.points(points) or name not in points:
-        there = ", ".join(points) if schema.points(points) else "none at all"
-        raise Problem(f"{path}: no operating point {name} in this graph, but {there}")
+        found = predict.sensitivities(points) if schema.points(points) else ""
+        there = f"but for {found}" if found else "nor for any other"
+        raise Problem(f"{path}: --sensitivity {sensitivity:g}: no operating point for it in this graph, {there}")
     point = points[name]
-    found, right = (point.get(measure, {"low": math.nan})["low"] for measure in ("sensitivity", "specificity"))
-    if math.isnan(found + right):  # the worse ends of intervals, as predict.py says it
-        return name, point["threshold"], ""
-    promised = (f"\n{name}: finds at least {math.floor(100 * found)} of 100 pneumonias, false alarms in at most "
-                f"{math.ceil(100 - 100 * right)} of 100 normal films (validation, 95 % intervals)")  # fmt: skip
-    return name, point["threshold"], promised
+    said = predict.promised(name, point)
+    return name, point["threshold"], said and f"\n{said}"
+
+
+def point_of_export(path: Path, graph: onnx.ModelProto) -> tuple[str, float, str]:
+    """As `chosen_point`, of the threshold that a graph is exported with, whatever it was changed to since.
+
+    Raises Problem where the graph does not say it.
+    """
+    facts = building.facts_of(graph)
+    points = building.fact(facts, "operating_points") if "operating_points" in facts else {}
+    if not schema.points(points):
+        raise Problem(f"{path}: it does not say what validation chose: export its checkpoint again")
+    said = predict.promised("validation", points["validation"])
+    return "validation", points["validation"]["threshold"], said and f"\n{said}"
 
 
 def refuse_checkpoint(path: Path) -> None:

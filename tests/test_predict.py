@@ -135,7 +135,10 @@ def test_bad_files_are_named_and_the_others_go_on(graph, tmp_path, capsys):
     assert sum(row["error"] == "" for row in rows.values()) == 12
     assert "odd\\nname.png: the file is empty" in error and rows["odd\\nname.png"]["error"]
     before = (tmp_path / "x.csv").read_bytes()
+    capsys.readouterr()
     assert call(*arguments, "--resume") == 1  # nothing to do, and the earlier errors still count
+    done = f"nothing was left to do: {len(rows)} files done before; {len(rows) - 12} errors\n"
+    assert capsys.readouterr().err.endswith(done)
     assert (tmp_path / "x.csv").read_bytes() == before
 
 
@@ -328,7 +331,9 @@ def test_no_name_becomes_a_formula_or_a_second_line(tmp_path, capsys, monkeypatc
     assert all(row["model"].startswith("'=HYPERLINK(1)\\r\\nx") and float(row["probability"]) >= 0 for row in rows)
     capsys.readouterr()
     assert call(*arguments, "--resume") == 0
-    assert (tmp_path / "x.csv").read_bytes() == before and "; 8 files done before; " in capsys.readouterr().err
+    assert (
+        tmp_path / "x.csv"
+    ).read_bytes() == before and "to do: 8 files done before; 0 errors\n" in capsys.readouterr().err
     assert predict.FORMULA.pattern == disk.FORMULA.pattern
 
 
@@ -419,6 +424,10 @@ def test_one_is_one_and_nothing_is_not_told(bright, tmp_path, capsys):
     assert call(bright, tmp_path, "--csv", tmp_path / "x.csv") == 0
     *_, last = capsys.readouterr().err.splitlines()
     assert re.fullmatch(r"\d NORMAL, \d PNEUMONIA, 0 errors, (1 warning|\d warnings); [\d.]+ files/s", last), last
+    assert call(bright, tmp_path, "--csv", tmp_path / "x.csv", "--resume") == 0
+    out, error = capsys.readouterr()
+    assert out == "" and error.splitlines()[-1] == "nothing was left to do: 1 file done before; 0 errors"
+    draw(tmp_path / "c.png", 1)
     assert call(bright, tmp_path, "--csv", tmp_path / "x.csv", "--resume") == 0
     assert "; 1 file done before; " in capsys.readouterr().err
 

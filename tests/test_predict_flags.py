@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from PIL import Image, PngImagePlugin
-from predicting import FLAGS, FORBIDDING, POINTS, bright_graph, call, doubtful_graph, film_of, table
+from predicting import FLAGS, FORBIDDING, bright_graph, call, doubtful_graph, film_of, table
 
 import export
 import predict
@@ -170,8 +170,8 @@ def test_a_decision_that_is_not_left_possible_is_referred(graph, folder, capsys)
 def test_what_is_promised_is_said_first(graph, folder, capsys):
     promise = ("promise for films like validation's: the true class is left possible in 95 of 100 normal ones and 95 "
                "of 100 pneumonias; both or neither: refer")  # fmt: skip
-    point = ("finds at least {} of 100 pneumonias, false alarms in at most 13 of 100 normal films "
-             "(validation, 95 % intervals)")  # fmt: skip
+    point = ("found 97 of 100 pneumonias (95 % interval {} to 99), called 10 of 100 normal films ill (5 to 13), "
+             "in validation")  # fmt: skip
     for options, threshold, expected in (
         ([], "0.7000", "misses and false alarms weigh alike: " + point.format(91)),
         (["--sensitivity", "0.95"], "0.6500", "sensitivity 95 %: " + point.format(93)),
@@ -203,9 +203,10 @@ def test_a_sensitivity_decides_by_the_threshold_of_that_name(graph, folder, caps
 
 def test_a_sensitivity_that_validation_did_not_choose_is_named(graph, folder, tmp_path, capsys):
     earlier = bright_graph(tmp_path / "x.onnx")
-    for model, there in ((graph, ", ".join(POINTS)), (earlier, "none at all")):
+    for model, there in ((graph, "but for 0.95 or 0.99"), (earlier, "nor for any other")):
         assert call(model, folder, "--sensitivity", "0.9") == 2
-        assert lines_of(capsys) == ([], [f"error: no operating point sensitivity 90 % in this graph, but {there}"])
+        expected = f"error: --sensitivity 0.9: no operating point for it in this graph, {there}"
+        assert lines_of(capsys) == ([], [expected])
     with pytest.raises(SystemExit) as caught:
         call(graph, folder, "--sensitivity", "0.95", "--threshold", "0.5")
     assert caught.value.code == 2
@@ -228,7 +229,7 @@ def test_a_graph_is_set_to_a_sensitivity_by_name(folder, tmp_path, capsys):
     assert captured.err.splitlines()[1] == said
     content = graph.read_bytes()
     assert export.main(["threshold", str(graph), "--sensitivity=0.9"]) == 1
-    expected = f"error: {graph}: no operating point sensitivity 90 % in this graph, but {', '.join(POINTS)}"
+    expected = f"error: {graph}: --sensitivity 0.9: no operating point for it in this graph, but for 0.95 or 0.99"
     assert lines_of(capsys) == ([], [expected]) and graph.read_bytes() == content
     for words in (["0.3", "--sensitivity", "0.95"], []):
         with pytest.raises(SystemExit) as caught:
@@ -236,7 +237,7 @@ def test_a_graph_is_set_to_a_sensitivity_by_name(folder, tmp_path, capsys):
         assert caught.value.code == 2 and graph.read_bytes() == content
     earlier = bright_graph(tmp_path / "earlier.onnx")
     assert export.main(["threshold", str(earlier), "--sensitivity", "0.95"]) == 1
-    assert "no operating point sensitivity 95 % in this graph, but none at all" in capsys.readouterr().err
+    assert "--sensitivity 0.95: no operating point for it in this graph, nor for any other" in capsys.readouterr().err
 
 
 def test_a_graph_that_contradicts_itself_gets_an_error(folder, tmp_path, capsys):

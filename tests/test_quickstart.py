@@ -70,7 +70,7 @@ def test_no_cell_fails_and_nothing_is_fetched(outputs):
 
 
 def test_tables_and_figures_are_shown(outputs):
-    assert "epoch  1/2" in text_of(outputs["train"]) and "from stress validation" in text_of(outputs["train"])
+    assert "epoch  1/2" in text_of(outputs["train"]) and ", from validation" in text_of(outputs["train"])
     assert "simple.onnx: " in text_of(outputs["export"]) and "same" in text_of(outputs["export"])
     evaluated = text_of(outputs["evaluate"])
     assert "SYNTHETIC: Test results: decisions" in evaluated and "sensitivity" in evaluated

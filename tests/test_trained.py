@@ -14,7 +14,9 @@ GRAPH = ROOT / "trained" / "simple.onnx"
 def test_the_first_command_finds_both_classes_and_the_film_that_lies_on_its_side(capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert predict.main(["trained/simple.onnx", "examples/films"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    out, error = capsys.readouterr()
+    lines = out.splitlines()
+    assert error.endswith(f" files/s{predict.LEGEND}\n")  # what "refer: turned? +2" says is in words
     rows = {line.split("/")[-1]: line for line in lines if line.endswith(".jpeg")}
     assert len(rows) == 4
     for file, row in rows.items():

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from basics.progress import Progress
 from training import inference, stress_views
 from training.batches import Batches
 
@@ -124,8 +125,12 @@ def taking(network: torch.nn.Module) -> Generator[list[torch.Tensor]]:
 
 def hidden_and_logits(network: torch.nn.Module, batches: Batches) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
     """(N, D) what the last layer takes, and (N, 2) what it makes of it, in float32, of a network in eval mode."""
-    with taking(network) as taken, torch.inference_mode():
-        logits = [network(images) for images, _ in batches.epoch()]
+    logits = []
+    progress = Progress(len(batches.indices), "films that it knows", leave=False, delay=2)
+    with progress, taking(network) as taken, torch.inference_mode():
+        for images, _ in batches.epoch():
+            logits.append(network(images))
+            progress.update(len(images))
     return torch.cat(taken).cpu().numpy().astype(np.float64), torch.cat(logits).cpu().numpy()
 
 

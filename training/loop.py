@@ -15,7 +15,7 @@ from training import inference, run_folder
 from training.batches import Batches
 from training.optimizer import make_optimizer
 from training.recipes import Recipe, rate_factor, side_of_epoch
-from training.stopping import StopAsked, Stopped, StopSignals
+from training.stopping import GOING_ON, StopAsked, Stopped, StopSignals
 
 
 class Trainer:
@@ -75,7 +75,8 @@ class Trainer:
         network's output is not finite, and when the gradients of a whole epoch were not.
         """
         count = len(self.training.indices)
-        bar = Progress(self.epochs * count, "training", start=self.epoch * count, quiet=parallel.rank() > 0)
+        bar = Progress(self.epochs * count, "training", start=self.epoch * count,
+                       quiet=parallel.rank() > 0 or self.epoch == self.epochs)  # fmt: skip
         with bar, StopSignals() as stop:
             try:
                 while self.epoch < self.epochs:
@@ -85,9 +86,8 @@ class Trainer:
                     stop.check()
             except StopAsked as asked:
                 save()
-                raise Stopped(asked.signum, f"stopped after {numbered(self.epoch, 'epoch')} and "
-                              f"{numbered(self.step, 'step')}; "
-                              "the same command with --resume goes on from there") from None  # fmt: skip
+                done = f"{numbered(self.epoch, 'epoch')} and {numbered(self.step, 'step')}"
+                raise Stopped(asked.signum, f"stopped after {done}; {GOING_ON}") from None
 
     def one_epoch(self, bar: Progress, stop: StopSignals) -> tuple[dict, np.ndarray]:
         """Trains for one epoch and evaluates; returns its row of history and the validation logits."""

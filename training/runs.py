@@ -23,7 +23,7 @@ from training.batches import Batches, pixel_statistics, table_on
 from training.loop import Trainer
 from training.recipes import QUICK_EPOCHS, QUICK_IMAGES, RECIPES, Recipe
 from training.request import Request
-from training.stopping import Stopped
+from training.stopping import Stopped, stoppable
 
 SUMMARY_DIGITS = ("", "", ".4f", ".4f", ".4f", ".1f")
 
@@ -56,7 +56,7 @@ def train_run(
     folder = request.out / name
     old = run_folder.resumable(folder, checkpoint) if request.resume else None
     if old and run_folder.finished(folder):
-        print(f"{name}: finished already\n")
+        print(f"{name}: finished already, nothing is left to do\n")
         return checkpoints.load_checkpoint(folder / "model.pt")[0]
     stress = (
         stress_views.StressValidation(table, labels, training, validation, shapes) if request.val == "stress" else None
@@ -92,7 +92,8 @@ def train_run(
         decided = {}
         if parallel.rank() == 0:
             films = limits.Films(table, labels, training, validation, patients)
-            decided = calibration.decided(run.best(), shown, stress, films, device)
+            with stoppable(f"after {numbered(trainer.epoch, 'epoch')}, all saved, in the validation of the best one"):
+                decided = calibration.decided(run.best(), shown, stress, films, device)
     return finish(run, decided, request)
 
 
@@ -114,7 +115,7 @@ def finish(run: run_folder.Run, checkpoint: dict, request: Request) -> dict:
         return run.checkpoint
     checkpoint = run.finish(checkpoint, request)
     rows = checkpoint["stress"]
-    if rows and not request.quick:
+    if rows:
         print(stress_views.table(rows) if request.verbose else stress_views.in_short(rows))
     print(f"{run.folder / 'model.pt'}: epoch {checkpoint['epoch']}, temperature {checkpoint['temperature']:.3f}, "
           f"threshold {checkpoint['threshold']:.4f}, from {'stress ' if rows else ''}validation\n")  # fmt: skip

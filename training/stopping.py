@@ -26,6 +26,9 @@ class StopAsked(Exception):
         self.signum = signum
 
 
+GOING_ON = "the same command with --resume goes on from there"
+
+
 class StopSignals:
     """Within it, Ctrl-C and SIGTERM wait for check(); a second one ends the process at once.
 
@@ -67,3 +70,13 @@ class StopSignals:
             yield
         finally:
             self._waiting_is_pointless = False
+
+
+@contextlib.contextmanager
+def stoppable(stage: str) -> Generator[None]:
+    """What is done inside changes no state: Ctrl-C and SIGTERM cut it short. Raises Stopped, which names the stage."""
+    try:
+        with StopSignals() as stop, stop.at_once():
+            yield
+    except StopAsked as asked:
+        raise Stopped(asked.signum, f"stopped {stage}; {GOING_ON}") from None

@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from tabulate import tabulate
 
+from basics.progress import Progress
+from devices import parallel
 from films import giveaways
 from films.augmentation import Changes, affine_maps, change, framed, mixed_spectra
 from metrics import measures
@@ -218,11 +220,14 @@ class StressValidation:
         self.baseline = Shortcuts(table, training, labels)
         sample = training[:: max(len(training) // SEARCHED, 1)]
 
-        strengths = np.linspace(0, 1, 11)
-        found = np.array([
-            measures.auroc(labels[sample], self.baseline.scores(viewed(table, sample, labels, exchanged(strength))))
-            for strength in strengths
-        ])  # fmt: skip
+        strengths, found = np.linspace(0, 1, 11), np.zeros(11)
+        with Progress(
+            11, "views of stress validation", "strengths", quiet=parallel.rank() > 0, leave=False, delay=2
+        ) as progress:
+            for k, strength in enumerate(strengths):
+                scores = self.baseline.scores(viewed(table, sample, labels, exchanged(strength)))
+                found[k] = measures.auroc(labels[sample], scores)
+                progress.update()
 
         def meeting(target: float) -> View:
             """Where the baseline comes nearest to the target: where these looks tell nothing, that is no change."""
@@ -277,7 +282,11 @@ class StressValidation:
         and specificity.
         """
         labels = self.labels[self.validation]
-        rows = [self.row(name, found, temperature, threshold) for name, found in logits.items()]
+        rows = []
+        with Progress(len(logits), "stress validation", "views", leave=False, delay=2) as progress:
+            for name, found in logits.items():
+                rows.append(self.row(name, found, temperature, threshold))
+                progress.update()
         probabilities = measures.positive_probability(logits["as it is"], temperature)
         weights = overlap_weights(labels, self.frame_odds)
         count = round(weights.sum() ** 2 / (weights**2).sum())  # as many films with equal weights are as uncertain

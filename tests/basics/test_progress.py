@@ -56,3 +56,18 @@ def test_on_a_terminal_it_is_a_bar(clock, monkeypatch):
         clock[0] += 60
         bar.update(50)
     assert "decoding:  50%" in stream.getvalue() and "50 of 100" not in stream.getvalue()
+
+
+def test_short_stages_of_a_command_are_not_silent_together(clock, capsys):
+    def stages() -> list[str]:
+        for name in ("first", "second", "third"):
+            with progress.Progress(8, name) as bar:
+                for _ in range(4):
+                    clock[0] += 2.0
+                    bar.update(2)
+        return capsys.readouterr().err.splitlines()
+
+    assert stages() == []  # nobody calls it long
+    with progress.command():
+        assert stages() == ["second: 2 of 8 images, 1.0 images/s", "third: 4 of 8 images, 1.0 images/s"]
+    assert stages() == []

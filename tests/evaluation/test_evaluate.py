@@ -20,6 +20,7 @@ from scipy.special import expit, logit
 import data
 import evaluate
 import export
+from basics import progress
 from basics.problems import Problem
 from evaluation import comparisons, ledger, shortcuts, tables, tested_model, testing
 from evaluation.result import Result
@@ -38,7 +39,8 @@ def world(tmp_path_factory, cache) -> World:
     return made
 
 
-def test_a_checkpoint_without_operating_points_still_works(world, tmp_path, capsys):
+def test_a_checkpoint_without_operating_points_still_works(world, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(progress, "EVERY", 0.0)
     checkpoint, network = checkpoints.load_checkpoint(world.runs / "simple" / "model.pt")
     del checkpoint["operating_points"], checkpoint["validation_answers"], checkpoint["limits"]
     checkpoints.save_checkpoint(tmp_path / "old.pt", {**checkpoint, "state": network.state_dict()})
@@ -48,7 +50,9 @@ def test_a_checkpoint_without_operating_points_still_works(world, tmp_path, caps
     assert list(found["points"]) == ["0.5", "validation"]
     assert found["points"]["validation"]["threshold"] == checkpoint["threshold"]
     assert all(at["promised"] is None and at["gap"] is None for at in found["points"].values())
-    out = capsys.readouterr().out
+    out, error = capsys.readouterr()
+    assert re.findall(r"^(answers of simple|drawing): (\d+) of \2", error, re.M) == [  # what takes long says so
+        ("answers of simple", str(found["images"])), ("drawing", "7")]  # fmt: skip
     assert "Promised and delivered" not in out and " promises " not in out and "Referral" not in out
     assert found["referral"] is None
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from films import audit, looks, sources
+from basics import progress
+from films import audit, giveaways, looks, sources
 from films import phantoms as drawings
 
 SIZE = 96
@@ -219,6 +220,20 @@ def test_every_negative_is_flagged_and_no_film(films):
 
 
 # ----------------------------------------------------------------------------------------------- the report
+
+
+def test_every_long_stage_says_how_far_it_is(table, sides, capsys, monkeypatch):
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    monkeypatch.setattr(giveaways, "FILMS", 5)
+    monkeypatch.setattr(giveaways, "PATIENTS", 5)
+    twin(table, 0, 1)
+    table.images[1, 0, 0] ^= 1
+    table.pixel_hashes[1] = "another"
+    audit.check(table, sides, "patient")
+    assert list(dict.fromkeys(line.split(":")[0] for line in capsys.readouterr().err.splitlines())) == [
+        "looking for odd images", "looking for near duplicates", "looking at near duplicates",
+        "comparing near duplicates", "looking around the lungs", "what tells without lungs",
+    ]  # fmt: skip
 
 
 def test_a_faultless_data_set(table, sides, capsys):

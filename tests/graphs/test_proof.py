@@ -372,6 +372,13 @@ def test_a_threshold_is_changed_with_the_certificate(copied, cache, phantoms, ca
     assert export.main(["threshold", str(graph), "0.25"]) == 0
     changes = json.loads((copied / f"{name}.json").read_text())["threshold_changes"]
     assert [change["to"] for change in changes] == [0.9, 0.25]
+    capsys.readouterr()
+    assert export.main(["threshold", str(graph), "validation"]) == 0  # back to what it was exported with
+    assert f"{name}.onnx: threshold {json.loads(facts['threshold']):g}, was 0.25; " in capsys.readouterr().out
+    back = sessions.open_graph(graph)
+    assert back.get_modelmeta().custom_metadata_map["threshold"] == facts["threshold"]
+    again = sessions.graph_outputs(back, phantoms.images, 64)
+    np.testing.assert_array_equal(again["decision"], before["decision"])
 
 
 def test_a_change_of_threshold_that_was_broken_off_can_be_repeated(copied, cache, monkeypatch, capsys):

@@ -161,20 +161,27 @@ def test_a_signal_finishes_the_step_and_resuming_changes_no_bit(
     assert_same_run(tmp_path / "simple", undisturbed)
 
 
-def test_a_signal_during_validation_loses_no_step(tmp_path, cache, undisturbed, monkeypatch):
+@pytest.mark.parametrize(("during", "place", "said"), [
+    (2, (1, 27), "stopped after 1 epoch and 27 steps; "),
+    (6, (5, 0), "stopped after 5 epochs, all saved, in the validation of the best one; "),
+])  # fmt: skip
+def test_a_signal_during_validation_loses_no_step(
+    during, place, said, tmp_path, cache, undisturbed, monkeypatch, capsys
+):
     answers = inference.network_logits
     called = []
 
     def interrupted(*arguments, **keywords):
         called.append(1)
-        if len(called) == 2:
+        if len(called) == during:
             os.kill(os.getpid(), signal.SIGTERM)
         return answers(*arguments, **keywords)
 
     monkeypatch.setattr(inference, "network_logits", interrupted)
     assert train.main(options(tmp_path, cache)) == 143
+    assert said + "the same command with --resume goes on from there\n" in capsys.readouterr().err
     last, _ = checkpoints.load_checkpoint(tmp_path / "simple" / "last.pt")
-    assert (last["training"]["epoch"], last["training"]["step"]) == (1, 27)
+    assert (last["training"]["epoch"], last["training"]["step"]) == place
     monkeypatch.undo()
     assert train.main(options(tmp_path, cache, "--resume")) == 0
     assert_same_run(tmp_path / "simple", undisturbed)
@@ -219,7 +226,7 @@ def test_resume_starts_afresh_skips_what_is_finished_and_refuses_another_run(tmp
     before = (tmp_path / "quick-simple" / "model.pt").read_bytes()
     capsys.readouterr()
     assert train.main(few) == 0
-    assert "simple: finished already" in capsys.readouterr().out
+    assert "simple: finished already, nothing is left to do\n" in capsys.readouterr().out
     assert (tmp_path / "quick-simple" / "model.pt").read_bytes() == before
     for other, what in (
         (["--seed", "1"], "another --seed (0, not 1)"),
