@@ -39,16 +39,15 @@ def predicted(graph: Path, csv_path: Path, *arguments: object) -> list[dict]:
 
 
 def compare(found: list[dict], expected: list[dict]) -> None:
-    """Rows are those of predict.py: all columns, probabilities within what decoders of JPEG may differ by."""
+    """Rows are those of predict.py: all columns, and probabilities nearly."""
     assert [row["file"] for row in found] == [row["file"] for row in expected]
     for mine, right in zip(found, expected, strict=True):
-        tolerance = 5e-3 if Path(right["file"]).suffix in (".jpeg", ".jpg") else 1e-4
         assert bool(mine["error"]) == bool(right["error"]), (mine, right)
         if right["error"]:
             continue
-        assert abs(float(mine["probability"]) - float(right["probability"])) <= tolerance, (mine, right)
+        assert abs(float(mine["probability"]) - float(right["probability"])) <= 1e-4, (mine, right)
         if right["unfamiliar"]:
-            assert float(mine["unfamiliar"]) == pytest.approx(float(right["unfamiliar"]), rel=10 * tolerance), right
+            assert float(mine["unfamiliar"]) == pytest.approx(float(right["unfamiliar"]), rel=1e-3), right
         assert {key: mine[key] for key in EXACT} == {key: right[key] for key in EXACT}
 
 
