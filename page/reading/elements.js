@@ -1,10 +1,10 @@
 // The elements of a DICOM data set, as pydicom reads them: explicit and implicit VR, both byte orders (DICOM PS3.5, 7).
-// dicom-parser, the usual library, is published as a script that no browser can import as a module, and the few
-// elements that a film needs take no more than this.
+// dicom-parser, the usual library, takes OV, SV and UV for short ones, and reads every sequence at once: it refuses
+// films that pydicom reads, for what no film needs.
 
 import { textOf, viewOf } from './bytes.js'
 import { floatOf } from './numbers.js'
-import { KNOWN, LONG, TAGS, VALUES } from './tags.js'
+import { KNOWN, LONG, TAGS, TEXTS, VALUES } from './tags.js'
 
 /** @typedef {import('./tags.js').Name} Name */
 
@@ -24,6 +24,7 @@ import { KNOWN, LONG, TAGS, VALUES } from './tags.js'
 const UNDEFINED = 0xffffffff
 const [ITEM, ITEM_END, SEQUENCE_END] = [0xfffee000, 0xfffee00d, 0xfffee0dd]
 const MAX_LEVELS = 50 // of sequences in sequences; a film has two or three
+const MAX_ITEMS = 100_000 // of one sequence
 /** @type {Record<string, [number, 'Uint16' | 'Int16' | 'Uint32' | 'Int32' | 'Float32' | 'Float64']>} */
 const NUMBERS = {
   US: [2, 'Uint16'],
@@ -77,6 +78,7 @@ export class DataSet {
         .split('\\')
       return texts.length === 1 && !texts[0].trim() ? [] : texts.map((text) => (text.trim() ? floatOf(text) : null))
     }
+    if (TEXTS.has(vr)) throw new Error(`${vr}, which is a text, where numbers are due`)
     // As pydicom leaves what it does not know to be numbers: words, the lower byte first.
     const [size, kind] = NUMBERS[vr] ?? [2, 'Uint16']
     if (element.value.length % size) throw new Error(`${element.value.length} bytes for numbers of ${size}`)
@@ -230,6 +232,7 @@ function readSequence(bytes, start, limit, syntax, level) {
     const item = new DataSet({ ...syntax, implicit: syntax.implicit || !isExplicit(bytes, at) })
     at = readElements(view, bytes, at, end, item, level, () => false)
     items.push(item)
+    if (items.length > MAX_ITEMS) throw new Error(`a sequence of more than ${MAX_ITEMS} items`)
   }
   return { items, end: at }
 }

@@ -32,6 +32,7 @@ const PHOTOMETRICS = [
   'YBR_PARTIAL_420',
 ]
 const [ITEM, SEQUENCE_END] = [0xfffee000, 0xfffee0dd]
+const MAX_FRAGMENTS = 100_000
 const DECODERS = { jpeg: decodedJpeg, lossless: decodedLossless, jpegls: decodedJpegLs, jpeg2000: decodedJpeg2000 }
 
 /**
@@ -221,6 +222,7 @@ function fragmentsOf(bytes) {
     if (tag === SEQUENCE_END) break
     if (tag !== ITEM) throw new Error('an unexpected tag between the fragments of the pixel data')
     items.push({ at, body: bytes.subarray(at + 8, at + 8 + length) })
+    if (items.length > MAX_FRAGMENTS) throw new Error(`pixel data in more than ${MAX_FRAGMENTS} fragments`)
     at += 8 + length
   }
   if (!items.length) throw new Error('the pixel data are not in fragments')

@@ -44,10 +44,7 @@ export const KNOWN = new Map(
 
 /** Value representations whose length takes 32 bits. */
 export const LONG = new Set('OB OD OF OL OV OW SQ SV UC UN UR UT UV'.split(' '))
+/** Those that numbers are not read from; DS and IS are texts of numbers. AT are tags. */
+export const TEXTS = new Set('AE AS AT CS DA DT LO LT PN SH ST TM UC UI UR UT'.split(' '))
 /** All that there are, with those of TAGS. */
-export const VALUES = new Set([
-  ...LONG,
-  ...'AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US'.split(' '),
-  'XS',
-  '',
-])
+export const VALUES = new Set([...LONG, ...TEXTS, ...'DS FD FL IS SL SS UL US XS'.split(' '), ''])

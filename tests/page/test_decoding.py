@@ -380,6 +380,16 @@ def test_what_is_cut_off_or_of_another_kind_is_said_in_words_of_ones_own(project
         "inks": (encoded(Image.new("CMYK", (30, 20)), "JPEG"), "four colours, for printing: predict.py reads them"),
         "12 bits": (compressed(dicom(VALUES), uid.JPEGExtended12Bit, lossless), "samples of 12 bits: predict.py reads"),
     }
+    window, center = dicom(VALUES, **WINDOW), b"\x28\x00\x50\x10"  # the tag of its centre
+    for kind in (b"LO", b"AT", b"UI"):
+        files[f"window as {kind}"] = window.replace(center + b"DS", center + kind), f"{kind.decode()}, which is a text"
+    whole = compressed(dicom(VALUES), uid.JPEGLossless, lossless)
+    empty = b"\xfe\xff\x00\xe0" + bytes(4)  # a fragment, or an item
+    end = whole.index(b"\xfe\xff\xdd\xe0")
+    files["fragments"] = whole[:end] + empty * 100_001 + whole[end:], "pixel data in more than 100000 fragments"
+    table = b"\x28\x00\x10\x30SQ\0\0" + struct.pack("<L", 8 * 100_001) + empty * 100_001
+    place = window.index(b"\xe0\x7f\x10\x00")
+    files["items"] = window[:place] + table + window[place:], "a sequence of more than 100000 items"
     answers = node_tools.decoded(project, tmp_path, {name: content for name, (content, _) in files.items()})
     for name, (_, said) in files.items():
         assert said in answers[name]["error"], name
