@@ -5,6 +5,8 @@ import pytest
 import torch
 from folders import make_folder
 
+import evaluate
+import export
 import models
 import train
 from basics.problems import Problem
@@ -51,3 +53,16 @@ def test_an_odd_number_of_films_in_batches_of_two_is_trained_on(tmp_path, cache)
         record = run_folder.description(tmp_path / "runs" / "resnet34")
         odd.append(record["split"]["images"]["train"] % 2)
     assert any(odd)
+
+
+def test_films_of_unknown_patients_are_trained_on_and_all_that_comes_after(tmp_path, cache, capsys):
+    """The record of the patients that were seen is empty then, and an empty tensor is a whole one."""
+    films = make_folder(tmp_path / "films", count=60)
+    for i, path in enumerate(sorted(films.rglob("*.jpeg"))):
+        path.rename(path.with_name(f"study{i}.jpeg"))
+    options = ["--data", str(films), "--cache", str(cache)]
+    run = ["--arch", "simple", "--size", "32", "--epochs", "1", "--out", str(tmp_path / "runs"), "--device=cpu"]
+    model, graphs = str(tmp_path / "runs" / "simple" / "model.pt"), str(tmp_path / "onnx")
+    assert train.main([*options, *run]) == train.main([*options, *run, "--resume"]) == 0, capsys.readouterr().err
+    assert export.main([model, *options, "--onnx", graphs]) == 0, capsys.readouterr().err
+    assert evaluate.main([model, f"{graphs}/simple.onnx", *options, "--report", str(tmp_path)]) == 0, capsys.readouterr().err
