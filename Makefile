@@ -43,7 +43,9 @@ node_modules/.package-lock.json: package-lock.json
 GRAPH ?= trained/simple.onnx
 PORT ?= 8000
 page: .venv-page/ready node_modules/.package-lock.json
-	.venv-page/bin/python export.py page $(GRAPH) --out site
+	@$(PYTHON) -c "import socket; socket.create_server(('127.0.0.1', $(PORT)))" 2>/dev/null || \
+		{ echo "port $(PORT) is taken: make page PORT=$$(($(PORT) + 1))" >&2; exit 1; }
+	@said=$$(.venv-page/bin/python export.py page $(GRAPH) --out site) && echo "$$said" | head -n 1  # it is served below
 	@(sleep 1; $(PYTHON) -m webbrowser http://127.0.0.1:$(PORT) >/dev/null 2>&1) &
 	$(PYTHON) -m http.server --bind 127.0.0.1 --directory site $(PORT)
 

@@ -22,6 +22,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--data", metavar="DIR", help="X-rays; data and train need a folder, without it predict and gpu take phantoms"
     )
+    parser.add_argument("--classes", action=cli.Names, nargs=2, const=("NORMAL", "PNEUMONIA"), metavar="CLASS=NAME",
+                        help="what the folders of --data are called, where not so")  # fmt: skip
     both = ["simple", "resnet34"]
     parser.add_argument("--arch", nargs="+", **cli.choices(both), default=both, help="default: both")
     parser.add_argument("--size", type=cli.whole_number(32, 2048), default=224, help="side in pixels")

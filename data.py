@@ -303,8 +303,10 @@ def assign(
     if how == "official" and not any(dataset.folders):
         raise Problem(f"--split official needs the source's own sides (train, test), and {dataset.source} has none")
     if how == "patient" and not dataset.has_patients:
+        cures = ["give it a column `patient`"] * dataset.source.lower().endswith(".csv")
+        cures += ["--split official can"] * any(dataset.folders)
         raise Problem(f"{dataset.source} does not say which images belong to one patient, so it cannot be split by "
-                      f"patient; --split {'official or ' if any(dataset.folders) else ''}image can")  # fmt: skip
+                      f"patient; {'; '.join([*cures, '--split image can, but leaks'])}")  # fmt: skip
     if how == "official" and dataset.own_validation:
         if block or fold:
             raise UsageProblem(f"{dataset.source} has validation images of its own, so that --val block and --folds "

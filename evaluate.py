@@ -44,7 +44,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     data.add_arguments(parser)
     cli.add_device_argument(parser)
     args = parser.parse_args(argv)
-    if bool(args.models) == args.all:
+    if args.all and args.models:
+        parser.error(f"--all takes every model, and {str(args.models[0])!r} is no option: quote a path with blanks, "
+                     "or leave --all out to name models")  # fmt: skip
+    if not args.models and not args.all:
         parser.error("name one or more models, or say --all")
     return args
 

@@ -19,6 +19,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 import shutil
 import stat
 import struct
@@ -36,6 +37,9 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
+
+if not hasattr(onnxruntime, "get_all_providers"):  # onnxruntime-gpu has the same files, and one of the two was removed
+    sys.exit("error: onnxruntime has lost its files: pip install --force-reinstall onnxruntime, or onnxruntime-gpu")
 
 VERSION = "0.1.0"
 COLUMNS = ("file", "probability", "decision", "threshold", "refer", "flags", "possible", "unfamiliar", "width",
@@ -144,7 +148,9 @@ def open_model(path: Path, provider: str = "auto", threads: int = 0) -> Model:
     Raises Problem when export.py did not make the graph, or when the provider cannot run it.
     """
     if is_checkpoint(path):
-        raise Problem(f"{path}: that is a checkpoint: python export.py {path} makes a graph of it", 2)
+        raise Problem(f"{path}: that is a checkpoint: python export.py {shlex.quote(str(path))} makes a graph of it", 2)
+    if is_film_or_text(path):
+        raise Problem(f"{path}: that is no graph: the .onnx file comes first, and then the films", 2)
     if provider != "auto":
         return load(path, PROVIDERS[provider], threads)
     if PROVIDERS["cuda"] in onnxruntime.get_available_providers():
@@ -168,6 +174,12 @@ def is_checkpoint(path: Path) -> bool:
     with open(path, "rb") as stream:
         head = stream.read(300)
     return head.startswith(b"PK\x03\x04") and b"/data.pkl" in head
+
+
+def is_film_or_text(path: Path) -> bool:
+    """Whether a file is what follows a graph, or lies beside one: by its name, or by DICOM's mark."""
+    with open(path, "rb") as stream:
+        return path.suffix.lower() in (*SUFFIXES, ".json") or stream.read(132)[128:] == b"DICM"
 
 
 def load(path: Path, wanted: str, threads: int) -> Model:
@@ -1221,7 +1233,7 @@ def what_is_there(model: Path) -> str:
     if not model.is_dir():
         return "no such file"
     if (checkpoint := model / "model.pt").is_file():
-        return f"that is the folder of a run: python export.py {checkpoint} makes a graph of it"
+        return f"that is the folder of a run: python export.py {shlex.quote(str(checkpoint))} makes a graph of it"
     graphs = sorted(model.glob("*.onnx"))
     return "that is a folder: name the .onnx file" + (f", such as {graphs[0]}" if graphs else "")
 
@@ -1311,7 +1323,8 @@ def predict(args: argparse.Namespace, model: Model, stream: io.TextIOBase, earli
     classes = ", ".join(f"{counts[name]:,} {name}" for name in model.classes)
     if model.flags:
         classes += f", {counts['silent']:,} without an answer" if counts["silent"] else ""
-        classes += f", {why.total():,} of them to be read by a person{': ' * bool(why)}{counted(why)}"
+        if any(counts[name] for name in (*model.classes, "silent")):
+            classes += f", {why.total():,} of them to be read by a person{': ' * bool(why)}{counted(why)}"
     before = f"{numbered(skipped, 'file')} done before; " if skipped else ""
     failed = f"{numbered(counts['error'], 'error')}, {numbered(counts['warning'], 'warning')}"
     say(f"{classes}{';' if model.flags else ','} {failed}; {before}"

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from basics import terms
+from evaluation import marks
 from evaluation.result import Result
 from metrics import differences, measures
 from metrics.differences import Difference
@@ -21,6 +22,7 @@ POINTS = ("0.5", "validation")  # at which decisions are compared
 LEVEL = 0.05  # of a test, after Holm's correction
 SAID = ("AUROC", "accuracy, threshold from validation")  # in words; the others are in the table
 CANNOT_TELL, NO_EVIDENCE = "these images cannot tell", "no evidence of a difference"
+SMOKE = "smoke runs answer no question"
 NOT_IN_IT = "the single run's seed is not in it"
 SEED_NAME = re.compile(r"(.+)-s(\d+)$")  # as `train.py --seeds` names its runs
 
@@ -75,15 +77,17 @@ def same_images(a: Result, b: Result) -> bool:
 def answer(results: list[Result]) -> tuple[list[dict], list[str]]:
     """The two questions, for each pair of models tested on the same images; and what could not be asked.
 
-    Where there are no two architectures nothing was asked, and nothing is said.
+    Where there are no two architectures nothing was asked, and nothing is said. A smoke run, whose numbers mean
+    nothing, answers no question.
     p-values are corrected together (Holm): more was asked than one thing. What is not tested, having no p, is no part
     of that. Holm rejects whatever lies below LEVEL over their number, so that is the level of what is detectable.
     """
     found, notes = [], []
-    # What a smoke run found means nothing: it answers where there is nothing else, and is called that.
-    groups = groups_of([result for result in results if not result.quick] or results)
+    groups = groups_of([result for result in results if not result.quick])
     several = len({members[0].architecture for _, members in groups_of(results)} & set(terms.ARCHITECTURES)) > 1
-    smoke = len({result.quick for result in results}) > 1
+    if several and not groups:
+        return [], [SMOKE]
+    smoke = any(result.quick for result in results)
     for question, first, second in QUESTIONS:
         pairs = [(a, b) for a in groups for b in groups
                  if (a[1][0].architecture, b[1][0].architecture) == (first, second)]  # fmt: skip
@@ -130,6 +134,7 @@ def compare(question: str, a: tuple[str, list[Result]], b: tuple[str, list[Resul
 
     return {
         "question": question,
+        "mark": marks.before([*first, *second]),  # of these models alone: others may be of drawings
         "from": named(from_name, first),
         "to": named(to_name, second),
         "images": shown.images,

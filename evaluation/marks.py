@@ -27,7 +27,13 @@ def of_all(results: Sequence[Result]) -> list[str]:
     return [mark if len(names) == len(results) else f"{mark} ({', '.join(names)})" for mark, names in about.items()]
 
 
-def before(results: Sequence[Result], title: str = "") -> str:
+def before(results: Sequence[Result]) -> str:
     """What a title of these results begins with: "SYNTHETIC: ", or nothing; no mark twice."""
     found = dict.fromkeys(mark.split(":")[0] for result in results for mark in of(result))
-    return "".join(f"{mark}: " for mark in found if mark not in title)
+    return "".join(f"{mark}: " for mark in found)
+
+
+def of_pairs(pairs: Sequence[dict]) -> str:
+    """What a title of these comparisons begins with: the marks of what was compared, none of other models."""
+    found = dict.fromkeys(mark for pair in pairs for mark in pair["mark"].split(": ") if mark)
+    return "".join(f"{mark}: " for mark in found)

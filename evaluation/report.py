@@ -91,7 +91,7 @@ def answers(comparisons: list[dict]) -> Iterator[tuple[str, str, list[str]]]:
     """(question, answer in a sentence, one line for each measure)."""
     for c in comparisons:
         who = f"{c['from']} to {c['to']}, {c['images']:,} images of {c['patients']:,} patients"
-        yield c["question"], f"{who}: {c['sentence']}", [measured(m) for m in c["measures"]]
+        yield c["mark"] + c["question"], f"{who}: {c['sentence']}", [measured(m) for m in c["measures"]]
 
 
 def measured(measure: dict) -> str:
@@ -164,14 +164,16 @@ def html_text(
         ("worst", "Worst errors", "".join(map(html_worst, shown(results)))),
         ("answers", "Answers", html_answers(comparisons)),
         ("notes", "Notes", html_list(dict.fromkeys(notes))),
-        ("tables", "Tables", html_tables(results, tables)),
+        ("tables", "Tables", html_tables(tables)),
         ("figures", "More figures", "".join(html_folded(results, name, drawn[name]) for name in folded)),
         ("models", "Models", html_models(results, versions)),
         ("limits", "What these numbers are not", html_list(caveats(results))),
     ]
     sections = [section for section in sections if section[2]]
     links = " · ".join(f'<a href="#{name}">{heading}</a>' for name, heading, _ in sections)
-    first, *others = (f'<h2 id="{name}">{mark}{heading}</h2>\n{content}' for name, heading, content in sections)
+    own = {"answers": marks.of_pairs(comparisons)}
+    first, *others = (f'<h2 id="{name}">{own.get(name, mark)}{heading}</h2>\n{content}'
+                      for name, heading, content in sections)  # fmt: skip
     banner = "".join(f'<p class="banner">{escaped(mark)}</p>\n' for mark in marks.of_all(results))
     return html_page(title, f"<h1>{title}</h1>\n{banner}{first}<nav>{links}</nav>\n{''.join(others)}")
 
@@ -214,8 +216,8 @@ def html_list(lines: list[str] | dict[str, None]) -> str:
     return "<ul>\n" + "".join(f"<li>{escaped(line)}</li>\n" for line in lines) + "</ul>\n" if lines else ""
 
 
-def html_tables(results: list[Result], tables: list[Table]) -> str:
-    return "".join(html_table(marks.before(results, t.title) + t.title, t.headers, t.rows, t.notes) for t in tables)
+def html_tables(tables: list[Table]) -> str:
+    return "".join(html_table(table.title, table.headers, table.rows, table.notes) for table in tables)
 
 
 def html_figure(results: list[Result], name: str, content: bytes) -> str:
@@ -296,8 +298,7 @@ def markdown_text(
     if notes:
         parts.append(f"## {mark}Notes\n\n{markdown_list(dict.fromkeys(notes))}")
     for table in tables:
-        title = marks.before(results, table.title) + table.title
-        parts.append(f"## {github(title)}\n\n{github_table(table.headers, table.rows)}")
+        parts.append(f"## {github(table.title)}\n\n{github_table(table.headers, table.rows)}")
         parts += [f"{github(note)}\n" for note in table.notes]
     parts.append(f"## {mark}Figures\n")
     parts += [f"![{mark}{CAPTIONS[name]}]({name})\n" for name in drawn]

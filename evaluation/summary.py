@@ -21,7 +21,7 @@ NAME = 12  # columns that a name has before others go without theirs
 LESS = ("AUROC", "threshold", "accuracy", "false\nalarms", "missed")
 # Parts of notes that are no warning, or are said in the sentences too.
 QUIET = ("first look at these test images", " is from a smoke run", " started from ", " was trained on the split ",
-         " cannot be answered: ")  # fmt: skip
+         " cannot be answered: ", comparisons.SMOKE)  # fmt: skip
 SCREEN = "simple"  # the format that is read on a screen; others are for machines and documents, and as wide as they are
 
 
@@ -79,7 +79,7 @@ def of_graph(graph: Result, checkpoint: Result) -> str:
     return f"{graph.name} answers as {checkpoint.name} does (largest difference {largest:.1g})"
 
 
-def of_pair(pair: dict, mark: str = "") -> str:
+def of_pair(pair: dict) -> str:
     """The answer to a question, shorter than comparisons.sentence()."""
     said = []
     for measure in pair["measures"]:
@@ -91,7 +91,7 @@ def of_pair(pair: dict, mark: str = "") -> str:
             if found == comparisons.NO_EVIDENCE and measure["p"] < comparisons.LEVEL:  # beside an interval without 0
                 found += f" among so many (p = {measure['p_holm']:.2g} after Holm)"
             said.append(f"{name}{value}, {found}")
-    return f"{mark}{pair['question']} {pair['from']} to {pair['to']}: {'; '.join(said)}"
+    return f"{pair['mark']}{pair['question']} {pair['from']} to {pair['to']}: {'; '.join(said)}"
 
 
 def tested_on(results: Sequence[Result]) -> list[str]:
@@ -149,12 +149,12 @@ def print_results(
         if verbose or any(words in table.title for words in wanted):
             print_table(table, form)
     before = left_out(results)  # is said above
-    if told := [f"note: {note}" for note in notes if verbose or (warns(note) and note not in before)]:
+    if told := [note if note.startswith("WARNING") else f"note: {note}"
+                for note in notes if verbose or (warns(note) and note not in before)]:  # fmt: skip
         print()
         say(told, wide)
     print()
-    mark = marks.before([result for result in results if result.kind == "checkpoint"])
-    say([*of_models(results), *of_referrals(results), *(of_pair(pair, mark) for pair in asked), *unanswered], wide)
+    say([*of_models(results), *of_referrals(results), *map(of_pair, asked), *unanswered], wide)
 
 
 def print_last(report: Path, count: int, verbose: bool) -> None:

@@ -223,7 +223,7 @@ def questions(comparisons: list[dict]) -> Table:
         for found in pair["measures"]:
             points = found["measure"].startswith(("accuracy", "sensitivity", "specificity"))
             digits, scale = (1, 100) if points else (4, 1)
-            rows.append([pair["question"], f"{pair['from']} to {pair['to']}",
+            rows.append([pair["mark"] + pair["question"], f"{pair['from']} to {pair['to']}",
                          found["measure"] + (" (points)" if points else ""),
                          with_interval(found["difference"], digits, scale, sign=True),
                          number(scale * found["detectable"], digits), p_value(found["p"]), p_value(found["p_holm"]),
@@ -231,7 +231,7 @@ def questions(comparisons: list[dict]) -> Table:
     notes = ["Second minus first, on the same test images, by patient: interval and p of a row are of one test. "
              "Detectable: a true difference that would have been found in at least 4 of 5 such test sets, after Holm's "
              "correction. Holm: corrected for all p-values of this table. A dash: not tested."]  # fmt: skip
-    return Table("The questions", headers, rows, notes)
+    return Table(f"{marks.of_pairs(comparisons)}The questions", headers, rows, notes)
 
 
 def convergence(results: list[Result]) -> Table:
@@ -278,7 +278,8 @@ def notebooks(results: list[Result]) -> Table:
 
 
 def tables(results: list[Result], comparisons: list[dict], groups: list[dict]) -> list[Table]:
-    """Every table with at least one row, those that matter most first."""
+    """Every table with at least one row, those that matter most first; the titles are marked."""
+    asked = questions(comparisons)
     made = [
         summary(results),
         decisions(results),
@@ -291,10 +292,10 @@ def tables(results: list[Result], comparisons: list[dict], groups: list[dict]) -
         corrected(results),
         subgroups(results),
         seeds(groups),
-        questions(comparisons),
+        asked,
         convergence(results),
         shortcut_audit(results),
         notebooks(results),
     ]
     mark = marks.before(results)
-    return [table._replace(title=mark + table.title) for table in made if table.rows]
+    return [table if table is asked else table._replace(title=mark + table.title) for table in made if table.rows]

@@ -127,9 +127,14 @@ def source_of(model: Model, opened: list[Model], asked: str | None) -> str | Non
 
 
 def classes_of(model: Model, opened: list[Model], args: argparse.Namespace) -> sources.ClassNames | None:
-    """What the class folders of its images are called, as `source_of` finds where they are."""
-    if args.data is not None or args.classes:
+    """What the class folders of its images are called, as `source_of` finds where they are.
+
+    Those of --data are the same for all models: what any of them remembers, where the usual names are not there.
+    """
+    if args.classes:
         return args.classes
+    if args.data is not None:
+        return sources.classes_there(args.data, [sources.remembered_classes(m.facts["data"]) for m in opened])
     facts = [m.facts["data"] for m in (model, *opened)]
     mates = [f for f in facts if "source" in f and f["fingerprint"] == model.facts["data"]["fingerprint"]]
     return sources.remembered_classes(mates[0]) if mates else None

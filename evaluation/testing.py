@@ -102,7 +102,8 @@ def described(
     notes = list(split.notes)
     if facts["kind"] == "checkpoint" and (when := checkpoints.stopped(facts)):
         notes.append(
-            f"WARNING: the training of {facts['shown_name']} was stopped {when}: train.py --resume finishes it"
+            f"WARNING: the training of {facts['shown_name']} was stopped {when}: the same train.py command with "
+            f"--resume finishes it; its options are in {Path(facts['file']).with_name('run.json')}"
         )
     kept = ("state", "training", "history", *seen.SHAPES, "validation_answers", "limits")
     return Result(
@@ -367,7 +368,7 @@ def predictions(result: Result) -> list[dict]:
 
 def evaluate_all(paths: list[Path], args: argparse.Namespace) -> tuple[list[Result], list[str], int]:
     """The results of all models that can be evaluated, how often their test images were read, and failures (said)."""
-    opened, results, loaded, known, looks, failures = [], [], {}, {}, {}, 0
+    opened, results, loaded, known, looks, failures, said = [], [], {}, {}, {}, 0, set()
     run = uuid.uuid4().hex
     device = hardware.pick_device(args.device)  # a wrong one is said before the data is read
     for path in dict.fromkeys(paths):
@@ -382,8 +383,7 @@ def evaluate_all(paths: list[Path], args: argparse.Namespace) -> tuple[list[Resu
             key = (tested_model.source_of(model, opened, args.data), model.facts["size"], model.facts["fit"],
                    tested_model.classes_of(model, opened, args))  # fmt: skip
             if key not in loaded:
-                source, size, fit, classes = key
-                loaded[key] = data.load(source, size, args.cache, fit, args.skip_bad, classes)
+                loaded[key] = films_of(model, *key, args)
             split, left_out = held_out.test_side(model, loaded[key])
             if left_out:
                 print(f"{model.name}: {left_out}", file=sys.stderr)
@@ -392,7 +392,7 @@ def evaluate_all(paths: list[Path], args: argparse.Namespace) -> tuple[list[Resu
             sha256 = disk.sha256_of_file(model.path)
             films = data.contents(loaded[key], {"test": split.test})
             look = ledger.note(args.runs, run, model.name, sha256, loaded[key].name, films, "evaluate.py")
-            looks[films] = f"{ledger.in_words(look)} (films {films}), by {args.runs / ledger.NAME}"
+            looks[films] = f"{ledger.in_words(look)} (films {films}), of this --runs folder: {args.runs / ledger.NAME}"
             logits = logits_of(model, loaded[key], split.test, device)
             results.append(evaluate(model, loaded[key], split, device, args.prevalence, args.by, args.audit, left_out,
                                     logits))  # fmt: skip
@@ -402,8 +402,23 @@ def evaluate_all(paths: list[Path], args: argparse.Namespace) -> tuple[list[Resu
             if isinstance(problem, UsageProblem) and args.data is not None:  # the same for every model
                 raise
             failures += 1
-            print(f"error: {problem}", file=sys.stderr)
+            if str(problem) not in said:  # what is wrong with the films may be the same for every model
+                print(f"error: {problem}", file=sys.stderr)
+            said.add(str(problem))
     return results + ensembles(known, results, args.prevalence, args.by), list(looks.values()), failures
+
+
+def films_of(
+    model: Model, source: str | None, size: int, fit: str, classes: tuple | None, args: argparse.Namespace
+) -> Dataset:
+    """The films that test a model. Raises Problem where they cannot be read, or where nothing says which they are."""
+    try:
+        return data.load(source, size, args.cache, fit, args.skip_bad, classes)
+    except UsageProblem as problem:
+        if source is not None:
+            raise
+        raise Problem(f"{model.path}: a graph does not say where its films are: --data names them, or the model.pt "
+                      "that it was made from does") from problem  # fmt: skip
 
 
 def found_models(args: argparse.Namespace) -> list[Path]:
@@ -413,7 +428,8 @@ def found_models(args: argparse.Namespace) -> list[Path]:
     stem = {path: path.parent.name if path.suffix == ".pt" else path.stem for path in found}
     paths = sorted(found, key=lambda p: (p.suffix == ".onnx", order.get(stem[p], len(order)), stem[p]))
     if not paths:
-        raise Problem(f"no {args.runs}/*/model.pt and no {args.onnx}/*.onnx: python train.py makes the first")
+        raise Problem(f"no {args.runs}/*/model.pt and no {args.onnx}/*.onnx: python train.py --arch simple makes "
+                      "the first")  # fmt: skip
     return paths
 
 

@@ -5,6 +5,7 @@ open_source(...)   what --data names -> Source: one Entry an image, with its lab
 
 import argparse
 import collections
+import contextlib
 import csv
 import functools
 import io
@@ -14,7 +15,7 @@ import re
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -122,8 +123,18 @@ def open_source(source: str | None, size: int, classes: ClassNames | None = None
 def place_of(args: argparse.Namespace, facts: dict) -> tuple[str, ClassNames | None]:
     """Source and class folders: those that were typed, or else those that `facts`, a model's "data", remember."""
     if args.data is not None:
-        return args.data, args.classes
+        return args.data, args.classes or classes_there(args.data, [remembered_classes(facts)])
     return facts["source"], args.classes or remembered_classes(facts)
+
+
+def classes_there(source: str, remembered: Iterable[ClassNames | None]) -> ClassNames | None:
+    """The first of the remembered names that a folder or .zip has; none where it has the usual ones, or neither."""
+    known = dict.fromkeys(filter(None, remembered))
+    for names in (None, *known) if known else ():
+        with contextlib.suppress(Problem):  # whoever reads it with the usual names says what is wrong with it
+            open_source(source, 32, names)
+            return names
+    return None
 
 
 def remembered_classes(facts: dict) -> ClassNames | None:

@@ -32,6 +32,9 @@ from films import seen
 OPSET = 18
 GRAPH_OUTPUTS = ["probability", "decision", "logits"]
 SEAL = "sha256"  # the last entry of a graph's metadata, see `sealed`
+FIRST_RULE = "threshold_rule_of_export"  # the key of that, while another threshold is set
+OF_THRESHOLD = ("threshold", "threshold_rule", FIRST_RULE)  # the keys that change with it
+BY_HAND = "set by hand"  # the rule of a threshold that somebody chose
 CALIBRATION_IMAGES = 128
 FEW_FILTERS = 32  # of a convolution
 OURS = ("", "ai.onnx")  # domains of operators
@@ -363,7 +366,7 @@ def fact(facts: dict[str, str], key: str) -> Any:
     return parse_json(facts[key])
 
 
-def set_threshold(graph: onnx.ModelProto, threshold: float, rule: str = "set by hand") -> float:
+def set_threshold(graph: onnx.ModelProto, threshold: float, rule: str = BY_HAND) -> float:
     """Changes the threshold of a graph's `decision`, and nothing else but what it says of it; returns the old one.
 
     Raises Problem when export.py did not make the graph.
@@ -376,6 +379,19 @@ def set_threshold(graph: onnx.ModelProto, threshold: float, rule: str = "set by 
         old = float(parse_json(facts["threshold"]))
     except (ValueError, TypeError, OverflowError) as error:
         raise Problem(f"the threshold in its metadata is no number ({error})") from error
-    found[0].CopyFrom(numpy_helper.from_array(np.array(threshold, np.float32), "threshold"))
-    helper.set_model_props(graph, facts | {"threshold": json.dumps(threshold), "threshold_rule": rule})
+    found[0].ClearField("float_data")
+    found[0].MergeFrom(numpy_helper.from_array(np.array(threshold, np.float32), "threshold"))
+    first = rule_of_export(facts)
+    facts.pop(FIRST_RULE, None)  # who goes back has the very file that was exported
+    kept = {} if rule == first else {FIRST_RULE: first}
+    helper.set_model_props(graph, facts | {"threshold": json.dumps(threshold), "threshold_rule": rule} | kept)
     return old
+
+
+def rule_of_export(facts: dict[str, str]) -> str:
+    """What chose the threshold that a graph was exported with, whatever it was changed to since."""
+    if FIRST_RULE in facts:
+        return facts[FIRST_RULE]
+    rule = facts.get("threshold_rule", "")
+    changed = rule in ("", BY_HAND) or rule.startswith("sensitivity ")  # by an earlier version, which did not keep it
+    return "validation" if changed else rule

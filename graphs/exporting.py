@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import hashlib
 import re
+import shlex
 import sys
 from collections.abc import Generator
 from pathlib import Path
@@ -86,8 +87,8 @@ def opened(paths: list[Path]) -> tuple[dict, torch.nn.Module, str]:
     """
     for path in paths:
         if path.suffix.lower() == ".onnx" and path.is_file():
-            raise Problem(f"{path}: that is a graph: a run's model.pt can be exported; python export.py verify {path} "
-                          "proves the graph again")  # fmt: skip
+            raise Problem(f"{path}: that is a graph: a run's model.pt can be exported; python export.py verify "
+                          f"{shlex.quote(str(path))} proves the graph again")  # fmt: skip
     loaded, hashes = [checkpoints.load_checkpoint(path) for path in paths], [disk.sha256_of_file(p) for p in paths]
     members = [checkpoint for checkpoint, _ in loaded]
     for path, member in zip(paths, members, strict=True):
@@ -137,14 +138,32 @@ def keep_the_better(target: Path, checkpoint: dict) -> None:
                                        ("of a --quick run", checkpoint["quick"])) if is_so]  # fmt: skip
     if not lesser or not target.is_file():
         return
+    facts = facts_at(target)
     try:
-        facts = building.facts_of(onnx.load(target, load_external_data=False))
         real = building.fact(facts, "data")["synthetic"] is False and building.fact(facts, "quick") is False
-    except (DecodeError, OSError, KeyError, TypeError, ValueError):  # no graph of ours: nothing is lost
+    except (KeyError, TypeError, ValueError, Problem):  # no graph of ours: nothing is lost
         return
     if real:
         raise Problem(f"{target} is a graph of real films, and this one is {' and '.join(lesser)}: --onnx names "
                       "another folder for it, or train.py --name another name")  # fmt: skip
+
+
+def facts_at(target: Path) -> dict[str, str]:
+    """What an earlier graph of that name says of itself; nothing where there is none."""
+    try:
+        return building.facts_of(onnx.load(target, load_external_data=False))
+    except (DecodeError, OSError):
+        return {}
+
+
+def threshold_set_in(target: Path) -> float | None:
+    """The threshold that somebody set in an earlier graph of that name; None of any other."""
+    facts = facts_at(target)
+    try:
+        changed = "threshold" in facts and facts.get("threshold_rule") != building.rule_of_export(facts)
+        return float(building.fact(facts, "threshold")) if changed else None
+    except (TypeError, ValueError, Problem):  # no graph of ours
+        return None
 
 
 def calibration_images(checkpoint: dict, dataset: data.Dataset, split: data.Split) -> np.ndarray:
@@ -170,7 +189,7 @@ def write(
 ) -> None:
     """Proves a graph and gives it its name, with its certificate beside it. Raises Problem when it differs."""
     names, unchecked = proof.providers()
-    facts = building.facts_of(graph)
+    facts, replaced = building.facts_of(graph), threshold_set_in(target)
     certificate = target.with_suffix(".json")
     with disk.atomic_path(certificate) as beside, disk.atomic_path(target) as temporary:
         temporary.write_bytes(building.sealed(graph))
@@ -193,7 +212,10 @@ def write(
     synthetic = ", SYNTHETIC training data" if building.fact(facts, "data")["synthetic"] else ""
     print(f"{target}: {target.stat().st_size / 1e6:.1f} MB, {building.fact(facts, 'precision')['name']}, "
           f"opset {building.OPSET}{synthetic}; certificate: {certificate}")  # fmt: skip
-    print(f"next: python predict.py {target} FILM_OR_FOLDER\n")
+    if replaced is not None:
+        print(f"note: the threshold that was set in the earlier graph ({replaced:g}) is gone; validation's "
+              f"({building.fact(facts, 'threshold'):g}) takes its place")  # fmt: skip
+    print(f"next: python predict.py {shlex.quote(str(target))} FILM_OR_FOLDER\n")
 
 
 def versions() -> dict[str, str]:
@@ -231,7 +253,7 @@ def open_certified(path: Path) -> tuple[onnx.ModelProto, dict]:
                       f"not {kept['sha256'][:16]}; take the two files that belong together")  # fmt: skip
     graph, changing = load(path), found != kept["sha256"]
     try:
-        certificates.check_metadata(kept, building.facts_of(graph), ("threshold", "threshold_rule") if changing else ())
+        certificates.check_metadata(kept, building.facts_of(graph), building.OF_THRESHOLD if changing else ())
     except Problem as problem:
         raise Problem(f"{path}: {problem} ({beside.name})") from problem
     return graph, kept | {"found": found}
@@ -294,24 +316,32 @@ def change_threshold(path: Path, threshold: float | str | None, sensitivity: flo
     Raises Problem when the graph is none of export.py's, or when anything but decisions would change.
     """
     graph, kept = open_certified(path) if path.with_suffix(".json").exists() else (load(path), None)
-    rule, promised = "set by hand", ""
+    rule, promised = building.BY_HAND, ""
     if threshold is None:
         rule, threshold, promised = chosen_point(path, graph, sensitivity or 0)
     elif isinstance(threshold, str):
         rule, threshold, promised = point_of_export(path, graph)
+    earlier_rule = building.facts_of(graph).get("threshold_rule")
     try:
         old = building.set_threshold(graph, threshold, rule)
     except Problem as problem:
         raise Problem(f"{path}: {problem}") from problem
+    broken_off = kept is not None and kept["found"] != kept["sha256"]
+    if (old, earlier_rule) == (threshold, rule) and not broken_off:
+        print(f"{path}: threshold {threshold:g}: already so, nothing written{promised}")
+        return
     content = building.sealed(graph)
     check_decisions(path, content, threshold)
     if kept:
         before = kept.pop("found")
-        earlier = [change for change in kept.get("threshold_changes", []) if change["sha256"] != before]
+        changes = kept.get("threshold_changes", [])
+        earlier = changes[:-1] if broken_off else changes
+        made = hashlib.sha256(content).hexdigest()
+        this = {"sha256": before, "from": old, "to": threshold, "how": rule}
         kept |= {
-            "sha256": hashlib.sha256(content).hexdigest(),
+            "sha256": made,
             "metadata": building.facts_of(graph),
-            "threshold_changes": [*earlier, {"sha256": before, "from": old, "to": threshold, "how": rule}],
+            "threshold_changes": [*earlier, *([this] if made != before else [])],  # else one is taken back, broken off
         }
         disk.write_json(path.with_suffix(".json"), kept)
     disk.write_bytes(path, content)
@@ -345,14 +375,14 @@ def point_of_export(path: Path, graph: onnx.ModelProto) -> tuple[str, float, str
     if not schema.points(points):
         raise Problem(f"{path}: it does not say what validation chose: export its checkpoint again")
     said = predict.promised("validation", points["validation"])
-    return "validation", points["validation"]["threshold"], said and f"\n{said}"
+    return building.rule_of_export(facts), points["validation"]["threshold"], said and f"\n{said}"
 
 
 def refuse_checkpoint(path: Path) -> None:
     """Raises Problem for a checkpoint, or for the folder of a run, where a graph is meant."""
     inside = path / "model.pt" if path.is_dir() else path
     if inside.suffix.lower() in (".pt", ".pth") and inside.is_file():
-        raise Problem(f"{path}: that is a checkpoint: python export.py {inside} makes a graph of it")
+        raise Problem(f"{path}: that is a checkpoint: python export.py {shlex.quote(str(inside))} makes a graph of it")
 
 
 def load(path: Path) -> onnx.ModelProto:
@@ -396,7 +426,8 @@ def export_command(args: argparse.Namespace) -> int:
             failures += len(args.precision)
             print(f"error: {naming(lot[0], problem)}", file=sys.stderr)
     if failures < len(lots) * len(args.precision):
-        places = "".join(f" --{name} {vars(args)[name]}" for name in ("runs", "onnx") if vars(args)[name] != Path(name))
+        places = "".join(f" --{name} {shlex.quote(str(vars(args)[name]))}" for name in ("runs", "onnx")
+                         if vars(args)[name] != Path(name))  # fmt: skip
         print(f"and: python evaluate.py --all{places}")
     return 1 if failures else 0
 

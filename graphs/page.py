@@ -79,8 +79,8 @@ def write(graph: Path, out: Path) -> None:
     except OSError as error:
         raise Problem(f"cannot write {error.filename or out}: {error.strerror or error}") from error
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-    print(f"{shown}: the page of {label}, {size / 1e6:.1f} MB; any host of files serves it, and so does\n"
-          f"python -m http.server --bind 127.0.0.1 --directory {shlex.quote(shown)}    "
+    print(f"{shown}: the page of {label}, {size / 1e6:.1f} MB; any host of files serves it\n"
+          f"such as: python -m http.server --bind 127.0.0.1 --directory {shlex.quote(shown)}    "
           "# then open http://127.0.0.1:8000")  # fmt: skip
 
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 
 
-TEXTS = ("name", "architecture", "fit", "threshold_rule", "initial_weights", "checkpoint_sha256", "intended_use",
-         "licence", SEAL)  # fmt: skip
+TEXTS = ("name", "architecture", "fit", "threshold_rule", building.FIRST_RULE, "initial_weights", "checkpoint_sha256",
+         "intended_use", "licence", SEAL)  # fmt: skip
 
 
 def open_graph(path: Path, provider: str = "cpu") -> "onnxruntime.InferenceSession":

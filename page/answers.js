@@ -209,7 +209,7 @@ export function csvOf(rows) {
 export function summaryOf(rows, model) {
   const count = (/** @type {(row: Row) => unknown} */ so) => rows.filter(so).length
   let text = model.classes.map((name) => `${grouped(count((row) => row.decision === name))} ${name}`).join(', ')
-  if (model.later) {
+  if (model.later && rows.some((row) => row.decision)) {
     const why = new Map()
     for (const row of rows.filter((row) => row.refer)) {
       const first = reasons(row, model)[0]

@@ -272,6 +272,8 @@ function save() {
 }
 
 function clear() {
+  const only = /** @type {HTMLInputElement} */ (the('only'))
+  only.checked = false
   removed += 1
   pool.forget()
   films.clear()

@@ -26,8 +26,10 @@ export function addRow(film, choose) {
   ])
   row.onclick = (event) => choose(film, event.isTrusted)
   row.onkeydown = (event) => {
-    const next = { ArrowDown: row.nextElementSibling, ArrowUp: row.previousElementSibling }[event.key]
-    if (!next) return
+    const every = [.../** @type {NodeListOf<HTMLElement>} */ (the('rows').querySelectorAll('tr'))]
+    const shown = every.filter((other) => other.offsetParent)
+    const next = shown[shown.indexOf(row) + ({ ArrowDown: 1, ArrowUp: -1 }[event.key] ?? 0)]
+    if (!next || next === row) return
     event.preventDefault()
     const button = /** @type {HTMLElement} */ (next.querySelector('button'))
     button.focus()

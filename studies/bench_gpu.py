@@ -112,11 +112,16 @@ def rates(architecture: str, dataset: data.Dataset, args: argparse.Namespace) ->
 def whole_command(architecture: str, split: str, args: argparse.Namespace, folder: Path) -> tuple[float, dict]:
     """Seconds of `train.py --arch ...` by its default recipe, and its run.json."""
     here = Path(__file__).resolve().parent.parent
-    cached = [] if args.cache is None else ["--cache", str(args.cache)]
+    more = [] if args.cache is None else ["--cache", str(args.cache)]
+    if args.classes:
+        more += [
+            "--classes",
+            *(f"{name}={','.join(names)}" for name, names in zip(data.CLASSES, args.classes, strict=True)),
+        ]
     options = {"arch": architecture, "data": args.data or "phantoms", "size": args.size, "device": args.device,
                "split": split}  # fmt: skip
     named = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    command = [sys.executable, str(here / "train.py"), *named, "--out", str(folder), *cached]
+    command = [sys.executable, str(here / "train.py"), *named, "--out", str(folder), *more]
     start = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True)
     seconds = time.perf_counter() - start
@@ -128,7 +133,7 @@ def whole_command(architecture: str, split: str, args: argparse.Namespace, folde
 def bench(args: argparse.Namespace) -> dict[str, list]:
     if hardware.pick_device(args.device).type != "cuda":
         raise Problem("there is no GPU here that PyTorch can use: nothing is measured")
-    dataset = data.load(args.data or "phantoms", args.size, args.cache)
+    dataset = data.load(args.data or "phantoms", args.size, args.cache, classes=args.classes)
     print(dataset.name)
     found: dict[str, list] = {"rates": [], "commands": []}
     for architecture in args.arch:

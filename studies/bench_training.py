@@ -84,7 +84,7 @@ def plain_training(architecture: str, args: argparse.Namespace, amp: bool = Fals
     chosen = turn_of(len(images), "amp" if amp else "plain", architecture, device)
     validation = None
     if args.until:
-        dataset = data.load(str(folder), args.size, args.cache)
+        dataset = data.load(str(folder), args.size, args.cache, classes=args.classes)
         split = data.split(dataset, "patient")
         place = {Path(path).relative_to(folder).as_posix(): i for i, (path, _) in enumerate(images.samples)}
         chosen, held_out = ([place[dataset.files[i]] for i in side] for side in (split.train, split.validation))
@@ -141,7 +141,7 @@ def our_training(architecture: str, args: argparse.Namespace, growing: bool = Fa
     hardware.keep_freed_memory()
     hardware.set_precision()
     device = hardware.pick_device(args.device)
-    dataset = data.load(str(image_folder(args)), args.size, args.cache)
+    dataset = data.load(str(image_folder(args)), args.size, args.cache, classes=args.classes)
     recipe = recipes.RECIPES["default"][architecture]
     chosen = held_out = np.array(turn_of(len(dataset.labels), "ours", architecture, device))
     sides = [args.size]
@@ -202,7 +202,11 @@ def child(
     loop = LOOPS[side](architecture, args)
     while pipe.recv():
         start = time.perf_counter()
-        result = next(loop, None)
+        try:
+            result = next(loop, None)
+        except Problem as problem:  # said by whoever asked for the turn, in one line
+            pipe.send((problem, 0.0, None))
+            return
         if torch.cuda.is_initialized():
             torch.cuda.synchronize()
         held = torch.cuda.max_memory_reserved() if torch.cuda.is_initialized() else None
@@ -224,7 +228,7 @@ class Contestant:
         self.on_gpu = False
 
     def turn(self) -> tuple[Any, float]:
-        """(what the loop yielded, seconds). Raises Problem when the process died."""
+        """(what the loop yielded, seconds). Raises the loop's own Problem, or one when its process died."""
         over = threading.Event()
         watching = threading.Thread(target=self._watch, args=(over,))
         watching.start()
@@ -234,6 +238,8 @@ class Contestant:
                 if not self.process.is_alive():
                     raise Problem("a measured process ended early; its error stands above")
             result, seconds, held = self.pipe.recv()
+            if isinstance(result, Problem):
+                raise result
             if held is not None:
                 self.on_gpu, self.peak = True, held
             return result, seconds

@@ -59,7 +59,7 @@ def bench_data(args: argparse.Namespace) -> list[dict]:
     """First pass: from files to one epoch of normalised batches. Later epochs: the next one."""
     folder, workers = image_folder(args), os.cpu_count() or 1  # as many as data.load has threads
     with tempfile.TemporaryDirectory() as scratch:
-        kept = data.load(str(folder), args.size, Path(scratch) / "kept")
+        kept = data.load(str(folder), args.size, Path(scratch) / "kept", classes=args.classes)
         images = plain_images(folder, args.size)
         if len(images.samples) != len(kept.labels):
             raise Problem(f"{folder}: ImageFolder finds other images there than data.load: nothing to compare")
@@ -68,7 +68,8 @@ def bench_data(args: argparse.Namespace) -> list[dict]:
         fresh = Path(scratch) / "fresh"
 
         def first_pass() -> int:
-            return drain(our_batches(data.load(str(folder), args.size, fresh), None).epoch())
+            dataset = data.load(str(folder), args.size, fresh, classes=args.classes)
+            return drain(our_batches(dataset, None).epoch())
 
         what = f"{len(kept.labels):,} images, median {np.median(kept.widths):.0f} x {np.median(kept.heights):.0f}"
         first = compare(f"first pass, {what}", lambda: drain(plain), first_pass, args.repeats, fresh)
@@ -210,7 +211,8 @@ def bench_predict(args: argparse.Namespace) -> list[dict]:
     provider = "cuda" if hardware.pick_device(args.device).type == "cuda" else "cpu"
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
-        source = data.load(args.data or "phantoms", args.size, args.cache or Path(scratch) / "cache").images
+        cache = args.cache or Path(scratch) / "cache"
+        source = data.load(args.data or "phantoms", args.size, cache, classes=args.classes).images
         for architecture in args.arch:
             folder, graph = Path(scratch) / f"{architecture} films", Path(scratch) / f"{architecture}.onnx"
             write_jpegs(folder, source, FOLDER_FILMS[architecture])

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from evaluation import referral
+from evaluation import marks, referral
 from evaluation.markup import number
 from evaluation.result import Result
 from evaluation.tables import Table
@@ -163,9 +163,10 @@ def make_results(synthetic: bool = False) -> list[Result]:
     return [simple, deep, both, replace(graph, probabilities=nearly)]
 
 
-def make_comparisons() -> list[dict]:
+def make_comparisons(mark: str = "") -> list[dict]:
     return [{
-        "question": "Does depth help?", "from": "simple", "to": "resnet34", "images": 300, "patients": 220,
+        "question": "Does depth help?", "mark": mark,
+        "from": "simple", "to": "resnet34", "images": 300, "patients": 220,
         "measures": [
             {"measure": "AUROC", "difference": estimate(0.0314, 0.02), "p": 0.0211, "p_holm": 0.0422,
              "detectable": 0.0377, "method": "DeLong by patient"},
@@ -181,7 +182,10 @@ def make_tables(results: list[Result]) -> list[Table]:
     """As evaluation/tables.py makes them: texts and whole numbers, a title, footnotes."""
     rows = [[r.name, r.images, number(r.estimates["auroc"]["value"], 4), r.points["validation"]["fn"]]
             for r in results]  # fmt: skip
+    mark = marks.before(results)
     return [
-        Table("Summary (test images)", ["model", "n", "AUROC", "FN"], rows, ["FN: ill, called normal"]),
-        Table("Odd | characters", ["a|b", "<b>"], [["x|y", "<script>alert(1)</script>"], ["-", "$1$ & *2*"]], []),
+        Table(f"{mark}Summary (test images)", ["model", "n", "AUROC", "FN"], rows, ["FN: ill, called normal"]),
+        Table(
+            f"{mark}Odd | characters", ["a|b", "<b>"], [["x|y", "<script>alert(1)</script>"], ["-", "$1$ & *2*"]], []
+        ),
     ]

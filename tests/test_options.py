@@ -59,8 +59,9 @@ SCRIPTS: dict[str, tuple[Callable, list[str], dict[str, tuple[str, ...]]]] = {
     "data.py show": (data.main, ["show"], {
         **SOURCE, **SPLIT, "--out": FILE, "--count": ("51", *COUNT), "--seed": SEED}),
     "bench.py": (bench.main, ["infer"], {
-        "--data": (), "--arch": ("", "resnet50"), "--size": SIZE, "--repeats": COUNT, "--workers": WHOLE,
-        "--until": ("0", *SHARE), "--patience": POSITIVE, "--cache": FOLDER, "--json": FILE, "--device": DEVICE}),
+        "--data": (), "--classes": (), "--arch": ("", "resnet50"), "--size": SIZE, "--repeats": COUNT,
+        "--workers": WHOLE, "--until": ("0", *SHARE), "--patience": POSITIVE, "--cache": FOLDER, "--json": FILE,
+        "--device": DEVICE}),
     "predict.py": (predict.main, ["x.onnx", "film.png"], {
         "--threshold": SHARE, "--sensitivity": SHARE, "--refer": SHARE, "--provider": ("", "gpu"),
         "--batch-size": COUNT, "--workers": COUNT, "--csv": (), "--heatmaps": ()}),

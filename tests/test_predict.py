@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -229,13 +230,13 @@ def test_a_pattern_that_the_shell_left_alone_is_understood(graph, tmp_path, caps
 
 def test_a_checkpoint_is_no_graph_and_what_makes_one_is_said(folder, tmp_path, capsys):
     torch.save({"state": {}}, tmp_path / "model.pt")
-    shutil.copy(tmp_path / "model.pt", tmp_path / "model.onnx")
+    shutil.copy(tmp_path / "model.pt", tmp_path / "a model.onnx")
     (tmp_path / "cut.pth").write_bytes(b"")
-    for name in ("model.pt", "model.onnx", "cut.pth"):
+    for name in ("model.pt", "a model.onnx", "cut.pth"):
         assert call(tmp_path / name, folder) == 2
         path = tmp_path / name
         assert capsys.readouterr().err == (
-            f"error: {path}: that is a checkpoint: python export.py {path} makes a graph of it\n"
+            f"error: {path}: that is a checkpoint: python export.py {shlex.quote(str(path))} makes a graph of it\n"
         )
     with zipfile.ZipFile(tmp_path / "films.zip", "w") as archive:
         archive.writestr("x.png", b"")

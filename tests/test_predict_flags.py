@@ -2,6 +2,9 @@
 
 import json
 import re
+import runpy
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +66,27 @@ def test_a_row_says_whether_to_refer_and_why(graph, folder, capsys):
     assert len(said) == 4  # no warnings: constant films, which predict.py itself would suspect
     counts = "3 NORMAL, 4 PNEUMONIA, 4 of them to be read by a person: 2 upside down, 1 unfamiliar, 1 both possible; "
     assert said[-1].startswith(f"{counts}0 errors, 0 warnings; ")
+
+
+def test_of_errors_alone_nobody_is_told_to_read_a_film(graph, tmp_path, capsys):
+    (tmp_path / "x.png").write_text("no picture")
+    assert call(graph, tmp_path) == 1
+    assert lines_of(capsys)[1][-1].startswith("0 NORMAL, 0 PNEUMONIA; 1 error, 0 warnings; ")
+
+
+def test_films_and_certificates_in_the_place_of_the_graph_are_named(graph, folder, tmp_path, capsys):
+    (tmp_path / "IM0001").write_bytes(bytes(128) + b"DICM")
+    (tmp_path / "tiny.json").write_text("{}")
+    for path in (folder / "a good.png", tmp_path / "IM0001", tmp_path / "tiny.json"):
+        assert call(path, graph) == 2
+        expected = f"error: {path}: that is no graph: the .onnx file comes first, and then the films"
+        assert lines_of(capsys) == ([], [expected])
+
+
+def test_what_is_left_of_onnxruntime_when_one_of_its_two_packages_was_removed_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", types.ModuleType("onnxruntime"))
+    with pytest.raises(SystemExit, match=r"^error: onnxruntime .*pip install --force-reinstall onnxruntime, or onnxru"):
+        runpy.run_path(predict.__file__)
 
 
 def test_csv_and_json_have_the_same_fields(graph, folder, tmp_path, capsys):

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -333,8 +334,12 @@ def test_errors_are_named_and_the_others_go_on(world, capsys, tmp_path):
         evaluate.main([])
     assert caught.value.code == 2
     assert "name one or more models, or say --all" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        evaluate.parse(["--all", "--runs", "my", "runs"])
+    assert "--all takes every model, and 'runs' is no option: quote a path with blanks" in capsys.readouterr().err
     assert evaluate.main(["--all", "--runs", str(tmp_path), "--onnx", str(tmp_path)]) == 1
-    assert "python train.py makes the first" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    train.parse(shlex.split(re.search(r"python train.py (.*) makes the first", error)[1]))  # it works as it is written
     (tmp_path / "broken.onnx").write_bytes((world.folder / "onnx" / "simple.onnx").read_bytes()[:1000])
     (tmp_path / "broken.pt").write_bytes(b"PK")
     arguments = [str(tmp_path / "broken.onnx"), str(tmp_path / "broken.pt"), str(world.folder / "onnx" / "simple.onnx")]

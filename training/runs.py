@@ -3,6 +3,7 @@
 import copy
 import gc
 import itertools
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -218,13 +219,17 @@ def one_after_the_other(request: Request) -> int:
     print(tabulate(lines, ["model", *summary_heads(request)], floatfmt=SUMMARY_DIGITS))
     for architecture, problem in skipped.items():
         parallel.say(f"{architecture} was skipped: {problem}")
+    if request.quick:
+        print("a smoke run: its numbers mean nothing")
     print(next_step(request, tested=all(tested)))
     return 1 if skipped else 0
 
 
 def next_step(request: Request, tested: bool) -> str:
-    """The command that tests what was trained; without test films of its own it needs others."""
-    command = f"python evaluate.py --all{'' if request.out == Path('runs') else f' --runs {request.out}'}"
+    """The command that tests what was trained, as it can be copied; without test films of its own it needs others."""
+    where = [] if request.out == Path("runs") else ["--runs", str(request.out)]
+    skipping = ["--skip-bad"] if request.skip_bad else []  # the same films cannot be read then either
+    command = shlex.join(["python", "evaluate.py", "--all", *where, *skipping])
     if tested:
         return f"next: {command}"
     return f"there are no test films here: {command} --data PATH names some from elsewhere"

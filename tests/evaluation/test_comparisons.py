@@ -10,7 +10,7 @@ import scipy.stats
 import sklearn.metrics
 from results import make_result
 
-from evaluation import comparisons
+from evaluation import comparisons, tables
 from evaluation.result import Result
 from metrics import differences, estimation, measures
 
@@ -39,7 +39,7 @@ def result(name: str, probabilities: np.ndarray, architecture: str = "", thresho
     estimates, at = estimation.describe(sample, probabilities, points)
     return replace(
         make_result(name, architecture=architecture or name.split("-s")[0]),
-        seed=int(name.rsplit("-s")[-1]) if "-s" in name else 0, data={"fingerprint": "abc"},
+        seed=int(name.rsplit("-s")[-1]) if "-s" in name else 0, data={"fingerprint": "abc", "synthetic": False},
         split={"how": "patient", "seed": 0, "fingerprint": "def"}, files=[f"{i}.png" for i in range(len(labels))],
         labels=labels, patient_ids=patients, images=len(labels), patients=len(set(patients)),
         probabilities=probabilities, estimates=estimates, points=at, **more,
@@ -170,7 +170,7 @@ def test_a_true_difference_that_is_detectable_is_found_in_4_of_5_sets(worse):
     labels = (np.arange(600) // 2 % 3 > 0).astype(int)
     points = {point: {"threshold": 0.5} for point in comparisons.POINTS}
     simple = replace(make_result("simple"), labels=labels, patient_ids=[str(i // 2) for i in range(600)],
-                     points=points, files=[], data={"fingerprint": ""}, split={})  # fmt: skip
+                     points=points, files=[], split={})  # fmt: skip
     for _ in range(100):
         film, sides = random.normal(size=300).repeat(2), 2 * labels - 1
         margins = [skill * sides + film + random.normal(size=600) for skill in (2.1, 2.1 - 1.3 * worse)]
@@ -211,6 +211,18 @@ def test_nobody_is_told_of_questions_that_were_not_asked(two):
     graph = replace(resnet, name="resnet34.onnx", kind="graph")
     for alone in ([], [simple], [resnet], seeds, [simple, graph]):
         assert comparisons.answer(alone) == ([], [])
+
+
+def test_a_pair_has_the_marks_of_its_own_models(two):
+    simple, resnet = two
+    drawn = replace(simple, name="drawn", trained_on_synthetic=True)
+    pairs, _ = comparisons.answer([simple, drawn, resnet])
+    assert [(pair["from"], pair["mark"]) for pair in pairs] == [("simple", ""), ("drawn", "SYNTHETIC: ")]
+    made = tables.tables([make_result(), make_result("drawn", synthetic=True)], pairs[:1], [])
+    assert [table.title for table in made if "questions" in table.title] == ["The questions"]
+    table = tables.questions(pairs)
+    assert table.title == "SYNTHETIC: The questions"
+    assert [row[0].startswith("SYNTHETIC: ") for row in table.rows] == [row[1][:5] == "drawn" for row in table.rows]
 
 
 def test_the_same_answers_twice_are_no_difference(two):
@@ -401,7 +413,8 @@ def test_smoke_runs_answer_no_question_beside_others(seeds):
     assert alone[0] and [pair["sentence"] for pair in comparisons.answer([*full, *smoke])[0]] == [
         pair["sentence"] for pair in alone[0]
     ]
-    assert comparisons.answer(smoke)[0]  # where there is nothing else
+    assert comparisons.answer(smoke) == ([], ["smoke runs answer no question"])
+    assert comparisons.answer(smoke[:1]) == ([], [])  # and nothing was asked of one
     simple = [result for result in full if result.architecture == "simple"]
     found, notes = comparisons.answer([*simple, *smoke])
     assert not found and any("smoke runs do not count" in note for note in notes)

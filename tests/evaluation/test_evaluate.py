@@ -65,8 +65,10 @@ def test_a_training_that_was_stopped_is_said_to_be_and_makes_no_graph(world, tmp
     checkpoints.save_checkpoint(tmp_path / "model.pt", checkpoint)
     call = [str(tmp_path / "model.pt"), *world.common]
     assert evaluate.main([*call, "--report", str(world.folder / "report")]) == 0
-    said = "the training of simple was stopped after 1 of 2 epochs: train.py --resume finishes it"
-    assert said in " ".join(capsys.readouterr().out.split())
+    said = ("WARNING: the training of simple was stopped after 1 of 2 epochs: the same train.py command with --resume "
+            f"finishes it; its options are in {tmp_path / 'run.json'}")  # fmt: skip
+    out = " ".join(capsys.readouterr().out.split())
+    assert said in out and "note: WARNING" not in out
     assert any(said in note for note in world.results()["notes"])
     looks = (world.runs / ledger.NAME).read_text()
     for others in ([], [str(world.runs / "simple-s3"), "--ensemble"]):

@@ -95,12 +95,12 @@ def markdown_tables(text: str) -> list[list[list[str]]]:
 
 def page(results: list[Result], tables: list | None = None, comparisons: list | None = None, **options) -> Page:
     tables = make_tables(results) if tables is None else tables
-    comparisons = make_comparisons() if comparisons is None else comparisons
+    comparisons = make_comparisons(marks.before(results)) if comparisons is None else comparisons
     return Page(report.html_text(results, comparisons, tables, NOTES, VERSIONS, options.get("drawn", {})))
 
 
 def markdown(results: list[Result]) -> str:
-    return report.markdown_text(results, make_comparisons(), make_tables(results), NOTES, VERSIONS)
+    return report.markdown_text(results, make_comparisons(marks.before(results)), make_tables(results), NOTES, VERSIONS)
 
 
 def texts_of(table: Table) -> list[list[str]]:
@@ -443,8 +443,7 @@ def test_the_page_needs_nothing_else_and_runs_nothing():
 
 def test_synthetic_results_are_marked_wherever_they_appear():
     results = make_results(synthetic=True)
-    tables = [*make_tables(results), Table("SYNTHETIC: marked already", ["a"], [["b"]], [])]
-    found = page(results, tables)
+    found = page(results)
     for head in [h for h in found.heads if h not in [r.name for r in results]]:
         assert head.startswith("SYNTHETIC: ") and head.count("SYNTHETIC") == 1
     text = markdown(results)
@@ -465,6 +464,9 @@ def test_a_model_of_drawings_is_marked_among_others():
     found = page(results)
     assert f"{marks.TRAINED_ON_DRAWINGS} (drawn)" in found.text
     assert "SYNTHETIC: drawn" in found.heads and "real" in found.heads
+    films = page(results, comparisons=make_comparisons())  # of two others, both of films
+    assert "Answers" in films.heads and "SYNTHETIC: Does depth" not in films.text
+    assert "SYNTHETIC: Answers" in found.heads and "SYNTHETIC: Does depth help?" in found.text
     assert marks.TRAINED_ON_DRAWINGS in cards.model_card(results[1])
     assert "SYNTHETIC" not in cards.model_card(results[0])
 

@@ -107,7 +107,7 @@ def test_answers_are_short_and_say_what_the_test_says():
     (pair,) = make_comparisons()
     accuracy = {**pair["measures"][0], "measure": "accuracy, threshold from validation", "p_holm": 0.2}
     pair["measures"].append(accuracy)
-    assert summary.of_pair(pair, "SYNTHETIC: ") == (
+    assert summary.of_pair({**pair, "mark": "SYNTHETIC: "}) == (
         "SYNTHETIC: Does depth help? simple to resnet34: AUROC +0.0314 [+0.0052, +0.0488], evidence of a difference "
         "(p = 0.042 after Holm); accuracy +3.1 [+0.5, +4.9] points, no evidence of a difference "
         "among so many (p = 0.2 after Holm)"
@@ -179,18 +179,18 @@ def test_the_width_is_the_terminals_or_100(monkeypatch):
 def test_one_table_is_printed_and_all_of_them_where_they_are_asked_for(capsys):
     results = make_results()
     said_already = ["a started from weights", "a was trained on the split x", "first look at these test images",
-                    "a is from a smoke run", "Does it help? cannot be answered: no"]  # fmt: skip
+                    "a is from a smoke run", "Does it help? cannot be answered: no", comparisons.SMOKE]  # fmt: skip
     warnings = ["WARNING: x started from y", "look number 2 at these films", "12 films are too small to tell"]
     notes = [*warnings, *said_already]
     short = said(capsys, results, make_comparisons(), notes=notes)
     assert re.findall(r"^(?:SYNTHETIC: )?Test results: .*$", short, re.M) == [
         "Test results: decisions, by each model's own threshold"
     ]
-    assert re.findall(r"^note: (.*)$", short, re.M) == warnings
+    assert re.findall(r"^(?:note: |(?=WARNING))(.*)$", short, re.M) == warnings
     whole = said(capsys, results, make_comparisons(), notes=notes, verbose=True)
     for table in tables.tables(shown(results), make_comparisons(), []):
         assert f"\n{table.title}\n" in whole and f"\n{table.title}\n" not in short
-    assert re.findall(r"^note: (.*)$", whole, re.M) == notes
+    assert re.findall(r"^(?:note: |(?=WARNING))(.*)$", whole, re.M) == notes
     for text in (short, whole):  # the sentences are what is left on the screen
         ending = " ".join(text.split("\n\n")[-1].split())
         assert ending == " ".join(

@@ -148,7 +148,7 @@ def test_without_a_patient_column_only_the_image_split_is_possible(tmp_path, cac
     text = "path,label\n" + "\n".join(f"{file},{i % 2}" for i, file in enumerate(films(tmp_path, 40)))
     dataset = data.load(manifest(tmp_path, text), 32, cache)
     assert not dataset.has_patients
-    with pytest.raises(Problem, match="does not say which images belong to one patient.*--split image can"):
+    with pytest.raises(Problem, match="one patient.* a column `patient`; --split image can, but leaks"):
         data.split(dataset)
     assert len(data.split(dataset, "image").test) == 8
 
@@ -209,7 +209,7 @@ def test_pneumoniamnist_uses_its_own_sides(tmp_path, cache, size):
         with np.load(tmp_path / "x.npz") as content:
             assert np.array_equal(dataset.images[split.test], content["test_images"])
             assert np.array_equal(dataset.labels[split.test], content["test_labels"][:, 0])
-    with pytest.raises(Problem, match="--split official or image can"):
+    with pytest.raises(Problem, match="--split official can; --split image can, but leaks"):
         data.split(dataset, "patient")
 
 

@@ -348,10 +348,21 @@ def test_a_graph_of_drawings_or_of_a_smoke_run_takes_no_real_ones_place(checkpoi
     assert export.main([*arguments, "--onnx", str(tmp_path / "other")]) == 0
 
 
-def test_a_graph_of_drawings_takes_the_place_of_another_one_and_of_what_is_no_graph(checkpoints, cache, tmp_path):
+def test_a_graph_of_drawings_takes_the_place_of_another_one_and_of_what_is_no_graph(
+    checkpoints, cache, tmp_path, capsys
+):
+    tmp_path = tmp_path / "with a blank"  # what is printed to be copied has it in quotes
+    tmp_path.mkdir()
     arguments = [str(checkpoints["simple"]), "--cache", str(cache), "--onnx", str(tmp_path)]
     (tmp_path / "simple.onnx").write_bytes(b"an earlier graph")
-    assert export.main(arguments) == export.main(arguments) == 0
+    assert export.main(arguments) == 0
+    assert export.main(["threshold", str(tmp_path / "simple.onnx"), "0.25"]) == 0
+    capsys.readouterr()
+    assert export.main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "\nnote: the threshold that was set in the earlier graph (0.25) is gone; validation's (0." in out
+    assert f"\nnext: python predict.py '{tmp_path / 'simple.onnx'}' FILM_OR_FOLDER\n" in out
+    assert out.endswith(f"and: python evaluate.py --all --onnx '{tmp_path}'\n")
 
 
 def check(images: str, probability: float = 1e-8, batch: int | str = 1, **more) -> dict:

@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -26,6 +29,18 @@ def test_what_is_no_graph_of_ours_gets_no_page(tmp_path, capsys):
     (tmp_path / "x.json").write_text(json.dumps({"sha256": "another"}))
     assert export.main(["page", str(tmp_path / "x.onnx"), "--out", str(folder)]) == 1
     assert "the certificate of another graph" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="no make")
+def test_make_page_says_in_one_line_that_its_port_is_taken():
+    ready = ("-o", ".venv-page/ready", "-o", "node_modules/.package-lock.json")
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        done = subprocess.run(["make", *ready, "page", f"PORT={port}", f"PYTHON={sys.executable}"], cwd=site.ROOT,
+                              capture_output=True, text=True)  # fmt: skip
+    first, *rest = done.stderr.splitlines()
+    assert (done.returncode, done.stdout, first) == (2, "", f"port {port} is taken: make page PORT={port + 1}")
+    assert len(rest) == 1 and rest[0].startswith("make")
 
 
 @needs_packages

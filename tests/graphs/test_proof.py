@@ -358,6 +358,7 @@ def test_a_graph_without_its_own_certificate_is_refused(copied, cache, capsys):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_threshold_is_changed_with_the_certificate(copied, cache, phantoms, capsys, name):
     graph, old = copied / f"{name}.onnx", sessions.open_graph(copied / f"{name}.onnx")
+    as_exported = graph.read_bytes()
     before = sessions.graph_outputs(old, phantoms.images, 64)
     assert export.main(["threshold", str(graph), "0.9"]) == 0
     assert f"{name}.onnx: threshold 0.9, was " in capsys.readouterr().out
@@ -372,9 +373,18 @@ def test_a_threshold_is_changed_with_the_certificate(copied, cache, phantoms, ca
     assert export.main(["threshold", str(graph), "0.25"]) == 0
     changes = json.loads((copied / f"{name}.json").read_text())["threshold_changes"]
     assert [change["to"] for change in changes] == [0.9, 0.25]
+    written = [(path, path.read_bytes()) for path in (graph, copied / f"{name}.json")]
     capsys.readouterr()
+    assert export.main(["threshold", str(graph), "0.25"]) == 0
+    assert capsys.readouterr().out.startswith(f"{graph}: threshold 0.25: already so, nothing written")
+    assert all(path.read_bytes() == content for path, content in written)
     assert export.main(["threshold", str(graph), "validation"]) == 0  # back to what it was exported with
     assert f"{name}.onnx: threshold {json.loads(facts['threshold']):g}, was 0.25; " in capsys.readouterr().out
+    assert graph.read_bytes() == as_exported  # so its rule is that of the export again
+    assert export.main(["threshold", str(graph), "validation"]) == 0
+    assert "already so, nothing written" in capsys.readouterr().out and graph.read_bytes() == as_exported
+    changes = json.loads((copied / f"{name}.json").read_text())["threshold_changes"]
+    assert [change["to"] for change in changes] == [0.9, 0.25, json.loads(facts["threshold"])]
     back = sessions.open_graph(graph)
     assert back.get_modelmeta().custom_metadata_map["threshold"] == facts["threshold"]
     again = sessions.graph_outputs(back, phantoms.images, 64)
@@ -395,6 +405,11 @@ def test_a_change_of_threshold_that_was_broken_off_can_be_repeated(copied, cache
         assert export.main(["threshold", str(graph), "0.9"]) == 130
     assert export.main(["verify", str(graph), "--cache", str(cache)]) == 1
     assert "a change of its threshold was broken off" in capsys.readouterr().err
+    cut = (copied / "simple.json").read_bytes()
+    assert export.main(["threshold", str(graph), "validation"]) == 0  # it is taken back
+    assert json.loads((copied / "simple.json").read_text())["threshold_changes"] == []
+    assert export.main(["verify", str(graph), "--cache", str(cache)]) == 0
+    (copied / "simple.json").write_bytes(cut)
     assert export.main(["threshold", str(graph), "0.9"]) == 0
     assert export.main(["verify", str(graph), "--cache", str(cache)]) == 0
     assert len(json.loads((copied / "simple.json").read_text())["threshold_changes"]) == 1

@@ -116,6 +116,19 @@ def test_a_folder_that_is_dropped_gets_the_rows_of_predict(sites, opened, twenty
     well, ill = ([row["decision"] for row in expected].count(name) for name in ("NORMAL", "PNEUMONIA"))
     assert said.startswith(f"{well} NORMAL, {ill} PNEUMONIA, ")
     assert min(well, ill) > 1, "films of one class would show little"
+    page.click("#rows button[title$='cut.jpeg']")
+    assert page.locator("#detail > :visible, #back").evaluate_all("parts => parts.map(({ id }) => id)") == [
+        "film-name", "verdict", "back"], "of a film that could not be read there is nothing else"  # fmt: skip
+    page.check("#only")
+    wanted = [row["file"] for row in expected if row["refer"] == "yes" or row["error"]]
+    assert page.locator("#rows tr:visible button").all_inner_texts() == wanted and 2 < len(wanted) < 20
+    page.focus("#rows tr:visible button >> nth=0")
+    page.keyboard.press("ArrowDown")
+    assert page.inner_text("#film-name") == wanted[1], "the arrow keys pass over rows that are hidden"
+    page.click("#clear")
+    page.set_input_files("#files", twenty / "text.png")
+    assert browsing.finished(page, 1).startswith("0 NORMAL, 0 PNEUMONIA; 1 error, 0 warnings; ")
+    assert not page.is_checked("#only")
 
 
 def test_two_drops_at_once_and_a_film_of_50_megapixels(sites, opened, tmp_path, monkeypatch):

@@ -1,8 +1,10 @@
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 import time
+import types
 from dataclasses import replace
 
 import numpy as np
@@ -40,8 +42,10 @@ def test_both_sides_see_the_same_images(tmp_path, cache):
 
 def test_bench_train_takes_turns_and_measures_memory(tmp_path, cache, capsys):
     folder, out = make_folder(tmp_path / "x"), tmp_path / "rows.json"
+    (folder / "NORMAL").rename(folder / "healthy")
     assert bench.main(["train", "--data", str(folder), "--size", "32", "--arch", "simple", "--repeats", "2",
-                       "--cache", str(cache), "--device", "cpu", "--json", str(out)]) == 0  # fmt: skip
+                       "--cache", str(cache), "--device", "cpu", "--json", str(out),
+                       "--classes", "NORMAL=healthy", "PNEUMONIA=PNEUMONIA"]) == 0  # fmt: skip
     (row,) = json.loads(out.read_text())["train"]
     assert len(row["plain"]) == len(row["ours"]) == 2 and min(row["plain"] + row["ours"]) > 0
     if sys.platform == "linux":
@@ -62,6 +66,19 @@ def test_both_loops_train_on_as_many_images_as_they_say(side, tmp_path, cache, m
     assert [next(loop), next(loop)] == [40, 40]
     loop = bench_training.LOOPS[side]("simple", bench.parse([*arguments, "--until", "0.99"]))
     assert all(0 <= next(loop)["val_accuracy"] <= 1 for _ in range(3))
+
+
+def test_what_a_measured_process_cannot_do_is_said_once_and_without_a_traceback(tmp_path, cache):
+    folder = make_folder(tmp_path / "x", count=2)
+    (folder / "NORMAL").rename(folder / "healthy")
+    args = bench.parse(["train", "--data", str(folder), "--size", "32", "--cache", str(cache), "--device", "cpu"])
+    side = object.__new__(bench_training.Contestant)
+    side.pipe, theirs = multiprocessing.Pipe()
+    side.process, side.peak, side.on_gpu = types.SimpleNamespace(pid=None), None, False
+    side.pipe.send(True)
+    bench_training.child("ours", "simple", args, theirs, multiprocessing.get_start_method())
+    with pytest.raises(problems.Problem, match=r"in any folder named NORMAL; .*--classes"):
+        side.turn()
 
 
 def test_memory_of_a_process_and_its_children_is_counted():

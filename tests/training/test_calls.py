@@ -1,6 +1,7 @@
 """train.py as it is called: what is wrong with a call, what is printed, what is remembered of the options."""
 
 import json
+from argparse import Namespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import evaluate
 import explain
 import export
 import train
+from films import sources
 from training import checkpoints, stress_views
 
 FAST = ["--data", "phantoms", "--size", "32"]
@@ -83,10 +85,12 @@ def test_help_names_every_option(capsys):
 
 def test_what_numbers_are_of_is_said_and_a_smoke_run_says_little(tmp_path, cache, capsys):
     assert run(tmp_path, cache, "--arch", "simple", "--quick") == 0
-    assert "stress validation, " not in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "stress validation, " not in out
+    assert out.splitlines()[-2] == "a smoke run: its numbers mean nothing"
     assert run(tmp_path, cache, "--arch", "simple", "--epochs", "1", "--val", "random") == 0
     out = capsys.readouterr().out
-    assert "stress" not in out and "  validation loss " in out and " validation AUROC " in out
+    assert "smoke" not in out and "stress" not in out and "  validation loss " in out and " validation AUROC " in out
     assert run(tmp_path, cache, "--arch", "simple", "--epochs", "1", "--verbose") == 0
     rows = checkpoints.load_checkpoint(tmp_path / "runs" / "simple" / "model.pt")[0]["stress"]
     assert stress_views.table(rows) in capsys.readouterr().out
@@ -101,7 +105,7 @@ def test_without_test_films_no_test_is_proposed(tmp_path, cache, capsys):
     assert f"there are no test films here: python evaluate.py --all --runs {tmp_path / 'runs'} --data PATH names" in out
 
 
-def test_a_model_remembers_what_its_class_folders_are_called(tmp_path, capsys):
+def test_a_model_remembers_what_its_class_folders_are_called(tmp_path, capsys, monkeypatch):
     source = make_folder(tmp_path / "films", count=30)
     (source / "NORMAL").rename(source / "healthy")
     (source / "PNEUMONIA").rename(source / "sick")
@@ -126,4 +130,19 @@ def test_a_model_remembers_what_its_class_folders_are_called(tmp_path, capsys):
     assert explain.main([str(tmp_path / "runs" / "quick-simple"), "--count", "1", *common]) == 0
     assert export.main(["--all", *folders, *common]) == 0
     assert export.main(["verify", str(tmp_path / "onnx" / "quick-simple.onnx"), *folders[:2], *common]) == 0
-    assert evaluate.main(["--all", *folders, "--report", str(tmp_path / "report"), *common]) == 0
+    test = ["--all", *folders, "--report", str(tmp_path / "report"), *common]
+    assert evaluate.main(test) == 0
+    named = ["--data", str(source)]  # the very folder, and it is known again
+    assert evaluate.main([*test, *named]) == 0
+    asked = Namespace(data=str(source), classes=None)  # as export.py and explain.py ask
+    assert sources.place_of(asked, checkpoint["data"]) == (str(source), (("healthy",), ("sick",)))
+    (source / "sick").rename(source / "ill")
+    capsys.readouterr()
+    assert evaluate.main([*test, *named]) == 1
+    assert capsys.readouterr().err.count("no folders named NORMAL and PNEUMONIA") == 1  # once for both models
+    (tmp_path / "runs" / "quick-simple" / "model.pt").write_bytes(b"PK")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sources, "__file__", str(tmp_path / "films" / "sources.py"))  # no data/chest_xray beside it
+    assert evaluate.main(test) == 1
+    error = capsys.readouterr().err
+    assert "quick-simple.onnx: a graph does not say where its films are" in error and "download" not in error

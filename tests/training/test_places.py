@@ -1,11 +1,14 @@
 """Which folder a run gets: smoke runs and drawings never take the place of a run on films."""
 
 import json
+import shlex
 import shutil
+from pathlib import Path
 
 import pytest
 from folders import make_folder
 
+import evaluate
 import export
 import train
 from basics.problems import UsageProblem
@@ -44,6 +47,16 @@ def test_a_smoke_run_is_called_so(options, name):
     assert runs.run_name(Request(architecture="simple", **options), (1, 5)) == f"{name}-f1"
 
 
+@pytest.mark.parametrize("out", ["runs", "some/my runs", "a'b"])
+def test_the_next_command_can_be_copied(out):
+    said = runs.next_step(Request(out=Path(out), skip_bad=True), tested=True)
+    words = shlex.split(said)
+    assert words[:3] == ["next:", "python", "evaluate.py"]
+    args = evaluate.parse(words[3:])
+    assert args.all and args.skip_bad and args.runs == Path(out)
+    assert "--skip-bad" not in runs.next_step(Request(out=Path(out)), tested=True)
+
+
 def test_a_smoke_run_leaves_the_real_one_and_its_graph_alone(place, films, cache, capsys):
     before = (place / "runs" / "simple" / "model.pt").read_bytes()
     assert train.main(call(place, cache, "--data", str(films / "films"), "--quick")) == 0
@@ -53,6 +66,10 @@ def test_a_smoke_run_leaves_the_real_one_and_its_graph_alone(place, films, cache
     common = ["--runs", str(place / "runs"), "--onnx", str(place / "onnx"), "--cache", str(cache)]
     assert export.main(["--all", *common]) == 0
     assert sorted(path.name for path in (place / "onnx").glob("*.onnx")) == ["quick-simple.onnx", "simple.onnx"]
+    model = place / "runs" / "simple" / "model.pt"
+    model.unlink()
+    assert export.main([str(model), *common]) == 1
+    assert f"{model}: no such file; there is {place / 'runs' / 'quick-simple' / 'model.pt'}" in capsys.readouterr().err
 
 
 def refused(place, cache, capsys, *options: str) -> str:

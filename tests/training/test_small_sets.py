@@ -65,4 +65,6 @@ def test_films_of_unknown_patients_are_trained_on_and_all_that_comes_after(tmp_p
     model, graphs = str(tmp_path / "runs" / "simple" / "model.pt"), str(tmp_path / "onnx")
     assert train.main([*options, *run]) == train.main([*options, *run, "--resume"]) == 0, capsys.readouterr().err
     assert export.main([model, *options, "--onnx", graphs]) == 0, capsys.readouterr().err
-    assert evaluate.main([model, f"{graphs}/simple.onnx", *options, "--report", str(tmp_path)]) == 0, capsys.readouterr().err
+    assert evaluate.main([model, f"{graphs}/simple.onnx", *options, "--report", str(tmp_path)]) == 0, (
+        capsys.readouterr().err
+    )
