@@ -1,5 +1,4 @@
-# make demo, test, page, gpu, fuzz, faults: each does all of its own set-up, in .venv, and does it once. --no-compile:
-# Python compiles a module when it is first imported, and most of these packages never are.
+# make demo, test, page, gpu, fuzz, faults: each does all of its own set-up, in .venv, and does it once.
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -52,7 +51,7 @@ page: .venv-page/ready node_modules/.package-lock.json
 # Small packages alone: to show a graph takes no PyTorch.
 .venv-page/ready: requirements.txt
 	$(PYTHON) -m venv .venv-page
-	.venv-page/bin/python -m pip install --quiet --no-compile --disable-pip-version-check \
+	.venv-page/bin/python -m pip install --quiet --disable-pip-version-check \
 		$$(grep -E "^(onnx|numpy|pillow|tqdm|tabulate)==" requirements.txt) \
 		$$(sed -n "s/^\(onnxruntime==[^;]*\);.*/\1/p" requirements.txt)
 	@touch $@
@@ -74,11 +73,11 @@ faults: $(VENV)/ready-test
 
 $(VENV)/ready: requirements.txt | $(VENV)/bin/python
 	@echo "installing the packages of requirements.txt into $(VENV): some GB, a few minutes the first time"
-	$(PY) -m pip install --quiet --no-compile --disable-pip-version-check -r requirements.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
 $(VENV)/ready-test: requirements-test.txt $(VENV)/ready
-	$(PY) -m pip install --quiet --no-compile --disable-pip-version-check -r requirements-test.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
 	@touch $@
 
 $(VENV)/bin/python:

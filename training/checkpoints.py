@@ -63,7 +63,7 @@ def read_archive(path: Path) -> object:
                 raise ValueError(f"the file was damaged: {damaged} does not match its checksum")
         return read_plain(path)
     except FileNotFoundError as error:
-        smoke = path.parent.with_name(f"quick-{path.parent.name}") / path.name
+        smoke = path.parent.parent / f"quick-{path.parent.name}" / path.name
         raise Problem(f"{path}: no such file{f'; there is {smoke}' if smoke.is_file() else ''}") from error
     except IsADirectoryError as error:
         raise Problem(f"{path}: this folder holds no model.pt: a finished epoch of train.py leaves one") from error

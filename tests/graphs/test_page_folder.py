@@ -36,8 +36,8 @@ def test_make_page_says_in_one_line_that_its_port_is_taken():
     ready = ("-o", ".venv-page/ready", "-o", "node_modules/.package-lock.json")
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
-        done = subprocess.run(["make", *ready, "page", f"PORT={port}", f"PYTHON={sys.executable}"], cwd=site.ROOT,
-                              capture_output=True, text=True)  # fmt: skip
+        command = ["make", "--no-print-directory", *ready, "page", f"PORT={port}", f"PYTHON={sys.executable}"]
+        done = subprocess.run(command, cwd=site.ROOT, capture_output=True, text=True)
     first, *rest = done.stderr.splitlines()
     assert (done.returncode, done.stdout, first) == (2, "", f"port {port} is taken: make page PORT={port + 1}")
     assert len(rest) == 1 and rest[0].startswith("make")
