@@ -26,10 +26,11 @@ export function addRow(film, choose) {
   ])
   row.onclick = (event) => choose(film, event.isTrusted)
   row.onkeydown = (event) => {
-    const every = [.../** @type {NodeListOf<HTMLElement>} */ (the('rows').querySelectorAll('tr'))]
-    const shown = every.filter((other) => other.offsetParent)
-    const next = shown[shown.indexOf(row) + ({ ArrowDown: 1, ArrowUp: -1 }[event.key] ?? 0)]
-    if (!next || next === row) return
+    const way = { ArrowDown: 'nextElementSibling', ArrowUp: 'previousElementSibling' }[event.key]
+    if (!way) return
+    let next = /** @type {any} */ (row)[way]
+    while (next && !next.offsetParent) next = next[way] // those that are hidden are passed over
+    if (!next) return
     event.preventDefault()
     const button = /** @type {HTMLElement} */ (next.querySelector('button'))
     button.focus()

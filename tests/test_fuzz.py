@@ -27,8 +27,8 @@ import train
 from evaluation import tested_model
 from graphs import building
 
-SHORT = {"images": 28, "dicoms": 14, "checkpoints": 16, "graphs": 28, "manifests": 20, "archives": 20, "caches": 8,
-         "states": 9, "records": 6, "ledgers": 28, "certificates": 8}  # fmt: skip
+SHORT = {"images": 40, "dicoms": 20, "checkpoints": 24, "graphs": 40, "manifests": 30, "archives": 30, "caches": 10,
+         "states": 12, "records": 8, "ledgers": 40, "certificates": 10}  # fmt: skip
 
 
 def test_no_damage_makes_a_traceback_a_crash_or_a_wrong_answer():
